@@ -1,0 +1,67 @@
+#include "addon/arguments.h"
+
+#include <cmath>
+
+namespace quantaria::addon {
+
+int64_t to_integer(Napi::Value value, const char* name, int64_t min, int64_t max) {
+  if (!value.IsNumber()) fail(ErrorCode::argument, name, ": a number expected");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!(std::floor(number) == number) || number < static_cast<double>(min) || number > static_cast<double>(max))
+    fail(ErrorCode::argument, name, ": ", number, ", an integer from ", min, " to ", max, " expected");
+  return static_cast<int64_t>(number);
+}
+
+bool to_bool(Napi::Value value, const char* name) {
+  if (!value.IsBoolean()) fail(ErrorCode::argument, name, ": a boolean expected");
+  return value.As<Napi::Boolean>().Value();
+}
+
+std::string to_text(Napi::Value value, const char* name) {
+  if (!value.IsString()) fail(ErrorCode::argument, name, ": a string expected");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+Shape to_shape(Napi::Value value, const char* name) {
+  if (!value.IsArray()) fail(ErrorCode::argument, name, ": an array of dimensions expected");
+  const auto array = value.As<Napi::Array>();
+  constexpr uint32_t kMaxRank = 16;
+  if (array.Length() > kMaxRank)
+    fail(ErrorCode::argument, name, ": ", array.Length(), " dimensions, at most ", kMaxRank, " expected");
+  Shape shape;
+  for (uint32_t i = 0; i < array.Length(); ++i) shape.push_back(to_integer(array.Get(i), name));
+  element_count(shape);  // refuses what would overflow
+  return shape;
+}
+
+DType to_dtype(Napi::Value value, const char* name) {
+  const std::string text = to_text(value, name);
+  const auto dtype = dtype_from_name(text);
+  if (!dtype) fail(ErrorCode::dtype, name, ": unknown dtype '", text, "'");
+  return *dtype;
+}
+
+Bytes to_bytes(Napi::Value value, const char* name) {
+  if (value.IsArrayBuffer()) {
+    auto buffer = value.As<Napi::ArrayBuffer>();
+    return {static_cast<std::byte*>(buffer.Data()), static_cast<int64_t>(buffer.ByteLength())};
+  }
+  if (!value.IsTypedArray()) fail(ErrorCode::argument, name, ": a typed array expected");
+  const auto array = value.As<Napi::TypedArray>();
+  auto* data = static_cast<std::byte*>(array.ArrayBuffer().Data());
+  if (data == nullptr) return {nullptr, 0};
+  return {data + array.ByteOffset(), static_cast<int64_t>(array.ByteLength())};
+}
+
+Napi::Value field(Napi::Value object, const char* name) {
+  if (!object.IsObject()) fail(ErrorCode::argument, "options: an object with the field '", name, "' expected");
+  return object.As<Napi::Object>().Get(name);
+}
+
+Napi::Error to_javascript(Napi::Env env, const Error& error) {
+  Napi::Error thrown = Napi::Error::New(env, error.what());
+  thrown.Set("code", Napi::String::New(env, code_name(error.code())));
+  return thrown;
+}
+
+}  // namespace quantaria::addon

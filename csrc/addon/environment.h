@@ -1,0 +1,61 @@
+#pragma once
+
+#include <napi.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "core/error.h"
+
+namespace quantaria::addon {
+
+/// Makes the value that a promise resolves to. Runs on the JavaScript thread.
+using Result = std::function<Napi::Value(Napi::Env)>;
+
+/// The way from native threads back to one JavaScript thread.
+class Channel;
+
+/// Settles one promise, from any thread. Must be called exactly once: the environment's end waits for it.
+class Settle {
+ public:
+  Settle(std::shared_ptr<Channel> channel, uint64_t id) : channel_(std::move(channel)), id_(id) {}
+  /// Resolves with `result`, or rejects if there is a failure.
+  void operator()(std::shared_ptr<const Error> failure, Result result) const;
+
+ private:
+  std::shared_ptr<Channel> channel_;
+  uint64_t id_;
+};
+
+/// What one JavaScript environment (the main thread, a worker) owns. Devices belong to the process.
+class Environment {
+ public:
+  Environment(Napi::Env env, Napi::Object exports);
+
+  static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+  /// A promise, and what settles it. `keep`, if there is one, stays reachable until then.
+  std::pair<Napi::Promise, Settle> promise(Napi::Env env, Napi::Object keep = {});
+
+  Napi::FunctionReference tensor_class;
+  Napi::FunctionReference mapped_file_class;
+  Napi::FunctionReference output_file_class;
+
+ private:
+  friend class Channel;
+  struct Pending {
+    Napi::Promise::Deferred deferred;
+    Napi::ObjectReference keep;
+  };
+  void deliver(Napi::Env env, uint64_t id, const std::shared_ptr<const Error>& failure, const Result& result);
+
+  std::shared_ptr<Channel> channel_;
+  std::unordered_map<uint64_t, Pending> pending_;
+  uint64_t next_id_ = 0;
+};
+
+}  // namespace quantaria::addon

@@ -1,0 +1,367 @@
+#include "addon/quantize.h"
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon/arguments.h"
+#include "addon/tensor_handle.h"
+#include "core/device.h"
+#include "cpu/device.h"
+#include "ops/bitpack/bitpack.h"
+#include "ops/quantize/quantize.h"
+
+namespace quantaria::addon {
+namespace {
+
+/// A name of a scheme's field to the value it stands for.
+template <class T>
+T choice(Napi::Value value, const char* name, std::initializer_list<std::pair<const char*, T>> choices) {
+  const std::string text = to_text(value, name);
+  for (const auto& [key, chosen] : choices)
+    if (text == key) return chosen;
+  fail(ErrorCode::argument, name, ": unknown value '", text, "'");
+}
+
+bool flag(Napi::Value scheme, const char* name) {
+  const Napi::Value value = field(scheme, name);
+  return !value.IsUndefined() && to_bool(value, name);
+}
+
+std::string text_or(Napi::Value scheme, const char* name, const char* otherwise) {
+  const Napi::Value value = field(scheme, name);
+  return value.IsUndefined() ? otherwise : to_text(value, name);
+}
+
+ops::IntScheme to_int_scheme(Napi::Value scheme) {
+  ops::IntScheme s;
+  s.bits = static_cast<int>(to_integer(field(scheme, "bits"), "bits", 2, 16));
+  if (s.bits > 8 && s.bits != 16) fail(ErrorCode::argument, "bits: ", s.bits, ", 2 to 8 or 16 expected");
+  s.symmetric = to_bool(field(scheme, "symmetric"), "symmetric");
+  s.full_range = text_or(scheme, "range", "restricted") == "full";
+  s.mse_search = text_or(scheme, "search", "minmax") == "mse";
+  s.granularity = choice<ops::Granularity>(field(scheme, "granularity"), "granularity",
+                                           {{"tensor", ops::Granularity::tensor},
+                                            {"row", ops::Granularity::row},
+                                            {"column", ops::Granularity::column},
+                                            {"group", ops::Granularity::group}});
+  if (s.granularity == ops::Granularity::group)
+    s.group_size = to_integer(field(scheme, "groupSize"), "groupSize", 1);
+  s.scale_dtype = *dtype_from_name("float32");
+  const Napi::Value scale_dtype = field(scheme, "scaleDtype");
+  if (!scale_dtype.IsUndefined()) s.scale_dtype = to_dtype(scale_dtype, "scaleDtype");
+  return s;
+}
+
+ops::CodebookScheme to_codebook_scheme(Napi::Value scheme) {
+  ops::CodebookScheme s;
+  s.book = choice<ops::Codebook>(field(scheme, "kind"), "kind",
+                                 {{"nf4", ops::Codebook::nf4},
+                                  {"fp4", ops::Codebook::fp4},
+                                  {"e3m0", ops::Codebook::e3m0},
+                                  {"dynamic8", ops::Codebook::dynamic8}});
+  s.block_size = to_integer(field(scheme, "blockSize"), "blockSize", 1);
+  s.double_quant = flag(scheme, "doubleQuant");
+  return s;
+}
+
+ops::Fp8Scheme to_fp8_scheme(Napi::Value scheme) {
+  ops::Fp8Scheme s;
+  s.format = choice<ops::Float8>(field(scheme, "format"), "format",
+                                 {{"e4m3", ops::Float8::e4m3}, {"e5m2", ops::Float8::e5m2}});
+  s.per_row = choice<bool>(field(scheme, "granularity"), "granularity", {{"row", true}, {"tensor", false}});
+  return s;
+}
+
+ops::MxScheme to_mx_scheme(Napi::Value scheme) {
+  ops::MxScheme s;
+  s.element = choice<ops::MxElement>(field(scheme, "element"), "element",
+                                     {{"e4m3", ops::MxElement::e4m3},
+                                      {"e5m2", ops::MxElement::e5m2},
+                                      {"e3m2", ops::MxElement::e3m2},
+                                      {"e2m3", ops::MxElement::e2m3},
+                                      {"e2m1", ops::MxElement::e2m1},
+                                      {"int8", ops::MxElement::int8}});
+  const Napi::Value rounding = field(scheme, "rounding");
+  if (!rounding.IsUndefined())
+    s.rounding = choice<ops::MxRounding>(
+        rounding, "rounding",
+        {{"even", ops::MxRounding::even}, {"nearest", ops::MxRounding::nearest}, {"floor", ops::MxRounding::floor}});
+  s.pre_scale = flag(scheme, "preScale");
+  return s;
+}
+
+/// The tensors of a stored form, by name, as they are made.
+class Stored {
+ public:
+  explicit Stored(Napi::Env env) : object_(Napi::Object::New(env)) {}
+
+  Tensor add(const char* name, DType dtype, Shape shape) {
+    Tensor tensor = empty(cpu::device(), dtype, std::move(shape));
+    tensors_.push_back(tensor);
+    object_.Set(name, TensorHandle::make(object_.Env(), tensor));
+    return tensor;
+  }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  Napi::Object object() const { return object_; }
+
+ private:
+  Napi::Object object_;
+  std::vector<Tensor> tensors_;
+};
+
+template <class T>
+T* pointer(const Tensor& tensor) {
+  return tensor.storage ? tensor.data_as<T>() : nullptr;
+}
+
+using Body = std::function<void(ops::ErrorSums*)>;
+
+Body int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+  const ops::IntScheme s = to_int_scheme(scheme);
+  const ConstMatrix m = as_matrix(w);
+  const ops::ConstantsShape constants = ops::constants_shape(s, m.rows, m.cols);
+  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, s.bits)});
+  const Tensor scales = stored.add("scales", DType::float32, {constants.rows, constants.cols});
+  const Tensor zeros = s.symmetric ? Tensor{} : stored.add("zeros", DType::int32, {constants.rows, constants.cols});
+  return [=](ops::ErrorSums* sums) {
+    ops::quantize_int(cpu::device().pool(), m, s,
+                      {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros)}, sums);
+  };
+}
+
+Body codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+  const ops::CodebookScheme s = to_codebook_scheme(scheme);
+  const ConstMatrix m = as_matrix(w);
+  const int64_t blocks = ops::block_count(s, m.rows, m.cols);
+  const int bits = s.book == ops::Codebook::dynamic8 ? 8 : 4;
+  const Tensor packed = stored.add("packed", DType::uint8, {1, ops::packed_row_bytes(m.rows * m.cols, bits)});
+  Tensor absmax, codes, scales, offset;
+  if (s.double_quant) {
+    codes = stored.add("absmaxCodes", DType::uint8, {blocks});
+    scales = stored.add("absmaxScales", DType::float32, {(blocks + ops::kNestedBlock - 1) / ops::kNestedBlock});
+    offset = stored.add("absmaxOffset", DType::float32, {1});
+  } else {
+    absmax = stored.add("absmax", DType::float32, {blocks});
+  }
+  return [=](ops::ErrorSums* sums) {
+    ops::quantize_codebook(cpu::device().pool(), m, s,
+                           {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
+                            pointer<float>(scales), pointer<float>(offset)},
+                           sums);
+  };
+}
+
+Body fp8_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+  const ops::Fp8Scheme s = to_fp8_scheme(scheme);
+  const ConstMatrix m = as_matrix(w);
+  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, 8)});
+  const Tensor scales = stored.add("scales", DType::float32, {s.per_row ? m.rows : 1, 1});
+  return [=](ops::ErrorSums* sums) {
+    ops::quantize_fp8(cpu::device().pool(), m, s, pointer<uint8_t>(packed), pointer<float>(scales), sums);
+  };
+}
+
+Body mx_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+  const ops::MxScheme s = to_mx_scheme(scheme);
+  const ConstMatrix m = as_matrix(w);
+  const int bits = ops::mx_element_bits(s.element);
+  const int64_t blocks = (m.cols + ops::kMxBlock - 1) / ops::kMxBlock;
+  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, bits)});
+  const Tensor scales = stored.add("scales", DType::uint8, {m.rows, blocks});
+  const Tensor pre_scale = s.pre_scale ? stored.add("preScale", DType::float32, {m.rows, 1}) : Tensor{};
+  return [=](ops::ErrorSums* sums) {
+    ops::quantize_mx(cpu::device().pool(), m, s, pointer<uint8_t>(packed), pointer<uint8_t>(scales),
+                     pointer<float>(pre_scale), sums);
+  };
+}
+
+Body llm_int8_body(const Tensor& w, Napi::Value, Stored& stored) {
+  const ConstMatrix m = as_matrix(w);
+  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, 8)});
+  const Tensor scales = stored.add("scales", DType::float32, {m.rows});
+  return [=](ops::ErrorSums* sums) {
+    ops::quantize_llm_int8(cpu::device().pool(), m, pointer<uint8_t>(packed), pointer<float>(scales), sums);
+  };
+}
+
+using MakeBody = Body (*)(const Tensor&, Napi::Value, Stored&);
+
+MakeBody quantizer_of(Napi::Value scheme) {
+  return choice<MakeBody>(field(scheme, "kind"), "kind",
+                          {{"int", int_body},
+                           {"nf4", codebook_body},
+                           {"fp4", codebook_body},
+                           {"e3m0", codebook_body},
+                           {"dynamic8", codebook_body},
+                           {"fp8", fp8_body},
+                           {"mx", mx_body},
+                           {"llm.int8", llm_int8_body}});
+}
+
+/// quantize(weight, scheme): the stored form by name, and `relativeError` float32 [1]: the Frobenius norm of
+/// weight - dequantized over that of the weight.
+Napi::Value quantize(const Napi::CallbackInfo& info) {
+  const Tensor w = TensorHandle::get(info[0], "weight");
+  if (w.shape.size() != 2) fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, in] expected");
+  Stored stored(info.Env());
+  const Body body = quantizer_of(info[1])(w, info[1], stored);
+  const Tensor relative_error = stored.add("relativeError", DType::float32, {1});
+  cpu::device().enqueue({w}, stored.tensors(), [=] {
+    ops::ErrorSums sums;
+    body(&sums);
+    const double relative = sums.error > 0 ? std::sqrt(sums.error / sums.weight) : 0;
+    *relative_error.data_as<float>() = static_cast<float>(relative);
+  });
+  return stored.object();
+}
+
+/// A part of a stored form that must be there, contiguous, of that dtype and that many elements.
+class Parts {
+ public:
+  explicit Parts(Napi::Value stored) : stored_(stored) {}
+
+  Tensor take(const char* name, DType dtype, int64_t elements) {
+    const Tensor& tensor = TensorHandle::get(field(stored_, name), name);
+    if (tensor.dtype != dtype) fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", ", name_of(dtype), " expected");
+    if (!tensor.contiguous() || tensor.elements() != elements)
+      fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements, " contiguous elements expected");
+    taken_.push_back(tensor);
+    return tensor;
+  }
+  bool has(const char* name) const { return !field(stored_, name).IsUndefined(); }
+  const std::vector<Tensor>& taken() const { return taken_; }
+
+ private:
+  Napi::Value stored_;
+  std::vector<Tensor> taken_;
+};
+
+using DequantizeBody = std::function<void(std::byte*)>;
+
+DequantizeBody int_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t in, DType dtype) {
+  const ops::IntScheme s = to_int_scheme(scheme);
+  const ops::ConstantsShape constants = ops::constants_shape(s, out, in);
+  const int64_t count = constants.rows * constants.cols;
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, s.bits));
+  const Tensor scales = parts.take("scales", DType::float32, count);
+  const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
+  const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
+  return [=](std::byte* values) {
+    ops::dequantize_int(cpu::device().pool(), s,
+                        {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros),
+                         pointer<int32_t>(index)},
+                        out, in, dtype, values);
+  };
+}
+
+DequantizeBody codebook_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t in, DType dtype) {
+  const ops::CodebookScheme s = to_codebook_scheme(scheme);
+  const int64_t blocks = ops::block_count(s, out, in);
+  const int bits = s.book == ops::Codebook::dynamic8 ? 8 : 4;
+  const Tensor packed = parts.take("packed", DType::uint8, ops::packed_row_bytes(out * in, bits));
+  Tensor absmax, codes, scales, offset;
+  if (s.double_quant) {
+    codes = parts.take("absmaxCodes", DType::uint8, blocks);
+    scales = parts.take("absmaxScales", DType::float32, (blocks + ops::kNestedBlock - 1) / ops::kNestedBlock);
+    offset = parts.take("absmaxOffset", DType::float32, 1);
+  } else {
+    absmax = parts.take("absmax", DType::float32, blocks);
+  }
+  return [=](std::byte* values) {
+    ops::dequantize_codebook(cpu::device().pool(), s,
+                             {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
+                              pointer<float>(scales), pointer<float>(offset)},
+                             out, in, dtype, values);
+  };
+}
+
+DequantizeBody fp8_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t in, DType dtype) {
+  const ops::Fp8Scheme s = to_fp8_scheme(scheme);
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
+  const Tensor scales = parts.take("scales", DType::float32, s.per_row ? out : 1);
+  return [=](std::byte* values) {
+    ops::dequantize_fp8(cpu::device().pool(), s, pointer<uint8_t>(packed), pointer<float>(scales), out, in, dtype,
+                        values);
+  };
+}
+
+DequantizeBody mx_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t in, DType dtype) {
+  const ops::MxScheme s = to_mx_scheme(scheme);
+  const int64_t blocks = (in + ops::kMxBlock - 1) / ops::kMxBlock;
+  const Tensor packed =
+      parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, ops::mx_element_bits(s.element)));
+  const Tensor scales = parts.take("scales", DType::uint8, out * blocks);
+  const Tensor pre_scale = s.pre_scale ? parts.take("preScale", DType::float32, out) : Tensor{};
+  return [=](std::byte* values) {
+    ops::dequantize_mx(cpu::device().pool(), s, pointer<uint8_t>(packed), pointer<uint8_t>(scales),
+                       pointer<float>(pre_scale), out, in, dtype, values);
+  };
+}
+
+DequantizeBody llm_int8_values(Napi::Value, Parts& parts, int64_t out, int64_t in, DType dtype) {
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
+  const Tensor scales = parts.take("scales", DType::float32, out);
+  return [=](std::byte* values) {
+    ops::dequantize_llm_int8(cpu::device().pool(), pointer<uint8_t>(packed), pointer<float>(scales), out, in, dtype,
+                             values);
+  };
+}
+
+using MakeValues = DequantizeBody (*)(Napi::Value, Parts&, int64_t, int64_t, DType);
+
+MakeValues dequantizer_of(Napi::Value scheme) {
+  return choice<MakeValues>(field(scheme, "kind"), "kind",
+                            {{"int", int_values},
+                             {"nf4", codebook_values},
+                             {"fp4", codebook_values},
+                             {"e3m0", codebook_values},
+                             {"dynamic8", codebook_values},
+                             {"fp8", fp8_values},
+                             {"mx", mx_values},
+                             {"llm.int8", llm_int8_values}});
+}
+
+/// dequantize(scheme, stored, shape, dtype): dtype [out, in]
+Napi::Value dequantize(const Napi::CallbackInfo& info) {
+  const Shape shape = to_shape(info[2], "shape");
+  if (shape.size() != 2) fail(ErrorCode::shape, "shape: ", to_string(shape), ", [out, in] expected");
+  const DType dtype = to_dtype(info[3], "dtype");
+  if (!is_float(dtype)) fail(ErrorCode::dtype, "dtype: ", name_of(dtype), ", a float dtype expected");
+  Parts parts(info[1]);
+  const DequantizeBody body = dequantizer_of(info[0])(info[0], parts, shape[0], shape[1], dtype);
+  Tensor values = empty(cpu::device(), dtype, shape);
+  cpu::device().enqueue(parts.taken(), {values}, [=] { body(values.data()); });
+  return TensorHandle::make(info.Env(), std::move(values));
+}
+
+/// nestedAbsmax(codes, scales, offset): float32 [blocks]
+Napi::Value nested_absmax(const Napi::CallbackInfo& info) {
+  const Tensor codes = TensorHandle::get(info[0], "absmaxCodes");
+  const int64_t blocks = codes.elements();
+  const Tensor scales = TensorHandle::get(info[1], "absmaxScales");
+  const Tensor offset = TensorHandle::get(info[2], "absmaxOffset");
+  if (codes.dtype != DType::uint8 || scales.dtype != DType::float32 || offset.dtype != DType::float32)
+    fail(ErrorCode::dtype, "absmaxCodes uint8, absmaxScales and absmaxOffset float32 expected");
+  if (scales.elements() != (blocks + ops::kNestedBlock - 1) / ops::kNestedBlock || offset.elements() != 1 ||
+      !codes.contiguous() || !scales.contiguous())
+    fail(ErrorCode::shape, "absmaxScales: one for each ", ops::kNestedBlock, " of ", blocks, " blocks expected");
+  Tensor absmax = empty(cpu::device(), DType::float32, {blocks});
+  cpu::device().enqueue({codes, scales, offset}, {absmax}, [=] {
+    ops::decode_nested_absmax(codes.data_as<uint8_t>(), scales.data_as<float>(), *offset.data_as<float>(), blocks,
+                              absmax.data_as<float>());
+  });
+  return TensorHandle::make(info.Env(), std::move(absmax));
+}
+
+}  // namespace
+
+void define_quantize(Napi::Env env, Napi::Object exports) {
+  exports.Set("quantize", Napi::Function::New<guarded<quantize>>(env));
+  exports.Set("dequantize", Napi::Function::New<guarded<dequantize>>(env));
+  exports.Set("nestedAbsmax", Napi::Function::New<guarded<nested_absmax>>(env));
+}
+
+}  // namespace quantaria::addon

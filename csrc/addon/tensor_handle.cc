@@ -1,0 +1,118 @@
+#include "addon/tensor_handle.h"
+
+#include <utility>
+
+#include "addon/arguments.h"
+#include "core/device.h"
+
+namespace quantaria::addon {
+namespace {
+
+/// Tells our own objects from others that are passed in their place.
+constexpr napi_type_tag kTensorTag{0x5155414E54415249, 0x0000000054454E53};
+
+struct Payload {
+  Tensor tensor;
+  int64_t accounted;
+};
+
+Napi::Value tensor_info(const Napi::CallbackInfo& info) {
+  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  Napi::Array shape = Napi::Array::New(info.Env(), tensor.shape.size());
+  for (uint32_t i = 0; i < tensor.shape.size(); ++i) shape.Set(i, static_cast<double>(tensor.shape[i]));
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("shape", shape);
+  result.Set("dtype", std::string(name_of(tensor.dtype)));
+  result.Set("device", tensor.device->id());
+  result.Set("contiguous", tensor.contiguous());
+  return result;
+}
+
+Napi::Value tensor_slice(const Napi::CallbackInfo& info) {
+  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  return TensorHandle::make_view(info.Env(),
+                                 slice(tensor, to_integer(info[1], "dim"), to_integer(info[2], "start"),
+                                       to_integer(info[3], "end"), to_integer(info[4], "step", 1)));
+}
+
+Napi::Value tensor_select(const Napi::CallbackInfo& info) {
+  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  return TensorHandle::make_view(info.Env(),
+                                 select(tensor, to_integer(info[1], "dim"), to_integer(info[2], "index")));
+}
+
+Napi::Value tensor_transposed(const Napi::CallbackInfo& info) {
+  return TensorHandle::make_view(info.Env(), transposed(TensorHandle::get(info[0], "tensor")));
+}
+
+Napi::Value tensor_reshape(const Napi::CallbackInfo& info) {
+  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  return TensorHandle::make_view(info.Env(), reshaped(tensor, to_shape(info[1], "shape")));
+}
+
+Napi::Value tensor_bitcast(const Napi::CallbackInfo& info) {
+  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  return TensorHandle::make_view(info.Env(),
+                                 bitcast(tensor, to_dtype(info[1], "dtype"), to_shape(info[2], "shape")));
+}
+
+Napi::Value tensor_dispose(const Napi::CallbackInfo& info) {
+  TensorHandle::unwrap(info[0], "tensor").dispose(info.Env());
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+TensorHandle::TensorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorHandle>(info) {
+  if (info.Length() != 1 || !info[0].IsExternal())
+    throw to_javascript(info.Env(), Error(ErrorCode::argument, "tensors are made by operations, not by `new`"));
+  auto* payload = info[0].As<Napi::External<Payload>>().Data();
+  tensor_ = std::move(payload->tensor);
+  accounted_ = payload->accounted;
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), accounted_);
+  napi_type_tag_object(info.Env(), info.This(), &kTensorTag);
+}
+
+Napi::Object TensorHandle::construct(Napi::Env env, Tensor tensor, int64_t accounted) {
+  Payload payload{std::move(tensor), accounted};
+  return Environment::of(env).tensor_class.New({Napi::External<Payload>::New(env, &payload)});
+}
+
+Napi::Object TensorHandle::make(Napi::Env env, Tensor tensor) {
+  const int64_t bytes = tensor.storage->bytes();
+  return construct(env, std::move(tensor), bytes);
+}
+
+Napi::Object TensorHandle::make_view(Napi::Env env, Tensor tensor) { return construct(env, std::move(tensor), 0); }
+
+TensorHandle& TensorHandle::unwrap(Napi::Value value, const char* name) {
+  bool ours = false;
+  if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kTensorTag, &ours) != napi_ok || !ours)
+    fail(ErrorCode::argument, name, ": a tensor expected");
+  return *Unwrap(value.As<Napi::Object>());
+}
+
+const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
+  const TensorHandle& handle = unwrap(value, name);
+  if (!handle.tensor_) fail(ErrorCode::disposed, name, ": the tensor was disposed");
+  return *handle.tensor_;
+}
+
+void TensorHandle::dispose(Napi::Env env) {
+  if (!tensor_) return;
+  tensor_.reset();
+  Napi::MemoryManagement::AdjustExternalMemory(env, -accounted_);
+}
+
+void define_tensor(Napi::Env env, Napi::Object exports, Environment& environment) {
+  environment.tensor_class = Napi::Persistent(TensorHandle::DefineClass(env, "NativeTensor", {}));
+  exports.Set("tensorInfo", Napi::Function::New<guarded<tensor_info>>(env));
+  exports.Set("tensorSlice", Napi::Function::New<guarded<tensor_slice>>(env));
+  exports.Set("tensorSelect", Napi::Function::New<guarded<tensor_select>>(env));
+  exports.Set("tensorTransposed", Napi::Function::New<guarded<tensor_transposed>>(env));
+  exports.Set("tensorReshape", Napi::Function::New<guarded<tensor_reshape>>(env));
+  exports.Set("tensorBitcast", Napi::Function::New<guarded<tensor_bitcast>>(env));
+  exports.Set("tensorDispose", Napi::Function::New<guarded<tensor_dispose>>(env));
+}
+
+}  // namespace quantaria::addon

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace quantaria {
+
+struct MemoryCounters {
+  int64_t live_bytes;    // handed out
+  int64_t cached_bytes;  // kept for reuse
+  int64_t live_blocks;
+};
+
+/// Host memory in 64-byte aligned blocks. Freed blocks are kept and handed out again: the first touch of a
+/// fresh page costs several times what a kernel spends on it.
+class HostAllocator : public std::enable_shared_from_this<HostAllocator> {
+ public:
+  /// Freed blocks beyond this many bytes go back to the system.
+  static constexpr int64_t kMaxCachedBytes = int64_t{256} << 20;
+
+  ~HostAllocator();
+
+  /// A block of at least `bytes`, returned to this allocator when the last owner goes.
+  /// Throws ERR_OUT_OF_MEMORY if the machine (or the control group) does not have that much left: Linux would
+  /// promise it, and end the process at the first touch.
+  std::shared_ptr<std::byte> allocate(int64_t bytes);
+
+  MemoryCounters counters() const;
+
+ private:
+  void release(std::byte* block, int64_t capacity);
+
+  mutable std::mutex mutex_;
+  std::map<int64_t, std::vector<std::byte*>> cache_;  // by capacity
+  MemoryCounters counters_{};
+};
+
+/// Bytes that can still be used without swapping, the smaller of the system's and the control group's.
+int64_t available_memory();
+
+/// Bytes of memory in this machine.
+int64_t physical_memory();
+
+}  // namespace quantaria

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/storage.h"
+#include "core/tensor.h"
+
+namespace quantaria {
+
+/// One in-order queue and the memory that its work lives in.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const std::string& id() const = 0;
+  virtual std::shared_ptr<Storage> allocate(int64_t bytes) = 0;
+
+  /// Runs `task` after everything that was given before. It must not throw.
+  virtual void post(std::function<void()> task) = 0;
+
+  /// Queues an operation that reads `inputs` and writes `outputs`. If an input is invalid, the outputs take
+  /// over its failure and `body` is not run; if `body` throws, they take that. Either way the failure
+  /// surfaces where the outputs are read, or at the next synchronize.
+  void enqueue(std::vector<Tensor> inputs, std::vector<Tensor> outputs, std::function<void()> body);
+
+  /// The first failure that nobody has been told of since the last call, or null. In queue order.
+  std::shared_ptr<const Error> take_failure();
+
+  /// Call when a failure has reached the user, so that it is not told twice.
+  void told(const std::shared_ptr<const Error>& failure);
+
+ private:
+  std::shared_ptr<const Error> untold_;
+};
+
+/// A contiguous tensor with undefined contents.
+Tensor empty(Device& device, DType dtype, Shape shape);
+
+}  // namespace quantaria

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "core/error.h"
+
+namespace quantaria {
+
+/// The bytes behind one or more tensors: a block of a device's allocator or a part of a mapped file.
+/// Shared by all views of it and by the work that is queued on it, so that disposing a handle while
+/// work is under way is safe.
+class Storage {
+ public:
+  /// `owner` keeps the bytes alive and gives them back when the last reference goes.
+  Storage(std::shared_ptr<void> owner, std::byte* data, int64_t bytes, bool writable)
+      : owner_(std::move(owner)), data_(data), bytes_(bytes), writable_(writable) {}
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  bool writable() const { return writable_; }
+
+  /// Why the contents are not valid: the operation that should have written them failed, or one that it
+  /// depends on. Set and read in queue order.
+  const std::shared_ptr<const Error>& failure() const { return failure_; }
+  void set_failure(std::shared_ptr<const Error> failure) { failure_ = std::move(failure); }
+
+ private:
+  std::shared_ptr<void> owner_;
+  std::byte* data_;
+  int64_t bytes_;
+  bool writable_;
+  std::shared_ptr<const Error> failure_;
+};
+
+}  // namespace quantaria

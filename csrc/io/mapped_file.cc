@@ -1,0 +1,65 @@
+#include "io/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace quantaria::io {
+namespace {
+
+/// Closes a descriptor at the end of a scope.
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+/// Holds a range in use. Its whole pages are given up at the end; a neighbour that still needs the page on
+/// the border would only fault it in again.
+struct RangeInUse {
+  std::shared_ptr<MappedFile> file;
+  std::byte* begin;
+  int64_t bytes;
+
+  ~RangeInUse() {
+    static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
+    const auto last = (reinterpret_cast<uintptr_t>(begin) + static_cast<uintptr_t>(bytes)) / page * page;
+    if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  }
+};
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+  // O_NONBLOCK: opening a pipe must not wait for its other end.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) fail(ErrorCode::io, path, ": ", std::strerror(errno));
+  const off_t size = ::lseek(file.fd, 0, SEEK_END);
+  if (size < 0) fail(ErrorCode::io, path, ": not a regular file");
+  size_ = size;
+  if (size_ == 0) return;
+  void* address = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
+  if (address == MAP_FAILED) fail(ErrorCode::io, path, ": cannot be mapped: ", std::strerror(errno));
+  data_ = static_cast<std::byte*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(size_));
+}
+
+std::shared_ptr<Storage> MappedFile::range(int64_t offset, int64_t bytes) {
+  if (offset < 0 || bytes < 0 || offset > size_ || bytes > size_ - offset)
+    fail(ErrorCode::format, path_, ": bytes ", offset, " to ", offset + bytes, " of a file of ", size_);
+  std::byte* begin = data_ + offset;
+  auto owner = std::make_shared<RangeInUse>(RangeInUse{shared_from_this(), begin, bytes});
+  return std::make_shared<Storage>(std::move(owner), begin, bytes, false);
+}
+
+}  // namespace quantaria::io

@@ -1,0 +1,23 @@
+#include "ops/copy/convert.h"
+
+#include "cpu/isa.h"
+
+namespace quantaria::ops {
+
+using Convert = void(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t n);
+namespace scalar {
+extern Convert convert;
+}
+namespace avx2 {
+extern Convert convert;
+}
+namespace avx512 {
+extern Convert convert;
+}
+
+void convert_row(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t n) {
+  static constexpr Convert* kByIsa[] = {scalar::convert, avx2::convert, avx512::convert};
+  kByIsa[static_cast<int>(selected_isa())](from_dtype, from, to_dtype, to, n);
+}
+
+}  // namespace quantaria::ops

@@ -1,0 +1,38 @@
+#include "ops/copy/copy_tensor.h"
+
+#include "core/error.h"
+#include "ops/copy/copy.h"
+
+namespace quantaria {
+namespace {
+
+constexpr int64_t kFlatRow = 16384;  // elements: enough rows to share out, few enough to stay cheap
+
+/// Both row-major without gaps: a matrix of long rows, and what is left over as one more.
+void copy_flat(ThreadPool& pool, const Tensor& source, const Tensor& target, int64_t count) {
+  const int64_t rows = count / kFlatRow;
+  ops::copy_cast(pool, {source.data(), source.dtype, rows, kFlatRow, kFlatRow, 1},
+                 {target.data(), target.dtype, rows, kFlatRow, kFlatRow, 1});
+  const int64_t done = rows * kFlatRow;
+  const int64_t rest = count - done;
+  ops::copy_cast(pool, {source.data() + done * size_of(source.dtype), source.dtype, 1, rest, rest, 1},
+                 {target.data() + done * size_of(target.dtype), target.dtype, 1, rest, rest, 1});
+}
+
+}  // namespace
+
+void copy_tensor(ThreadPool& pool, const Tensor& source, const Tensor& target) {
+  if (source.shape != target.shape)
+    fail(ErrorCode::shape, "cannot copy ", to_string(source.shape), " to ", to_string(target.shape));
+  const int64_t count = source.elements();
+  if (count == 0) return;
+  if (source.contiguous() && target.contiguous()) {
+    copy_flat(pool, source, target, count);
+  } else if (source.shape.size() <= 2) {
+    ops::copy_cast(pool, as_matrix(source), as_matrix(target));
+  } else {
+    for (int64_t i = 0; i < source.shape[0]; ++i) copy_tensor(pool, select(source, 0, i), select(target, 0, i));
+  }
+}
+
+}  // namespace quantaria

@@ -1,0 +1,173 @@
+import * as fs from 'node:fs/promises';
+import * as path from 'node:path';
+import { bytesOf } from '../dtype';
+import { QuantariaError } from '../errors';
+import { type NativeOutputFile, type NativeTensor, native } from '../native';
+import { Tensor, checkShape, show } from '../tensor';
+import { ioError } from './json_file';
+import { type Entry, type ShardLayout, layoutShard } from './layout';
+
+/** Makes a rename durable: the directory's own contents must reach the disk too. */
+export async function syncDirectory(directory: string): Promise<void> {
+  const handle = await fs.open(directory, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Writes a small file so that a reader sees all of it or nothing. */
+export async function writeFileAtomic(file: string, content: string | Uint8Array): Promise<void> {
+  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.partial`);
+  try {
+    const handle = await fs.open(temporary, 'w');
+    try {
+      await handle.writeFile(content);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await fs.rename(temporary, file);
+  } catch (error) {
+    await fs.rm(temporary, { force: true });
+    throw ioError(file, error);
+  }
+}
+
+/** @internal One safetensors file under a temporary name, written in any order. */
+export class ShardFile {
+  readonly layout: ShardLayout;
+  readonly #temporary: string;
+  readonly #file: NativeOutputFile;
+
+  /** Creates the file, or goes on with one that is there. */
+  constructor(layout: ShardLayout, temporary: string) {
+    this.layout = layout;
+    this.#temporary = temporary;
+    this.#file = native.outputOpen(temporary, layout.bytes);
+  }
+
+  async writeHeader(): Promise<void> {
+    const { header } = this.layout;
+    const bytes = native.tensorFromBytes(header, 'uint8', [header.length]);
+    await native.outputWrite(this.#file, 0, bytes).finally(() => native.tensorDispose(bytes));
+  }
+
+  /**
+   * Writes a tensor's bytes at `offset` within the place of tensor `name`; with `rows`, each row of that many bytes at its own
+   * place, `stride` bytes after the one before.
+   * @returns the number of bytes
+   */
+  async write(
+    name: string,
+    tensor: NativeTensor,
+    offset = 0,
+    rows?: { bytes: number; stride: number },
+  ): Promise<number> {
+    const place = this.layout.tensors.get(name);
+    if (!place) throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} has no place in ${this.layout.file}`);
+    const { shape, dtype } = native.tensorInfo(tensor);
+    const bytes = shape.reduce((a, b) => a * b, bytesOf(dtype));
+    const span = rows && bytes > 0 ? (bytes / rows.bytes - 1) * rows.stride + rows.bytes : bytes;
+    if (offset + span > place.bytes) {
+      throw new QuantariaError('ERR_SHAPE', `tensor ${show(name)}: ${span} bytes at ${offset} of ${place.bytes}`);
+    }
+    await native.outputWrite(this.#file, place.begin + offset, tensor, rows?.bytes, rows?.stride);
+    return bytes;
+  }
+
+  async sync(): Promise<void> {
+    await native.outputSync(this.#file);
+  }
+
+  /** Makes all that was written durable and gives the file its name. */
+  async finish(file: string): Promise<void> {
+    await this.sync();
+    this.close();
+    try {
+      await fs.rename(this.#temporary, file);
+      await syncDirectory(path.dirname(file));
+    } catch (error) {
+      throw ioError(file, error);
+    }
+  }
+
+  close(): void {
+    native.outputClose(this.#file);
+  }
+}
+
+/**
+ * Writes one safetensors file as a stream: names, dtypes and shapes are given first, the data in any order, and a reader
+ * sees nothing until `finish`.
+ *
+ * ```ts
+ * const writer = new SafetensorsWriter('out.safetensors', [{ name: 'w', dtype: 'BF16', shape: [2, 3] }]);
+ * await writer.write('w', tensor);
+ * await writer.finish();
+ * ```
+ */
+export class SafetensorsWriter {
+  readonly #path: string;
+  readonly #temporary: string;
+  readonly #shard: ShardFile;
+  readonly #missing: Set<string>;
+  #state: 'open' | 'ended' = 'open';
+
+  /** @throws QuantariaError `ERR_ARGUMENT` for entries that cannot be, `ERR_IO` if the file cannot be created */
+  constructor(file: string, entries: readonly Entry[], metadata: Record<string, string> = { format: 'pt' }) {
+    if (typeof file !== 'string' || file === '' || !Array.isArray(entries)) {
+      throw new QuantariaError('ERR_ARGUMENT', `file: ${show(file)} came, expected a path and a list of entries`);
+    }
+    for (const entry of entries) {
+      if (typeof entry?.name !== 'string' || typeof entry.dtype !== 'string') {
+        throw new QuantariaError('ERR_ARGUMENT', `entries: ${show(entry)} came, expected {name, dtype, shape}`);
+      }
+      checkShape(`entries: ${entry.name}`, entry.shape);
+    }
+    this.#path = file;
+    this.#temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}.partial`);
+    this.#shard = new ShardFile(layoutShard(path.basename(file), entries, metadata), this.#temporary);
+    this.#missing = new Set(entries.map((entry) => entry.name));
+  }
+
+  /** @throws QuantariaError (as a rejection) `ERR_ARGUMENT`, `ERR_DTYPE` or `ERR_SHAPE` if it is not what was announced */
+  async write(name: string, tensor: Tensor): Promise<void> {
+    this.#checkOpen();
+    const handle = Tensor.native(tensor, 'tensor');
+    const entry = this.#shard.layout.tensors.get(name)?.entry;
+    if (!entry || !this.#missing.has(name)) {
+      throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} was not announced, or is written already`);
+    }
+    const fits = entry.shape.length === tensor.shape.length && entry.shape.every((n, i) => n === tensor.shape[i]);
+    if (!fits) throw new QuantariaError('ERR_SHAPE', `tensor ${name}: [${tensor.shape}] came, expected [${entry.shape}]`);
+    await this.#shard.write(name, handle);
+    this.#missing.delete(name);
+  }
+
+  /** @throws QuantariaError (as a rejection) `ERR_ARGUMENT` if a tensor was not written; the file is then dropped */
+  async finish(): Promise<void> {
+    this.#checkOpen();
+    const [missing] = this.#missing;
+    if (missing !== undefined) {
+      await this.abort();
+      throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(missing)} was announced and never written`);
+    }
+    this.#state = 'ended';
+    await this.#shard.writeHeader();
+    await this.#shard.finish(this.#path);
+  }
+
+  /** Drops what was written. */
+  async abort(): Promise<void> {
+    if (this.#state === 'ended') return;
+    this.#state = 'ended';
+    this.#shard.close();
+    await fs.rm(this.#temporary, { force: true });
+  }
+
+  #checkOpen(): void {
+    if (this.#state === 'ended') throw new QuantariaError('ERR_DISPOSED', 'the writer has finished');
+  }
+}

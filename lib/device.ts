@@ -1,0 +1,92 @@
+import { QuantariaError } from './errors';
+import { native } from './native';
+
+export type DeviceId = 'cpu' | `cuda:${number}` | 'cuda-emulated';
+
+export interface DeviceInfo {
+  id: DeviceId;
+  kind: 'cpu' | 'cuda' | 'cuda-emulated';
+  name: string;
+  memoryBytes: number;
+  threads?: number;
+  /** The instruction set that CPU kernels use: `scalar`, `avx2` or `avx512`. */
+  isa?: string;
+  computeCapability?: string;
+}
+
+export interface CudaStatus {
+  available: boolean;
+  /** Why not, in one sentence; null if available. */
+  reason: string | null;
+  /** The CUDA version that the driver supports. */
+  driver?: string;
+  /** The CUDA version of this build; null in a build without CUDA. */
+  runtime: string | null;
+}
+
+/** The devices that tensors can live on. The first is the CPU. */
+export function devices(): DeviceInfo[] {
+  const { threads, isa, memoryBytes } = native.cpuInfo();
+  return [{ id: 'cpu', kind: 'cpu', name: `CPU (${process.arch})`, memoryBytes, threads, isa }];
+}
+
+export function cudaStatus(): CudaStatus {
+  return native.cudaStatus();
+}
+
+/** Which binary this is: version, source revision, compiler, CUDA architectures. */
+export function buildId(): string {
+  return native.buildId();
+}
+
+let defaultDevice: DeviceId = 'cpu';
+
+/**
+ * The device that new tensors are made on when none is named.
+ * @throws QuantariaError `ERR_DEVICE` if it is not there
+ */
+export function setDefaultDevice(id: DeviceId): void {
+  defaultDevice = checkDevice(id);
+}
+
+export function getDefaultDevice(): DeviceId {
+  return defaultDevice;
+}
+
+/** @throws QuantariaError `ERR_DEVICE` saying why the device cannot be used */
+export function checkDevice(id: unknown): DeviceId {
+  if (id === 'cpu') return id;
+  if (typeof id === 'string' && /^cuda:\d+$/.test(id)) {
+    const status = cudaStatus();
+    throw new QuantariaError(
+      'ERR_DEVICE',
+      `${id} asked for, but no CUDA device can be used: ${status.reason} (\`quantaria info\` has the details)`,
+    );
+  }
+  if (id === 'cuda-emulated') {
+    throw new QuantariaError('ERR_DEVICE', 'cuda-emulated asked for, but this is not the emulated build');
+  }
+  throw new QuantariaError('ERR_DEVICE', `device: ${String(id)} came, expected ${devices().map((d) => d.id).join(', ')}`);
+}
+
+/**
+ * Waits until the device has done all that was queued.
+ * @throws QuantariaError (as a rejection) with the first failure that no `read` has told of
+ */
+export async function synchronize(id: DeviceId = defaultDevice): Promise<void> {
+  checkDevice(id);
+  await native.synchronize();
+}
+
+/**
+ * Threads that CPU operations queued from now on may use; starts as the number of cores of the process.
+ * @throws QuantariaError `ERR_ARGUMENT` unless 1 to 1024
+ */
+export function setThreads(threads: number): void {
+  native.setThreads(threads);
+}
+
+/** Bytes and blocks that live CPU tensors hold, and bytes that are kept for reuse. */
+export function memory(): { liveBytes: number; liveBlocks: number; cachedBytes: number } {
+  return native.memory();
+}

@@ -1,0 +1,193 @@
+import { bitcast, packBits, unpackBits } from '../../ops/bits';
+import type { QuantizedTensor } from '../../quantized';
+import type { Fp8Scheme, IntScheme, MxScheme, QuantScheme } from '../../scheme';
+import { type DType, Tensor } from '../../tensor';
+import { groupsOf } from '../schemes';
+import { asWords, chain, scaleDTypeOf, share, storedDType, wordsOf } from '../tensors';
+import type { EntryOptions, JsonObject, TensorEntry } from '../types';
+
+/** One of the formats that compressed-tensors has under its name: how it stores a weight, and what its group says. */
+export interface Layout {
+  readonly format: 'pack-quantized' | 'naive-quantized' | 'mxfp4-pack-quantized' | 'mxfp8-quantized';
+  weights(scheme: QuantScheme, groupIndex: boolean): JsonObject;
+  entries(
+    module: string,
+    scheme: QuantScheme,
+    shape: readonly [number, number],
+    modelDtype: DType,
+    options: EntryOptions,
+  ): TensorEntry[];
+  encode(module: string, q: QuantizedTensor, modelDtype: DType): Map<string, Tensor>;
+}
+
+const kMxBlock = 32;
+
+export function layoutOf(scheme: QuantScheme): Layout | null {
+  switch (scheme.kind) {
+    case 'int':
+      return scheme.bits <= 8 ? packQuantized : null;
+    case 'fp8':
+      return scheme.format === 'e4m3' ? naiveQuantized : null;
+    case 'mx':
+      return scheme.element === 'e2m1' ? mxfp4 : scheme.element === 'e4m3' ? mxfp8 : null;
+    default:
+      return null;
+  }
+}
+
+const common = { dynamic: false, block_structure: null, observer: 'minmax', observer_kwargs: {} } as const;
+
+/** Integers, a dense stream of unsigned codes along `in`; zero points the same way along `out`. */
+const packQuantized: Layout = {
+  format: 'pack-quantized',
+  weights(scheme, groupIndex) {
+    const { bits, symmetric, granularity, groupSize } = scheme as IntScheme;
+    const strategy = granularity === 'row' ? 'channel' : granularity;
+    return {
+      num_bits: bits,
+      type: 'int',
+      symmetric,
+      strategy,
+      group_size: granularity === 'group' ? groupSize : null,
+      actorder: groupIndex ? 'group' : null,
+      ...common,
+    };
+  },
+  entries(module, scheme, [rows, width], modelDtype, { groupIndex }) {
+    const { bits, symmetric, granularity } = scheme as IntScheme;
+    const { groups } = groupsOf(scheme as IntScheme, width);
+    const found: TensorEntry[] = [
+      { name: `${module}.weight_packed`, dtype: 'I32', shape: [rows, wordsOf(width, bits)] },
+      {
+        name: `${module}.weight_scale`,
+        dtype: storedDType[scaleDTypeOf(modelDtype)],
+        shape: granularity === 'tensor' ? [1] : [rows, groups],
+      },
+      { name: `${module}.weight_shape`, dtype: 'I64', shape: [2] },
+    ];
+    if (!symmetric)
+      found.push({ name: `${module}.weight_zero_point`, dtype: 'I32', shape: [wordsOf(rows, bits), groups] });
+    if (groupIndex) found.push({ name: `${module}.weight_g_idx`, dtype: 'I32', shape: [width] });
+    return found;
+  },
+  encode(module, q, modelDtype) {
+    const [rows, width] = q.shape as [number, number];
+    const { bits, granularity } = q.scheme as IntScheme;
+    const { packed, scales, zeros, groupIndex } = q.stored as Record<string, Tensor>;
+    const scaleShape = granularity === 'tensor' ? [1] : [...(scales as Tensor).shape];
+    const tensors = new Map<string, Tensor>([
+      [`${module}.weight_packed`, asWords(packed as Tensor)],
+      [
+        `${module}.weight_scale`,
+        chain(
+          scales as Tensor,
+          (tensor) => tensor.cast(scaleDTypeOf(modelDtype)),
+          (tensor) => tensor.reshape(scaleShape),
+        ),
+      ],
+      [
+        `${module}.weight_shape`,
+        Tensor.from(BigInt64Array.of(BigInt(rows), BigInt(width)), [2], { device: q.device }),
+      ],
+    ]);
+    if (zeros !== undefined) {
+      // [out, G] -> along `out`: packed as the rows of its transpose, then turned back.
+      const steps = [
+        (tensor: Tensor) => tensor.transpose(),
+        (tensor: Tensor) => packBits(tensor, bits) as Tensor,
+        asWords,
+        (tensor: Tensor) => tensor.transpose(),
+      ];
+      tensors.set(`${module}.weight_zero_point`, chain(zeros, ...steps));
+    }
+    if (groupIndex !== undefined) tensors.set(`${module}.weight_g_idx`, share(groupIndex));
+    return tensors;
+  },
+};
+
+/** float8 codes of a weight, unpadded. */
+const float8Codes = (q: QuantizedTensor): Tensor => {
+  const [rows, width] = q.shape as [number, number];
+  return chain(
+    (q.stored as Record<string, Tensor>).packed as Tensor,
+    (bytes) => unpackBits(bytes, width, 8),
+    (bytes) => bitcast(bytes, 'float8_e4m3', [rows, width]),
+  );
+};
+
+/** FP8 weights alone: the scheme's scales are float32, and so they are stored. */
+const naiveQuantized: Layout = {
+  format: 'naive-quantized',
+  weights: (scheme) => ({
+    num_bits: 8,
+    type: 'float',
+    symmetric: true,
+    strategy: (scheme as Fp8Scheme).granularity === 'row' ? 'channel' : 'tensor',
+    group_size: null,
+    actorder: null,
+    ...common,
+  }),
+  entries: (module, scheme, [rows, width]) => [
+    { name: `${module}.weight`, dtype: 'F8_E4M3', shape: [rows, width] },
+    {
+      name: `${module}.weight_scale`,
+      dtype: 'F32',
+      shape: (scheme as Fp8Scheme).granularity === 'row' ? [rows, 1] : [1],
+    },
+  ],
+  encode(module, q) {
+    const scales = q.stored.scales as Tensor;
+    const shape = (q.scheme as Fp8Scheme).granularity === 'row' ? [q.shape[0] as number, 1] : [1];
+    return new Map([
+      [`${module}.weight`, float8Codes(q)],
+      [`${module}.weight_scale`, scales.reshape(shape)],
+    ]);
+  },
+};
+
+const mxWeights = (bits: number): JsonObject => ({
+  num_bits: bits,
+  type: 'float',
+  symmetric: true,
+  strategy: 'group',
+  group_size: kMxBlock,
+  actorder: null,
+  scale_dtype: 'torch.uint8',
+  zp_dtype: 'torch.uint8',
+  ...common,
+});
+
+/** E2M1 pairs, the even column in the low nibble, which is how bit rows lie; E8M0 scales. */
+const mxfp4: Layout = {
+  format: 'mxfp4-pack-quantized',
+  weights: () => mxWeights(4),
+  entries: (module, _scheme, [rows, width]) => [
+    { name: `${module}.weight_packed`, dtype: 'U8', shape: [rows, width / 2] },
+    { name: `${module}.weight_scale`, dtype: 'U8', shape: [rows, width / kMxBlock] },
+  ],
+  encode: (module, q) =>
+    new Map([
+      [`${module}.weight_packed`, share(q.stored.packed as Tensor)],
+      [`${module}.weight_scale`, share(q.stored.scales as Tensor)],
+    ]),
+};
+
+const mxfp8: Layout = {
+  format: 'mxfp8-quantized',
+  weights: () => mxWeights(8),
+  entries: (module, _scheme, [rows, width]) => [
+    { name: `${module}.weight`, dtype: 'F8_E4M3', shape: [rows, width] },
+    { name: `${module}.weight_scale`, dtype: 'U8', shape: [rows, width / kMxBlock] },
+  ],
+  encode: (module, q) =>
+    new Map([
+      [`${module}.weight`, float8Codes(q)],
+      [`${module}.weight_scale`, share(q.stored.scales as Tensor)],
+    ]),
+};
+
+/** What an MX scheme is once it is stored: the form of its rounding stays, a pre-scale has no place. */
+export const withoutPreScale = ({ preScale: _, ...scheme }: MxScheme): MxScheme => ({
+  ...scheme,
+  preScale: false,
+});

@@ -1,0 +1,12 @@
+import type { Architecture } from './architecture';
+import { plainExperts } from './qwen3_moe';
+
+/**
+ * DeepSeek-V2 and V3, and GLM-4-MoE, which has their names: low-rank attention, first layers dense, shared
+ * experts as one MLP. V3's files end in a layer for multi-token prediction: `eh_proj`, `enorm`, `hnorm`,
+ * `shared_head`. Source: transformers `models/deepseek_v2`, `models/deepseek_v3`, `models/glm4_moe`.
+ */
+export const deepseek: Architecture = {
+  modelTypes: ['deepseek_v2', 'deepseek_v3', 'glm4_moe'],
+  experts: plainExperts,
+};

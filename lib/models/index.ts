@@ -1,0 +1,3 @@
+export { describeModel } from './describe';
+export { diskName, type LayoutOptions, layoutTensors, loaderName } from './relayout';
+export * from './types';

@@ -1,0 +1,146 @@
+import * as path from 'node:path';
+import type { DType } from './dtype';
+import { type ErrorCode, QuantariaError } from './errors';
+
+/** A native tensor: opaque, a reference to a storage with a view of it. */
+export interface NativeTensor {
+  readonly __tensor: never;
+}
+/** A mapped safetensors file. */
+export interface NativeMappedFile {
+  readonly __mappedFile: never;
+}
+/** A file that is written at given positions. */
+export interface NativeOutputFile {
+  readonly __outputFile: never;
+}
+
+export interface NativeTensorInfo {
+  shape: number[];
+  dtype: DType;
+  device: string;
+  contiguous: boolean;
+}
+
+export interface NativeHeader {
+  file: NativeMappedFile;
+  tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
+  metadata: [string, string][];
+}
+
+/** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */
+export interface Native {
+  tensorInfo(tensor: NativeTensor): NativeTensorInfo;
+  tensorSlice(tensor: NativeTensor, dim: number, start: number, end: number, step: number): NativeTensor;
+  tensorSelect(tensor: NativeTensor, dim: number, index: number): NativeTensor;
+  tensorTransposed(tensor: NativeTensor): NativeTensor;
+  tensorReshape(tensor: NativeTensor, shape: readonly number[]): NativeTensor;
+  tensorBitcast(tensor: NativeTensor, dtype: DType, shape: readonly number[]): NativeTensor;
+  tensorDispose(tensor: NativeTensor): void;
+
+  tensorFromBytes(bytes: ArrayBufferView, dtype: DType, shape: readonly number[]): NativeTensor;
+  /** Undefined contents, for a caller that writes all of it. */
+  tensorEmpty(dtype: DType, shape: readonly number[]): NativeTensor;
+  tensorZeros(dtype: DType, shape: readonly number[]): NativeTensor;
+  tensorCopy(tensor: NativeTensor, dtype: DType): NativeTensor;
+  tensorCopyInto(source: NativeTensor, target: NativeTensor): void;
+  tensorRead(tensor: NativeTensor, buffer: ArrayBuffer): Promise<void>;
+  synchronize(): Promise<void>;
+
+  packBits(codes: NativeTensor, bits: number, offset: number, order?: readonly number[]): NativeTensor;
+  unpackBits(
+    packed: NativeTensor,
+    columns: number,
+    bits: number,
+    offset: number,
+    dtype: DType,
+    order?: readonly number[],
+  ): NativeTensor;
+  swapNibbles(bytes: NativeTensor): NativeTensor;
+  packPlanar(codes: NativeTensor, bits: number): NativeTensor;
+  unpackPlanar(packed: NativeTensor, rows: number, bits: number): NativeTensor;
+  offsetCodes(codes: NativeTensor, delta: number, dtype: DType, low?: number, high?: number): NativeTensor;
+
+  quantize(weight: NativeTensor, scheme: object): Record<string, NativeTensor>;
+  dequantize(
+    scheme: object,
+    stored: Readonly<Record<string, NativeTensor>>,
+    shape: readonly number[],
+    dtype: DType,
+  ): NativeTensor;
+  nestedAbsmax(codes: NativeTensor, scales: NativeTensor, offset: NativeTensor): NativeTensor;
+
+  openSafetensors(path: string): Promise<NativeHeader>;
+  mappedTensor(file: NativeMappedFile, begin: number, dtype: DType, shape: readonly number[]): NativeTensor;
+  mappedClose(file: NativeMappedFile): void;
+  checkJson(text: ArrayBufferView, what: string): void;
+  outputOpen(path: string, bytes: number): NativeOutputFile;
+  outputWrite(
+    file: NativeOutputFile,
+    offset: number,
+    tensor: NativeTensor,
+    rowBytes?: number,
+    stride?: number,
+  ): Promise<void>;
+  outputSync(file: NativeOutputFile): Promise<void>;
+  outputClose(file: NativeOutputFile): void;
+
+  buildId(): string;
+  cpuInfo(): { threads: number; isa: string; memoryBytes: number };
+  memory(): { liveBytes: number; liveBlocks: number; cachedBytes: number };
+  setThreads(threads: number): void;
+  selectIsa(isa: string): void;
+  cudaStatus(): { available: boolean; reason: string | null; driver?: string; runtime: string | null };
+}
+
+/** An error of the addon as the library's own. Anything else passes through. */
+export function translate(error: unknown): unknown {
+  if (error instanceof Error && !(error instanceof QuantariaError)) {
+    const code = (error as Error & { code?: unknown }).code;
+    if (typeof code === 'string' && code.startsWith('ERR_')) return new QuantariaError(code as ErrorCode, error.message);
+  }
+  return error;
+}
+
+/** The addon, with each function's errors, thrown or as rejections, made into `QuantariaError`s. */
+function translated(addon: Native): Native {
+  const wrapped: Record<string, unknown> = {};
+  for (const [name, member] of Object.entries(addon)) {
+    const call = member as (...args: unknown[]) => unknown;
+    wrapped[name] = (...args: unknown[]) => {
+      try {
+        const result = call(...args);
+        return result instanceof Promise
+          ? result.catch((error: unknown) => {
+              throw translate(error);
+            })
+          : result;
+      } catch (error) {
+        throw translate(error);
+      }
+    };
+  }
+  return wrapped as unknown as Native;
+}
+
+function load(): Native {
+  const root = path.join(__dirname, '..');
+  try {
+    const find = require('node-gyp-build') as (directory: string) => Native;
+    return translated(find(root));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new QuantariaError(
+      'ERR_NATIVE_LOAD',
+      [
+        `the native addon could not be loaded: ${reason}`,
+        `looked for: build/Release and prebuilds/${process.platform}-${process.arch} in ${root}`,
+        'possible solutions:',
+        '  - npm rebuild quantaria   (builds from source; needs CMake 3.22 or newer and a C++20 compiler)',
+        '  - npm install quantaria without --ignore-scripts, on a platform without a prebuilt binary',
+      ].join('\n'),
+    );
+  }
+}
+
+export const native: Native = load();

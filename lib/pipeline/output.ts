@@ -1,0 +1,200 @@
+import * as fs from 'node:fs/promises';
+import * as path from 'node:path';
+import { ioError } from '../checkpoint/json_file';
+import { type ShardLayout, indexOf } from '../checkpoint/layout';
+import { INDEX_FILE } from '../checkpoint/reader';
+import { ShardFile, syncDirectory, writeFileAtomic } from '../checkpoint/writer';
+import { QuantariaError } from '../errors';
+import type { NativeTensor } from '../native';
+import { Journal, type UnitResult } from './journal';
+
+/** Holds everything unfinished, so that nothing half-written ever has a final name. */
+const WORK = '.quantaria';
+const SYNC_BYTES = 1e9;
+
+/** Bytes of one tensor, from `offset` within it. */
+export interface Write {
+  name: string;
+  tensor: NativeTensor;
+  offset?: number;
+  /** Rows that do not follow each other: bytes of one, and from one's beginning to the next's. */
+  rows?: { bytes: number; stride: number };
+}
+
+interface OpenShard {
+  file: ShardFile | null;
+  layout: ShardLayout;
+  /** Units that still have to write into it. */
+  remaining: number;
+}
+
+export interface OutputOptions {
+  fingerprint: string;
+  resume: boolean;
+}
+
+/**
+ * An output checkpoint in the making. Shards are written under `.quantaria/` in any order, get their names when they are
+ * complete, and the index comes last.
+ */
+export class OutputDirectory {
+  readonly #directory: string;
+  readonly #journal: Journal;
+  readonly #shards = new Map<string, OpenShard>();
+  readonly #shardOf = new Map<string, OpenShard>();
+  readonly #layouts: readonly ShardLayout[];
+  readonly #created: boolean;
+  #unsynced = 0;
+  #syncing: Promise<void> = Promise.resolve();
+
+  private constructor(directory: string, layouts: readonly ShardLayout[], journal: Journal, created: boolean) {
+    this.#directory = directory;
+    this.#layouts = layouts;
+    this.#journal = journal;
+    this.#created = created;
+    for (const layout of layouts) {
+      const shard = { file: null, layout, remaining: 0 };
+      this.#shards.set(layout.file, shard);
+      for (const name of layout.tensors.keys()) this.#shardOf.set(name, shard);
+    }
+  }
+
+  /**
+   * @param units the tensors that each unit of the job writes
+   * @throws QuantariaError `ERR_ARGUMENT` if the directory is not empty, or holds another job; `ERR_IO`
+   */
+  static async open(
+    directory: string,
+    layouts: readonly ShardLayout[],
+    units: Iterable<{ key: string; outputs: readonly string[] }>,
+    options: OutputOptions,
+  ): Promise<OutputDirectory> {
+    const created = await prepareDirectory(directory, options.resume);
+    const work = path.join(directory, WORK);
+    await fs.mkdir(work, { recursive: true });
+    const journal = new Journal(path.join(work, 'journal.jsonl'), options.fingerprint);
+    const output = new OutputDirectory(directory, layouts, journal, created);
+    for (const { key, outputs } of units) {
+      if (journal.done.has(key)) continue;
+      for (const shard of output.#shardsOf(outputs)) shard.remaining++;
+    }
+    return output;
+  }
+
+  /** What earlier runs of this job noted of a unit, or undefined if it is still to be done. */
+  resultOf(key: string): UnitResult | undefined {
+    return this.#journal.done.get(key);
+  }
+
+  /** Settles when the bytes are in the file. @returns how many */
+  async write({ name, tensor, offset, rows }: Write): Promise<number> {
+    const shard = this.#shardOf.get(name);
+    if (!shard) throw new QuantariaError('ERR_ARGUMENT', `tensor ${name} has no place in the output`);
+    shard.file ??= new ShardFile(shard.layout, this.#temporary(shard));
+    return shard.file.write(name, tensor, offset, rows);
+  }
+
+  /** Notes that all of a unit's bytes are written. */
+  async complete(key: string, outputs: readonly string[], bytes: number, result: UnitResult): Promise<void> {
+    this.#journal.add(key, result);
+    this.#unsynced += bytes;
+    if (this.#unsynced >= SYNC_BYTES) {
+      this.#syncing = this.#sync();
+      this.#syncing.catch(() => {}); // told by finish, which waits for it
+    }
+    for (const shard of this.#shardsOf(outputs)) {
+      // A single shard waits for the files beside it: it is what readers look for first.
+      if (--shard.remaining === 0 && this.#layouts.length > 1) await this.#finishShard(shard);
+    }
+  }
+
+  /** Names the last shards and writes the index; then nothing of the work is left. */
+  async finish(files: Readonly<Record<string, string | Uint8Array>>): Promise<void> {
+    await this.#syncing;
+    for (const [name, content] of Object.entries(files)) {
+      await writeFileAtomic(path.join(this.#directory, name), content);
+    }
+    for (const shard of this.#shards.values()) await this.#finishShard(shard);
+    const index = indexOf(this.#layouts);
+    if (index !== null) await writeFileAtomic(path.join(this.#directory, INDEX_FILE), index);
+    await syncDirectory(this.#directory);
+    this.#journal.close();
+    await fs.rm(path.join(this.#directory, WORK), { recursive: true });
+  }
+
+  /** Ends early. What is done stays for `--resume`; if nothing is, the directory is as it was. */
+  async abandon(): Promise<void> {
+    await this.#syncing.catch(() => {});
+    for (const shard of this.#shards.values()) shard.file?.close();
+    const { size } = await fs.stat(path.join(this.#directory, WORK, 'journal.jsonl'));
+    this.#journal.close();
+    if (size > 0 && (await this.#hasProgress())) return;
+    await fs.rm(path.join(this.#directory, WORK), { recursive: true, force: true });
+    if (this.#created) await fs.rmdir(this.#directory);
+  }
+
+  async #hasProgress(): Promise<boolean> {
+    const journal = await fs.readFile(path.join(this.#directory, WORK, 'journal.jsonl'), 'utf8');
+    return journal.includes('"unit"');
+  }
+
+  #temporary(shard: OpenShard): string {
+    return path.join(this.#directory, WORK, shard.layout.file);
+  }
+
+  #shardsOf(outputs: readonly string[]): Set<OpenShard> {
+    const shards = new Set<OpenShard>();
+    for (const name of outputs) {
+      const shard = this.#shardOf.get(name);
+      if (shard) shards.add(shard);
+    }
+    return shards;
+  }
+
+  async #finishShard(shard: OpenShard): Promise<void> {
+    const final = path.join(this.#directory, shard.layout.file);
+    const temporary = this.#temporary(shard);
+    const file = shard.file;
+    if (file === null && !(await exists(temporary)) && (await exists(final))) return; // named before the interruption
+    const open = file ?? new ShardFile(shard.layout, temporary);
+    shard.file = null;
+    await open.writeHeader();
+    await open.finish(final);
+  }
+
+  async #sync(): Promise<void> {
+    this.#unsynced = 0;
+    await this.#syncing;
+    const { count } = this.#journal;
+    const files = [...this.#shards.values()].flatMap((shard) => shard.file ?? []);
+    await Promise.all(files.map((file) => file.sync()));
+    this.#journal.synced(count);
+  }
+}
+
+async function exists(file: string): Promise<boolean> {
+  return fs.access(file).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Returns whether the directory was made here. */
+async function prepareDirectory(directory: string, resume: boolean): Promise<boolean> {
+  let names: string[];
+  try {
+    const made = await fs.mkdir(directory, { recursive: true });
+    names = await fs.readdir(directory);
+    if (names.length === 0) return made !== undefined;
+  } catch (error) {
+    throw ioError(directory, error);
+  }
+  if (resume && names.includes(WORK)) return false;
+  const hint = names.includes(WORK) ? 'an interrupted run: go on with it by `--resume`' : 'it is not empty';
+  throw new QuantariaError('ERR_ARGUMENT', `--out ${directory}: ${hint}, or name another directory`);
+}
+
+/** Whether the directory holds an unfinished run. */
+export async function isUnfinished(directory: string): Promise<boolean> {
+  return exists(path.join(directory, WORK));
+}

@@ -1,0 +1,178 @@
+import * as fs from 'node:fs/promises';
+import * as path from 'node:path';
+import { type Entry, layoutShards } from '../checkpoint/layout';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
+import { readJsonObject } from '../checkpoint/json_file';
+import { QuantariaError } from '../errors';
+import { carriedFiles } from './carry';
+import { readConfigText, withMembers } from './config_file';
+import { copyUnits, pieceUnits } from './copy_units';
+import { fingerprintOf } from './fingerprint';
+import { OutputDirectory, isUnfinished } from './output';
+import { type PlannedTensor, type QuantizePlan, type QuantizePlanOptions, planQuantization } from './quantize_plan';
+import { type QuantizeResult, quantizeUnits } from './quantize_units';
+import { REPORT_FILE, type Report, type ReportTensor } from './report';
+import { PeakRss } from './rss';
+import { type Progress, type WorkUnit, runUnits } from './run';
+import { version } from '../version';
+
+export interface QuantizeOptions extends QuantizePlanOptions {
+  out: string;
+  maxShardBytes?: number;
+  maxMemoryBytes?: number;
+  resume?: boolean;
+  signal?: AbortSignal;
+  /** Called once, before any work: what is planned, and what loaders cannot take. */
+  onPlan?: (plan: QuantizePlan) => void;
+  onProgress?: (progress: Progress) => void;
+}
+
+export type QuantizeSummary = Report & { seconds: number; peakRssBytes: number };
+
+const DEFAULT_SHARD_BYTES = 5e9;
+const DEFAULT_MEMORY_BYTES = 512e6;
+
+/**
+ * The main job: reads a checkpoint as a stream and writes a quantized one.
+ * @throws QuantariaError (as a rejection); a failed or aborted run leaves nothing under a final name, and what it did can
+ *   be gone on with by `resume`
+ */
+export async function quantizeCheckpoint(model: string, options: QuantizeOptions): Promise<QuantizeSummary> {
+  const began = performance.now();
+  const rss = new PeakRss();
+  using source = await openCheckpoint(model);
+  try {
+    const plan = await planQuantization(source, options);
+    const shards = layoutShards(entryGroups(plan.tensors), options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
+    const fingerprint = fingerprintOf(source, {
+      tensors: plan.tensors.map(({ name, scheme, entries }) => [name, scheme, entries]),
+      method: plan.method,
+      format: plan.format.name,
+      config: plan.formatConfig,
+      shards: shards.map(({ file, bytes }) => [file, bytes]),
+    });
+    const finished = options.resume ? await finishedReport(options.out, fingerprint) : null;
+    const report = finished ?? (await run(source, plan, shards, fingerprint, options));
+    return { ...report, seconds: (performance.now() - began) / 1000, peakRssBytes: rss.stop() };
+  } finally {
+    rss.stop();
+  }
+}
+
+async function run(
+  source: Checkpoint,
+  plan: QuantizePlan,
+  shards: ReturnType<typeof layoutShards>,
+  fingerprint: string,
+  options: QuantizeOptions,
+): Promise<Report> {
+  options.onPlan?.(plan);
+  const units = [...quantizeUnits(source, plan), ...keepUnits(source, plan)];
+  const output = await OutputDirectory.open(options.out, shards, units, {
+    fingerprint,
+    resume: options.resume ?? false,
+  });
+  try {
+    const results = await runUnits(units, output, {
+      maxMemoryBytes: options.maxMemoryBytes ?? DEFAULT_MEMORY_BYTES,
+      signal: options.signal,
+      onProgress: options.onProgress,
+    });
+    const report = reportOf(source, plan, fingerprint, results as Map<string, QuantizeResult>);
+    const { quantizationConfig, configPatch, files } = plan.formatConfig;
+    const config = withMembers(await readConfigText(source.directory), {
+      ...configPatch,
+      quantization_config: quantizationConfig ?? undefined,
+    });
+    await output.finish({
+      ...(await carriedFiles(source.directory)),
+      ...files,
+      'config.json': config,
+      [REPORT_FILE]: `${JSON.stringify(report, null, 2)}\n`,
+    });
+    return report;
+  } catch (error) {
+    await output.abandon();
+    throw error;
+  }
+}
+
+/** A module's tensors stay in one shard; tensors that several modules share are laid out once. */
+function entryGroups(tensors: readonly PlannedTensor[]): Entry[][] {
+  const seen = new Set<string>();
+  return tensors.map(({ entries }) =>
+    entries.filter(({ name }) => {
+      if (seen.has(name)) return false;
+      seen.add(name);
+      return true;
+    }),
+  );
+}
+
+/** Units for what is kept: copied as it is, or taken out of a stack. */
+function keepUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[] {
+  return plan.tensors
+    .filter(({ scheme }) => scheme === null)
+    .flatMap(({ target }) =>
+      'copy' in target.from
+        ? copyUnits(source, target.from.copy, target.name, source.info(target.from.copy).bytes)
+        : pieceUnits(source, target),
+    );
+}
+
+function reportOf(
+  source: Checkpoint,
+  plan: QuantizePlan,
+  fingerprint: string,
+  results: ReadonlyMap<string, QuantizeResult>,
+): Report {
+  const errors = new Map<string, number>();
+  for (const result of results.values()) {
+    for (const [name, error] of Object.entries(result.errors ?? {})) errors.set(name, error);
+  }
+  const tensors = plan.tensors.map(
+    ({ target, role, scheme, reason, rule, bytes }): ReportTensor => ({
+      name: target.name,
+      role,
+      scheme,
+      relativeError: errors.get(target.name) ?? 0,
+      bytes,
+      reason,
+      // Norms, biases and the like are no recipe's business; a weight that no rule matches is.
+      ruled: rule !== null || !plan.unmatched.includes(target.name.replace(/\.weight$/, '')),
+    }),
+  );
+  const quantized = tensors.filter(({ scheme }) => scheme !== null).length;
+  return {
+    version,
+    fingerprint,
+    architecture: plan.model.architecture,
+    method: plan.method,
+    format: plan.format.name,
+    recipe: plan.recipe,
+    averageBits: plan.averageBits,
+    bytesIn: source.entries().reduce((sum, { bytes }) => sum + bytes, 0),
+    bytesOut: plan.bytes,
+    quantized,
+    kept: tensors.length - quantized,
+    warnings: plan.warnings,
+    notes: plan.notes,
+    tensors,
+  };
+}
+
+/**
+ * The report of a run that is complete, or null if there is still something to do.
+ * @throws QuantariaError `ERR_ARGUMENT` if another job completed there, `ERR_FORMAT` if the output was damaged since
+ */
+async function finishedReport(out: string, fingerprint: string): Promise<Report | null> {
+  if (await isUnfinished(out)) return null;
+  const found = (await readJsonObject(path.join(out, REPORT_FILE))) as Report | null;
+  if (found === null) return null;
+  if (found.fingerprint !== fingerprint) {
+    throw new QuantariaError('ERR_ARGUMENT', `--resume: ${out} is complete, with other options or of another model`);
+  }
+  (await openCheckpoint(out)).close();
+  await fs.access(path.join(out, 'config.json'));
+  return found;
+}

@@ -1,0 +1,258 @@
+import type { Checkpoint } from '../checkpoint/reader';
+import { type Entry, bytesOfEntry } from '../checkpoint/layout';
+import { type DType, dtypeOfStored } from '../dtype';
+import { QuantariaError } from '../errors';
+import { type Fit, type Format, type FormatConfig, type FormatContext, getFormat } from '../formats';
+import { DECODER_LINEAR_ROLES, type Linear, type ModelMap, type Role, type TargetTensor } from '../models';
+import { describeModel, layoutTensors } from '../models';
+import { type FormatName, type ModelPlan, planModel, readUsage, resolveRecipe } from '../recipe';
+import { type QuantScheme, schemeLabel } from '../scheme';
+
+/** What the command line or a program asks for. */
+export interface QuantizePlanOptions {
+  /** A preset's name or a file. */
+  recipe?: string;
+  method?: string;
+  bits?: number;
+  groupSize?: number;
+  format?: FormatName;
+  /** A file that `quantaria usage --json` wrote. */
+  usage?: string;
+  targetBits?: number;
+  /** Module of one expert's projection: `mlp.experts.{expert}.{projection}`. */
+  expertTemplate?: string;
+}
+
+/** What becomes of one tensor of the output: quantized into `entries`, or kept as the one in `entries`. */
+export interface PlannedTensor {
+  /** Name without the endings that formats add: a module for weights of linear layers, else the tensor. */
+  name: string;
+  role: Role;
+  layer: number | null;
+  /** The weight of a linear layer, if it is one. */
+  linear: Linear | null;
+  target: TargetTensor;
+  scheme: QuantScheme | null;
+  entries: (Entry & { region?: { index: number; start: number; step: number; count: number } })[];
+  /** Index of the recipe's rule that decided; null if none did. */
+  rule: number | null;
+  reason: string;
+  /** Bytes that are written for it. */
+  bytes: number;
+}
+
+export interface QuantizePlan {
+  model: ModelMap;
+  method: string;
+  format: Format;
+  modelDtype: DType;
+  recipe: ModelPlan['recipe'];
+  tensors: PlannedTensor[];
+  /** Decoder weights that no rule matched. */
+  unmatched: string[];
+  averageBits: number;
+  bytes: number;
+  formatConfig: FormatConfig;
+  /** What stock loaders cannot take of it; said before the run. */
+  warnings: string[];
+  notes: string[];
+}
+
+const METHODS = ['rtn'];
+
+/**
+ * Decides what becomes of every tensor, and which tensors the output will hold, from names and shapes alone.
+ * @throws QuantariaError `ERR_ARGUMENT`, `ERR_FORMAT`, `ERR_UNSUPPORTED`
+ */
+export async function planQuantization(source: Checkpoint, options: QuantizePlanOptions): Promise<QuantizePlan> {
+  const model = describeModel(source.config, source.entries());
+  refuseQuantized(source);
+  const usage = options.usage === undefined ? undefined : await readUsage(options.usage);
+  const recipe = await resolveRecipe(options, model, usage !== undefined);
+  const method = options.method ?? recipe.method ?? 'rtn';
+  if (!METHODS.includes(method)) {
+    throw new QuantariaError('ERR_UNSUPPORTED', `method ${method}: this version has ${METHODS.join(', ')}`);
+  }
+  const decided = planModel(model, recipe, { usage, targetBits: options.targetBits });
+  const modelDtype = dtypeOfModel(model);
+  const asked = getFormat(options.format ?? recipe.format ?? 'compressed-tensors', model);
+  const fits = fitAll(decided, asked, modelDtype);
+
+  const quantizedExperts = [...fits].some(([linear, fit]) => linear.role === 'expert' && fit.scheme !== null);
+  const layout = quantizedExperts ? 'sequential' : (model.expertLayout ?? 'sequential');
+  const targets = layoutTensors(model, layout, { sequentialTemplate: quantizedExperts ? options.expertTemplate : undefined });
+  const decisions = indexDecisions(decided);
+  const drafts = targets.map((target) => draft(target, decisions, fits));
+  const format = asked.settle(quantizedOf(drafts));
+  const tensors = drafts.map((tensor): PlannedTensor => {
+    const entries = entriesOf(tensor, format, modelDtype);
+    return { ...tensor, entries, bytes: entries.reduce((sum, entry) => sum + bytesOfPart(entry), 0) };
+  });
+  const context = formatContext(model, modelDtype, tensors, source, method);
+  return {
+    model,
+    method,
+    format,
+    modelDtype,
+    recipe: decided.recipe,
+    tensors,
+    unmatched: decided.unmatched,
+    ...sizesOf(tensors),
+    formatConfig: format.config(context),
+    warnings: format.warnings(context),
+    notes: [...model.notes, ...decided.notes],
+  };
+}
+
+/** Quantizing what is quantized already would lose twice. */
+function refuseQuantized(source: Checkpoint): void {
+  const found = source.config?.quantization_config as { quant_method?: unknown } | undefined;
+  if (found === undefined || found === null) return;
+  throw new QuantariaError(
+    'ERR_ARGUMENT',
+    `${source.directory}: already quantized (quant_method ${JSON.stringify(found.quant_method ?? 'unknown')}); quantize the original`,
+  );
+}
+
+/** The dtype that most of the linear weights have. */
+function dtypeOfModel(model: ModelMap): DType {
+  const sizes = new Map<DType, number>();
+  for (const { dtype: stored, shape } of model.linears) {
+    const dtype = dtypeOfStored(stored);
+    if (dtype !== 'float32' && dtype !== 'float16' && dtype !== 'bfloat16') continue;
+    sizes.set(dtype, (sizes.get(dtype) ?? 0) + shape[0] * shape[1]);
+  }
+  return [...sizes].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 'bfloat16';
+}
+
+/**
+ * What the format makes of each asked scheme.
+ * @throws QuantariaError `ERR_ARGUMENT` if it can hold a scheme nowhere: that was not what the user meant
+ */
+function fitAll(decided: ModelPlan, format: Format, modelDtype: DType): Map<Linear, Fit> {
+  const fits = new Map<Linear, Fit>();
+  const outcomes = new Map<string, { scheme: QuantScheme; held: boolean; reason: string }>();
+  for (const { linear, scheme } of decided.linears) {
+    if (scheme === null) continue;
+    const fit = format.fit(scheme, linear.shape, modelDtype, linear);
+    fits.set(linear, fit);
+    const key = JSON.stringify(scheme);
+    const outcome = outcomes.get(key) ?? { scheme, held: false, reason: '' };
+    if (fit.scheme === null) outcome.reason = fit.reason;
+    else outcome.held = true;
+    outcomes.set(key, outcome);
+  }
+  for (const { scheme, held, reason } of outcomes.values()) {
+    if (held) continue;
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `--format ${format.name} cannot hold ${schemeLabel(scheme)}: ${reason}; another --format or --recipe would do`,
+    );
+  }
+  return fits;
+}
+
+/** The linear weight that a target tensor is, if it is exactly one. */
+function linearOf(target: TargetTensor, whole: ReadonlyMap<string, Linear>): Linear | null {
+  if ('copy' in target.from) return whole.get(target.from.copy) ?? null;
+  const [only, ...others] = target.from.pieces;
+  return only !== undefined && others.length === 0 && only.piece.expert === null ? only.linear : null;
+}
+
+type Draft = Omit<PlannedTensor, 'entries' | 'bytes'>;
+type Decisions = ReturnType<typeof indexDecisions>;
+
+function indexDecisions(decided: ModelPlan) {
+  const linears = new Map(decided.linears.map((decision) => [decision.linear, decision]));
+  const whole = new Map<string, Linear>();
+  const stacks = new Map<string, ModelPlan['linears'][number]>();
+  for (const decision of decided.linears) {
+    const { source } = decision.linear;
+    if (source.expert === null) whole.set(source.tensor, decision.linear);
+    else stacks.set(source.tensor, decision);
+  }
+  const others = new Map(decided.others.map((decision) => [decision.tensor.name, decision]));
+  return { linears, whole, stacks, others };
+}
+
+function draft(target: TargetTensor, decisions: Decisions, fits: ReadonlyMap<Linear, Fit>): Draft {
+  const linear = linearOf(target, decisions.whole);
+  if (linear === null) return draftOther(target, decisions);
+  const decision = decisions.linears.get(linear);
+  const fit = fits.get(linear);
+  const notes = fit === undefined ? [] : fit.scheme === null ? [`kept: ${fit.reason}`] : fit.notes;
+  return {
+    name: target.name.replace(/\.weight$/, ''),
+    role: linear.role,
+    layer: linear.layer,
+    linear,
+    target,
+    scheme: fit?.scheme ?? null,
+    rule: decision?.rule ?? null,
+    reason: [decision?.reason ?? 'kept: no rule matches', ...notes].join('; '),
+  };
+}
+
+/** A tensor that is not one linear weight: a norm, a bias, or a stack of experts that all stay as they are. */
+function draftOther(target: TargetTensor, decisions: Decisions): Draft {
+  const source = 'copy' in target.from ? target.from.copy : (target.from.pieces[0]?.linear.source.tensor ?? '');
+  const stack = decisions.stacks.get(source);
+  const other = decisions.others.get(source);
+  return {
+    name: target.name,
+    role: stack?.linear.role ?? other?.tensor.role ?? 'other',
+    layer: stack?.linear.layer ?? other?.tensor.layer ?? null,
+    linear: null,
+    target,
+    scheme: null,
+    rule: stack?.rule ?? other?.rule ?? null,
+    reason: stack?.reason ?? other?.reason ?? 'kept: no rule matches',
+  };
+}
+
+function quantizedOf(tensors: readonly Draft[]): FormatContext['quantized'] {
+  return tensors.flatMap(({ name: module, linear, scheme }) =>
+    linear !== null && scheme !== null ? [{ module, linear, scheme }] : [],
+  );
+}
+
+function entriesOf(tensor: Draft, format: Format, modelDtype: DType): PlannedTensor['entries'] {
+  const { name, dtype, shape } = tensor.target;
+  if (tensor.scheme === null || tensor.linear === null) return [{ name, dtype, shape }];
+  return format.entries(tensor.name, tensor.scheme, tensor.linear.shape, modelDtype);
+}
+
+function formatContext(
+  model: ModelMap,
+  modelDtype: DType,
+  tensors: readonly PlannedTensor[],
+  source: Checkpoint,
+  method: string,
+): FormatContext {
+  const kept = tensors.flatMap(({ scheme, target, role }) =>
+    scheme === null ? [{ name: target.name, role, shape: target.shape }] : [],
+  );
+  const config = source.config as FormatContext['config'];
+  return { model, modelDtype, quantized: quantizedOf(tensors), kept, config, method };
+}
+
+/** Bytes of all tensors, and bits per weight over the decoder's linear weights, kept ones included. */
+function sizesOf(tensors: readonly PlannedTensor[]): { averageBits: number; bytes: number } {
+  let bytes = 0;
+  let decoderBytes = 0;
+  let parameters = 0;
+  for (const { role, target, linear, bytes: own } of tensors) {
+    bytes += own;
+    const isWeight = linear !== null || (role === 'expert' && target.shape.length === 3);
+    if (!DECODER_LINEAR_ROLES.includes(role) || !isWeight) continue;
+    decoderBytes += own;
+    parameters += target.shape.reduce((a, b) => a * b, 1);
+  }
+  return { averageBits: parameters === 0 ? 0 : (8 * decoderBytes) / parameters, bytes };
+}
+
+/** Of a tensor that several modules share, only this module's rows. */
+function bytesOfPart(entry: PlannedTensor['entries'][number]): number {
+  const { region, name, dtype, shape } = entry;
+  return bytesOfEntry(region === undefined ? entry : { name, dtype, shape: [region.count, ...shape.slice(2)] });
+}

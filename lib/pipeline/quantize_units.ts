@@ -1,0 +1,120 @@
+import type { Checkpoint } from '../checkpoint/reader';
+import { bytesOf } from '../dtype';
+import type { Format } from '../formats';
+import type { DType } from '../dtype';
+import { type NativeTensor, native } from '../native';
+import { pieceView } from '../ops/pieces';
+import { quantizeMatrix } from '../ops/quantize';
+import { QuantariaError } from '../errors';
+import { Tensor } from '../tensor';
+import type { Linear } from '../models';
+import { bytesOfEntry } from '../checkpoint/layout';
+import type { UnitResult } from './journal';
+import type { Write } from './output';
+import type { PlannedTensor, QuantizePlan } from './quantize_plan';
+import type { WorkUnit } from './run';
+
+type Planned = PlannedTensor & { linear: Linear; scheme: NonNullable<PlannedTensor['scheme']> };
+
+/** What a unit of quantization leaves in the journal. */
+export interface QuantizeResult extends UnitResult {
+  /** Relative error by tensor name. */
+  errors: Record<string, number>;
+}
+
+/**
+ * Units that quantize: one for each matrix, or slab of a stack, of the source. Gate and up of an expert lie side by side in
+ * one slab, whose pages are then read once.
+ */
+export function quantizeUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[] {
+  const slabs = new Map<string, Planned[]>();
+  for (const tensor of plan.tensors) {
+    if (!isQuantized(tensor)) continue;
+    const { tensor: stored, expert } = tensor.linear.source;
+    const key = `quantize ${stored} ${expert ?? ''}`;
+    const members = slabs.get(key);
+    if (members) members.push(tensor);
+    else slabs.set(key, [tensor]);
+  }
+  return [...slabs].map(([key, members]) => {
+    const elements = members.reduce((sum, { linear }) => sum + linear.shape[0] * linear.shape[1], 0);
+    const stored = members.reduce((sum, { entries }) => sum + entries.reduce((s, e) => s + bytesOfEntry(e), 0), 0);
+    return {
+      key,
+      inputBytes: elements * bytesOf(plan.modelDtype),
+      // Packed, in the format's order, and once unpacked on the way there.
+      memoryBytes: 2 * stored + elements,
+      outputs: members.flatMap(({ entries }) => entries.map(({ name }) => name)),
+      run: (write) => quantizeSlab(source, members, plan.format, plan.modelDtype, write),
+    };
+  });
+}
+
+const isQuantized = (tensor: PlannedTensor): tensor is Planned => tensor.scheme !== null && tensor.linear !== null;
+
+async function quantizeSlab(
+  source: Checkpoint,
+  members: readonly Planned[],
+  format: Format,
+  modelDtype: DType,
+  write: (part: Write) => Promise<void>,
+): Promise<QuantizeResult> {
+  const [{ linear }] = members as [Planned];
+  const { tensor, expert } = linear.source;
+  const slab = source.view(tensor, expert === null ? undefined : [expert, expert + 1]);
+  try {
+    const errors = await Promise.all(
+      members.map(async (member) => {
+        const error = await quantizeMember(slab, member, format, modelDtype, write);
+        return [member.target.name, error] as const;
+      }),
+    );
+    return { errors: Object.fromEntries(errors) };
+  } finally {
+    native.tensorDispose(slab);
+  }
+}
+
+async function quantizeMember(
+  slab: NativeTensor,
+  { name, linear, scheme, entries }: Planned,
+  format: Format,
+  modelDtype: DType,
+  write: (part: Write) => Promise<void>,
+): Promise<number> {
+  const view = pieceView(slab, linear.source);
+  const { quantized, relativeError } = quantizeMatrix(view, linear.shape, scheme);
+  const encoded = new Map<string, Tensor>();
+  try {
+    for (const [part, tensor] of await format.encode(name, quantized, modelDtype)) encoded.set(part, tensor);
+    await Promise.all(
+      entries.map((entry) => write({ ...placeOf(entry, encoded.get(entry.name)), name: entry.name })),
+    );
+    return (await relativeError.toFloat32())[0] as number;
+  } catch (error) {
+    throw inTensor(linear.name, error);
+  } finally {
+    native.tensorDispose(view);
+    for (const tensor of [...encoded.values(), relativeError]) tensor.dispose();
+    quantized.dispose();
+  }
+}
+
+/** Where a module's part goes within its tensor: all of it, or its rows of a tensor that several modules share. */
+function placeOf(entry: PlannedTensor['entries'][number], tensor: Tensor | undefined): Omit<Write, 'name'> {
+  const handle = Tensor.native(tensor, entry.name);
+  const { region } = entry;
+  if (region === undefined) return { tensor: handle };
+  const rows = entry.shape[1] as number;
+  const rowBytes = bytesOfEntry({ ...entry, shape: entry.shape.slice(2) });
+  return {
+    tensor: handle,
+    offset: (region.index * rows + region.start) * rowBytes,
+    rows: { bytes: rowBytes, stride: region.step * rowBytes },
+  };
+}
+
+/** Says which tensor an error of a kernel is about. */
+function inTensor(name: string, error: unknown): unknown {
+  return error instanceof QuantariaError ? new QuantariaError(error.code, `${name}: ${error.message}`) : error;
+}

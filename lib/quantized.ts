@@ -1,0 +1,106 @@
+import type { DeviceId } from './device';
+import { checkDevice } from './device';
+import { QuantariaError } from './errors';
+import { type QuantScheme, validateScheme } from './scheme';
+import { type StoredForm, partsOf, storedForm, storedFromParts } from './ops/stored_form';
+import { Tensor, checkShape, show } from './tensor';
+
+/**
+ * A weight `[out, in]` in a quantized, bit-packed form. `quantize` makes it; `fromParts` makes it of codes and constants
+ * that come from elsewhere.
+ */
+export class QuantizedTensor implements Disposable {
+  readonly scheme: QuantScheme;
+  readonly shape: readonly number[];
+  readonly device: DeviceId;
+  readonly #stored: StoredForm;
+  #disposed = false;
+
+  private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm) {
+    this.scheme = Object.freeze({ ...scheme });
+    this.shape = Object.freeze([...shape]);
+    this.device = 'cpu';
+    this.#stored = stored;
+  }
+
+  /**
+   * @param parts canonical and unpacked, as `parts` gives them
+   * @throws QuantariaError `ERR_ARGUMENT` for a part that is missing or unknown, `ERR_DTYPE`, `ERR_SHAPE`; codes out of
+   *   range reject the next `read` of what depends on them
+   */
+  static fromParts(scheme: QuantScheme, shape: number[], parts: Record<string, Tensor>): QuantizedTensor {
+    const checked = validateScheme(scheme);
+    const dims = checkMatrixShape(shape);
+    if (typeof parts !== 'object' || parts === null) {
+      throw new QuantariaError('ERR_ARGUMENT', `parts: ${show(parts)} came, expected an object of tensors`);
+    }
+    return new QuantizedTensor(checked, dims, storedFromParts(checked, dims, parts));
+  }
+
+  /** @internal Of the packed tensors of `ops/stored_form.ts`, which it takes over. */
+  static fromStored(scheme: QuantScheme, shape: readonly number[], stored: StoredForm): QuantizedTensor {
+    const checked = validateScheme(scheme);
+    const dims = checkMatrixShape(shape);
+    for (const { name, dtype, shape: expected } of storedForm(checked, dims)) {
+      const tensor = stored[name];
+      const size = expected.reduce((a, b) => a * b, 1);
+      if (!tensor || tensor.dtype !== dtype || tensor.size !== size) {
+        const came = tensor ? `${tensor.dtype} [${tensor.shape}]` : 'nothing';
+        throw new QuantariaError('ERR_SHAPE', `${name}: ${came} came, expected ${dtype} [${expected}]`);
+      }
+    }
+    return new QuantizedTensor(checked, dims, stored);
+  }
+
+  /** @internal The packed tensors. They belong to this object. */
+  get stored(): StoredForm {
+    this.#check();
+    return this.#stored;
+  }
+
+  /** Codes and constants, unpacked anew at each call; the caller owns them. */
+  get parts(): Record<string, Tensor> {
+    this.#check();
+    return partsOf(this.scheme, this.shape, this.#stored);
+  }
+
+  get byteLength(): number {
+    return Object.values(this.#stored).reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Waits until the weight is in the form that this device's products use. */
+  async pack(): Promise<void> {
+    using nothing = (this.stored.packed as Tensor).slice(0, 0, 0);
+    await nothing.read();
+  }
+
+  to(device: DeviceId): QuantizedTensor {
+    checkDevice(device);
+    const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
+    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared));
+  }
+
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const tensor of Object.values(this.#stored)) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new QuantariaError('ERR_DISPOSED', 'the quantized tensor was disposed');
+  }
+}
+
+function checkMatrixShape(shape: unknown): [number, number] {
+  const dims = checkShape('shape', shape);
+  if (dims.length !== 2) throw new QuantariaError('ERR_SHAPE', `shape: [${dims}] came, expected [out, in]`);
+  return dims as [number, number];
+}

@@ -1,0 +1,35 @@
+/** A small reproducible generator: mulberry32. */
+export function random(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** Rows that are hard on grids: zeros of both signs, one value, one outlier, one sign, ties, very small, very large. */
+export function nastyWeight(rows: number, width: number, seed: number): Float32Array {
+  const next = random(seed);
+  const normal = () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
+  const kinds: ((column: number) => number)[] = [
+    () => normal(),
+    () => 0,
+    () => -0,
+    () => 0.37,
+    () => -0.5,
+    (column) => (column === 1 ? 3000 : 0.01 * normal()),
+    () => Math.abs(normal()),
+    () => -Math.abs(normal()),
+    (column) => ((column % 15) - 7) / 2,
+    () => 1e-6 * normal(),
+    () => 1e3 * normal(),
+    (column) => (column === width - 1 ? -2 : 0),
+    () => 0.05 * normal(),
+  ];
+  return Float32Array.from({ length: rows * width }, (_, index) => {
+    const row = Math.floor(index / width);
+    return (kinds[(row + seed) % kinds.length] as (column: number) => number)(index % width);
+  });
+}
