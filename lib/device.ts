@@ -66,7 +66,8 @@ export function checkDevice(id: unknown): DeviceId {
   if (id === 'cuda-emulated') {
     throw new QuantariaError('ERR_DEVICE', 'cuda-emulated asked for, but this is not the emulated build');
   }
-  throw new QuantariaError('ERR_DEVICE', `device: ${String(id)} came, expected ${devices().map((d) => d.id).join(', ')}`);
+  const came = typeof id === 'string' ? id : `a value of type ${typeof id}`;
+  throw new QuantariaError('ERR_DEVICE', `device: ${came} came, expected ${devices().map((d) => d.id).join(', ')}`);
 }
 
 /**

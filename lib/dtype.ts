@@ -56,7 +56,7 @@ export function isDType(value: unknown): value is DType {
 /** @throws QuantariaError `ERR_DTYPE` naming the argument if `value` is no dtype, or not one of `allowed` */
 export function checkDType(name: string, value: unknown, allowed: readonly DType[] = DTYPES): DType {
   if (isDType(value) && allowed.includes(value)) return value;
-  throw new QuantariaError('ERR_DTYPE', `${name}: ${String(value)} came, expected ${allowed.join(', ')}`);
+  throw new QuantariaError('ERR_DTYPE', `${name}: ${typeof value === 'string' ? value : `a value of type ${typeof value}`} came, expected ${allowed.join(', ')}`);
 }
 
 export const FLOAT_DTYPES: readonly DType[] = DTYPES.filter((dtype) => FACTS[dtype].isFloat);

@@ -70,6 +70,12 @@ export interface Native {
   ): NativeTensor;
   nestedAbsmax(codes: NativeTensor, scales: NativeTensor, offset: NativeTensor): NativeTensor;
 
+  /** Sums of squares of values - reference and of reference, and how many values are not finite. */
+  compare(
+    values: NativeTensor,
+    reference: NativeTensor | null,
+  ): Promise<{ error: number; reference: number; nonFinite: number }>;
+
   openSafetensors(path: string): Promise<NativeHeader>;
   mappedTensor(file: NativeMappedFile, begin: number, dtype: DType, shape: readonly number[]): NativeTensor;
   mappedClose(file: NativeMappedFile): void;

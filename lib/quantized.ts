@@ -5,6 +5,9 @@ import { type QuantScheme, validateScheme } from './scheme';
 import { type StoredForm, partsOf, storedForm, storedFromParts } from './ops/stored_form';
 import { Tensor, checkShape, show } from './tensor';
 
+/** Held by this module alone: the constructor is not for others. */
+const OWN = Symbol('QuantizedTensor');
+
 /**
  * A weight `[out, in]` in a quantized, bit-packed form. `quantize` makes it; `fromParts` makes it of codes and constants
  * that come from elsewhere.
@@ -16,11 +19,15 @@ export class QuantizedTensor implements Disposable {
   readonly #stored: StoredForm;
   #disposed = false;
 
-  private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm) {
+  private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm, token: symbol) {
+    if (token !== OWN) {
+      throw new QuantariaError('ERR_ARGUMENT', 'quantized tensors are made by quantize and fromParts, not by `new`');
+    }
     this.scheme = Object.freeze({ ...scheme });
     this.shape = Object.freeze([...shape]);
     this.device = 'cpu';
     this.#stored = stored;
+    Object.freeze(this); // private state may still change
   }
 
   /**
@@ -34,22 +41,26 @@ export class QuantizedTensor implements Disposable {
     if (typeof parts !== 'object' || parts === null) {
       throw new QuantariaError('ERR_ARGUMENT', `parts: ${show(parts)} came, expected an object of tensors`);
     }
-    return new QuantizedTensor(checked, dims, storedFromParts(checked, dims, parts));
+    return new QuantizedTensor(checked, dims, storedFromParts(checked, dims, parts), OWN);
   }
 
   /** @internal Of the packed tensors of `ops/stored_form.ts`, which it takes over. */
   static fromStored(scheme: QuantScheme, shape: readonly number[], stored: StoredForm): QuantizedTensor {
     const checked = validateScheme(scheme);
     const dims = checkMatrixShape(shape);
+    if (typeof stored !== 'object' || stored === null) {
+      throw new QuantariaError('ERR_ARGUMENT', `stored: ${show(stored)} came, expected an object of tensors`);
+    }
     for (const { name, dtype, shape: expected } of storedForm(checked, dims)) {
-      const tensor = stored[name];
+      const tensor = stored[name] as Tensor;
+      Tensor.native(tensor, name);
       const size = expected.reduce((a, b) => a * b, 1);
-      if (!tensor || tensor.dtype !== dtype || tensor.size !== size) {
-        const came = tensor ? `${tensor.dtype} [${tensor.shape}]` : 'nothing';
+      if (tensor.dtype !== dtype || tensor.size !== size) {
+        const came = `${tensor.dtype} [${tensor.shape}]`;
         throw new QuantariaError('ERR_SHAPE', `${name}: ${came} came, expected ${dtype} [${expected}]`);
       }
     }
-    return new QuantizedTensor(checked, dims, stored);
+    return new QuantizedTensor(checked, dims, stored, OWN);
   }
 
   /** @internal The packed tensors. They belong to this object. */
@@ -81,7 +92,7 @@ export class QuantizedTensor implements Disposable {
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
     const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
-    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared));
+    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN);
   }
 
   dispose(): void {

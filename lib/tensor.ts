@@ -15,23 +15,35 @@ const MAX_RANK = 16;
 
 /** @throws QuantariaError `ERR_SHAPE` unless a list of up to 16 non-negative integers whose product is exact */
 export function checkShape(name: string, shape: unknown): number[] {
-  const valid =
-    Array.isArray(shape) && shape.length <= MAX_RANK && shape.every((n) => Number.isSafeInteger(n) && n >= 0);
-  if (!valid) {
-    throw new QuantariaError('ERR_SHAPE', `${name}: ${show(shape)} came, expected a list of non-negative integers`);
-  }
-  const dims = [...(shape as number[])];
+  const dims = copyShape(name, shape);
+  if (!dims.every((n) => Number.isSafeInteger(n) && n >= 0)) refuseShape(name, dims);
   if (!Number.isSafeInteger(dims.reduce((a, b) => a * b, 1))) {
     throw new QuantariaError('ERR_SHAPE', `${name}: [${dims}] holds more than 2^53 elements`);
   }
   return dims;
 }
 
+/** The dimensions, read once: what is checked is what is used, whatever the array's getters do. */
+function copyShape(name: string, shape: unknown): number[] {
+  if (!Array.isArray(shape)) return refuseShape(name, shape);
+  const rank = shape.length;
+  if (rank > MAX_RANK) return refuseShape(name, shape);
+  return Array.from({ length: rank }, (_, i) => shape[i] as number);
+}
+
+function refuseShape(name: string, shape: unknown): never {
+  const expected = `a list of up to ${MAX_RANK} non-negative integers`;
+  throw new QuantariaError('ERR_SHAPE', `${name}: ${show(shape)} came, expected ${expected}`);
+}
+
 /** A value for a message: short, and never throwing. */
-export function show(value: unknown): string {
+export function show(value: unknown, depth = 0): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value);
-  if (Array.isArray(value)) return value.length > MAX_RANK ? `an array of ${value.length}` : `[${value.map(show).join(', ')}]`;
-  if (typeof value === 'object' && value !== null) return 'an object';
+  if (Array.isArray(value) && depth < 2) {
+    if (value.length > MAX_RANK) return `an array of ${value.length}`;
+    return `[${Array.from({ length: value.length }, (_, i) => show(value[i], depth + 1)).join(', ')}]`;
+  }
+  if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
   if (typeof value === 'function') return 'a function';
   return String(value);
 }
@@ -67,33 +79,36 @@ function holdsBitsOf(data: ArrayBufferView, dtype: DType): boolean {
   return dtypeOfArray(data) === dtype;
 }
 
-/** @throws QuantariaError `ERR_ARGUMENT` unless an array-like of numbers, `ERR_SHAPE` unless of `count` of them */
-function checkNumbers(data: unknown, count: number): ArrayLike<number> {
+/** A numeric value that cannot be there is told by this index. */
+const valueError = (i: number, value: unknown, dtype: string): QuantariaError =>
+  new QuantariaError('ERR_ARGUMENT', `data[${i}]: ${show(value)} came, which ${dtype} does not hold`);
+
+/**
+ * The values of an array-like, each read once, as float32 or as the integers of a dtype.
+ * @throws QuantariaError `ERR_ARGUMENT` for what is no number or what the dtype cannot hold, `ERR_SHAPE` unless of `count` values
+ */
+function convertNumbers(data: unknown, count: number, dtype: DType): TypedArray {
   const length = typeof data === 'object' && data !== null ? (data as { length?: unknown }).length : undefined;
-  if (!Number.isSafeInteger(length) || data instanceof BigInt64Array) {
+  if (!Number.isSafeInteger(length) || data instanceof BigInt64Array || data instanceof BigUint64Array) {
     throw new QuantariaError('ERR_ARGUMENT', `data: ${show(data)} came, expected a typed array or an array of numbers`);
   }
   if (length !== count) throw new QuantariaError('ERR_SHAPE', `data: ${length} values came, the shape takes ${count}`);
   const numbers = data as ArrayLike<number>;
-  if (ArrayBuffer.isView(data)) return numbers;
+  const array = new (arrayOf(isFloat(dtype) ? 'float32' : dtype))(allocate(count * (isFloat(dtype) ? 4 : bytesOf(dtype))));
   for (let i = 0; i < count; i++) {
-    if (typeof numbers[i] !== 'number') {
-      throw new QuantariaError('ERR_ARGUMENT', `data[${i}]: ${show(numbers[i])} came, expected a number`);
+    const value = numbers[i];
+    if (typeof value !== 'number') {
+      throw new QuantariaError('ERR_ARGUMENT', `data[${i}]: ${show(value)} came, expected a number`);
+    }
+    if (array instanceof BigInt64Array) {
+      if (!Number.isSafeInteger(value)) throw valueError(i, value, dtype);
+      array[i] = BigInt(value);
+    } else {
+      array[i] = value;
+      if (!isFloat(dtype) && (array[i] !== value || (dtype === 'bool' && value > 1))) throw valueError(i, value, dtype);
     }
   }
-  return numbers;
-}
-
-/** Integer values as an array of the dtype. @throws QuantariaError `ERR_ARGUMENT` for one that it cannot hold */
-function toIntegers(numbers: ArrayLike<number>, dtype: DType): TypedArray {
-  const values = Array.from(numbers);
-  const array =
-    dtype === 'int64'
-      ? BigInt64Array.from(values, (value) => BigInt(Number.isSafeInteger(value) ? value : 0))
-      : new (arrayOf(dtype) as unknown as { new (from: number[]): TypedArray })(values);
-  const wrong = values.findIndex((value, i) => Number(array[i]) !== value || (dtype === 'bool' && value > 1));
-  if (wrong < 0) return array;
-  throw new QuantariaError('ERR_ARGUMENT', `data[${wrong}]: ${values[wrong]} came, which ${dtype} does not hold`);
+  return array;
 }
 
 /**
@@ -114,6 +129,7 @@ export class Tensor<D extends DType = DType> implements Disposable {
     this.dtype = dtype as D;
     this.device = device as DeviceId;
     this.#native = handle;
+    Object.freeze(this); // private state may still change
   }
 
   /**
@@ -137,10 +153,9 @@ export class Tensor<D extends DType = DType> implements Disposable {
     if (data instanceof Uint16Array && options.dtype === undefined) {
       throw new QuantariaError('ERR_DTYPE', 'dtype: none came, but a Uint16Array may hold float16 or bfloat16');
     }
-    const numbers = checkNumbers(data, count);
-    if (!isFloat(dtype)) return Tensor.#fromBits(toIntegers(numbers, dtype), dtype, dims, count) as Tensor<D>;
-    const values = Tensor.#fromBits(Float32Array.from(numbers), 'float32', dims, count);
-    if (dtype === 'float32') return values as Tensor<DType> as Tensor<D>;
+    const numbers = convertNumbers(data, count, dtype);
+    const values = Tensor.#fromBits(numbers, isFloat(dtype) ? 'float32' : dtype, dims, count);
+    if (values.dtype === dtype) return values as Tensor<DType> as Tensor<D>;
     const cast = values.cast(dtype);
     values.dispose();
     return cast as Tensor<DType> as Tensor<D>;
@@ -168,7 +183,7 @@ export class Tensor<D extends DType = DType> implements Disposable {
 
   /** @internal The native tensor. @throws QuantariaError `ERR_ARGUMENT`, `ERR_DISPOSED` */
   static native(tensor: unknown, name: string): NativeTensor {
-    if (!(tensor instanceof Tensor)) {
+    if (typeof tensor !== 'object' || tensor === null || !(#native in tensor)) {
       throw new QuantariaError('ERR_ARGUMENT', `${name}: ${show(tensor)} came, expected a Tensor`);
     }
     if (tensor.#disposed) throw new QuantariaError('ERR_DISPOSED', `${name}: the tensor was disposed`);
@@ -203,15 +218,15 @@ export class Tensor<D extends DType = DType> implements Disposable {
    * @throws QuantariaError `ERR_SHAPE` if the number of values differs
    */
   reshape(shape: number[]): Tensor<D> {
-    const wanted = Array.isArray(shape) ? [...shape] : shape;
-    const open = Array.isArray(wanted) ? wanted.indexOf(-1) : -1;
+    const wanted = copyShape('shape', shape);
+    const open = wanted.indexOf(-1);
     if (open >= 0) {
       const rest = checkShape('shape', wanted.map((n, i) => (i === open ? 1 : n))).reduce((a, b) => a * b, 1);
       wanted[open] = rest > 0 && this.size % rest === 0 ? this.size / rest : 0;
     }
     const dims = checkShape('shape', wanted);
     if (dims.reduce((a, b) => a * b, 1) !== this.size) {
-      throw new QuantariaError('ERR_SHAPE', `shape: [${shape}] came for ${this.size} values of shape [${this.shape}]`);
+      throw new QuantariaError('ERR_SHAPE', `shape: [${wanted}] came for ${this.size} values of shape [${this.shape}]`);
     }
     return new Tensor<D>(native.tensorReshape(this.#live(), dims));
   }

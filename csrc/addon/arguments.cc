@@ -22,6 +22,12 @@ std::string to_text(Napi::Value value, const char* name) {
   return value.As<Napi::String>().Utf8Value();
 }
 
+std::string to_path(Napi::Value value, const char* name) {
+  std::string path = to_text(value, name);
+  if (path.find('\0') != std::string::npos) fail(ErrorCode::argument, name, ": a path holds no NUL character");
+  return path;
+}
+
 Shape to_shape(Napi::Value value, const char* name) {
   if (!value.IsArray()) fail(ErrorCode::argument, name, ": an array of dimensions expected");
   const auto array = value.As<Napi::Array>();
@@ -47,10 +53,13 @@ Bytes to_bytes(Napi::Value value, const char* name) {
     return {static_cast<std::byte*>(buffer.Data()), static_cast<int64_t>(buffer.ByteLength())};
   }
   if (!value.IsTypedArray()) fail(ErrorCode::argument, name, ": a typed array expected");
-  const auto array = value.As<Napi::TypedArray>();
-  auto* data = static_cast<std::byte*>(array.ArrayBuffer().Data());
-  if (data == nullptr) return {nullptr, 0};
-  return {data + array.ByteOffset(), static_cast<int64_t>(array.ByteLength())};
+  // Not by way of its ArrayBuffer, which may be a shared one.
+  napi_typedarray_type type{};
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr, nullptr) != napi_ok)
+    fail(ErrorCode::argument, name, ": a typed array expected");
+  return {static_cast<std::byte*>(data), static_cast<int64_t>(value.As<Napi::TypedArray>().ByteLength())};
 }
 
 Napi::Value field(Napi::Value object, const char* name) {

@@ -20,10 +20,12 @@ inline constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 int64_t to_integer(Napi::Value value, const char* name, int64_t min = 0, int64_t max = kMaxSafeInteger);
 bool to_bool(Napi::Value value, const char* name);
 std::string to_text(Napi::Value value, const char* name);
+/// A text that the system takes whole: without NUL.
+std::string to_path(Napi::Value value, const char* name);
 Shape to_shape(Napi::Value value, const char* name);
 DType to_dtype(Napi::Value value, const char* name);
 
-/// The bytes of a typed array, DataView or ArrayBuffer; empty and null for a detached one.
+/// The bytes of a typed array or ArrayBuffer; none for a detached one. Valid until JavaScript runs again.
 struct Bytes {
   std::byte* data;
   int64_t size;

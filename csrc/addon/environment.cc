@@ -2,6 +2,7 @@
 
 #include "addon/arguments.h"
 #include "addon/bits.h"
+#include "addon/compare.h"
 #include "addon/files.h"
 #include "addon/info.h"
 #include "addon/quantize.h"
@@ -75,6 +76,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_tensor_ops(env, exports);
   define_bits(env, exports);
   define_quantize(env, exports);
+  define_compare(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

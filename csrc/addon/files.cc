@@ -6,6 +6,7 @@
 
 #include "addon/arguments.h"
 #include "addon/tensor_handle.h"
+#include "core/attempt.h"
 #include "core/device.h"
 #include "core/executor.h"
 #include "cpu/device.h"
@@ -75,17 +76,6 @@ struct Output {
   static Napi::FunctionReference& constructor(Napi::Env env) { return Environment::of(env).output_file_class; }
 };
 
-std::shared_ptr<const Error> failure_of(const std::function<void()>& body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const Error& error) {
-    return std::make_shared<Error>(error);
-  } catch (const std::exception& error) {
-    return std::make_shared<Error>(ErrorCode::out_of_memory, error.what());
-  }
-}
-
 Napi::Value header_object(Napi::Env env, const std::shared_ptr<io::MappedFile>& file,
                           const io::SafetensorsHeader& header) {
   Napi::Array tensors = Napi::Array::New(env, header.tensors.size());
@@ -117,7 +107,7 @@ Napi::Value header_object(Napi::Env env, const std::shared_ptr<io::MappedFile>& 
 
 /// openSafetensors(path): a promise of {file, tensors: [{name, dtype, shape, begin, end}], metadata: [[key, value]]}
 Napi::Value open_safetensors(const Napi::CallbackInfo& info) {
-  const std::string path = to_text(info[0], "path");
+  const std::string path = to_path(info[0], "path");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
   file_thread().post([path, settle = settle] {
     std::shared_ptr<io::MappedFile> file;
@@ -161,14 +151,15 @@ Napi::Value mapped_close(const Napi::CallbackInfo& info) {
 
 /// checkJson(bytes, what): throws ERR_FORMAT unless the bytes are JSON without repeated names.
 Napi::Value check_json(const Napi::CallbackInfo& info) {
+  const std::string what = to_text(info[1], "what");
   const Bytes text = to_bytes(info[0], "text");
-  io::check_json({reinterpret_cast<const char*>(text.data), static_cast<size_t>(text.size)}, to_text(info[1], "what"));
+  io::check_json({reinterpret_cast<const char*>(text.data), static_cast<size_t>(text.size)}, what);
   return info.Env().Undefined();
 }
 
 /// outputOpen(path, bytes)
 Napi::Value output_open(const Napi::CallbackInfo& info) {
-  auto file = std::make_shared<io::OutputFile>(to_text(info[0], "path"), to_integer(info[1], "bytes"));
+  auto file = std::make_shared<io::OutputFile>(to_path(info[0], "path"), to_integer(info[1], "bytes"));
   return FileHandle<Output>::make(info.Env(), std::move(file));
 }
 

@@ -45,15 +45,17 @@ Napi::Value tensor_transposed(const Napi::CallbackInfo& info) {
   return TensorHandle::make_view(info.Env(), transposed(TensorHandle::get(info[0], "tensor")));
 }
 
+// A shape's getters may run JavaScript, which may dispose the tensor: it is taken after them.
 Napi::Value tensor_reshape(const Napi::CallbackInfo& info) {
-  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
-  return TensorHandle::make_view(info.Env(), reshaped(tensor, to_shape(info[1], "shape")));
+  Shape shape = to_shape(info[1], "shape");
+  return TensorHandle::make_view(info.Env(), reshaped(TensorHandle::get(info[0], "tensor"), std::move(shape)));
 }
 
 Napi::Value tensor_bitcast(const Napi::CallbackInfo& info) {
-  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  const DType dtype = to_dtype(info[1], "dtype");
+  Shape shape = to_shape(info[2], "shape");
   return TensorHandle::make_view(info.Env(),
-                                 bitcast(tensor, to_dtype(info[1], "dtype"), to_shape(info[2], "shape")));
+                                 bitcast(TensorHandle::get(info[0], "tensor"), dtype, std::move(shape)));
 }
 
 Napi::Value tensor_dispose(const Napi::CallbackInfo& info) {

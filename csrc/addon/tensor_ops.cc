@@ -6,6 +6,7 @@
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/tensor_handle.h"
+#include "core/attempt.h"
 #include "core/device.h"
 #include "cpu/device.h"
 #include "ops/copy/copy_tensor.h"
@@ -15,8 +16,8 @@ namespace {
 
 /// tensorFromBytes(bytes, dtype, shape): the bytes are copied at the call.
 Napi::Value from_bytes(const Napi::CallbackInfo& info) {
-  const Bytes bytes = to_bytes(info[0], "data");
   Tensor tensor = empty(cpu::device(), to_dtype(info[1], "dtype"), to_shape(info[2], "shape"));
+  const Bytes bytes = to_bytes(info[0], "data");  // after the shape, whose getters may run JavaScript
   if (bytes.size != tensor.bytes())
     fail(ErrorCode::shape, "data: ", bytes.size, " bytes, but ", name_of(tensor.dtype), " ",
          to_string(tensor.shape), " takes ", tensor.bytes());
@@ -60,6 +61,14 @@ Napi::Value copy_into(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+void copy_out(const Tensor& source, const Bytes& target) {
+  Tensor out = source;
+  out.storage = std::make_shared<Storage>(nullptr, target.data, target.size, true);
+  out.offset = 0;
+  out.strides = row_major(out.shape);
+  copy_tensor(cpu::device().pool(), source, out);
+}
+
 /// tensorRead(tensor, arrayBuffer): a promise that settles when the buffer holds the tensor's bits.
 Napi::Value read(const Napi::CallbackInfo& info) {
   const Tensor source = TensorHandle::get(info[0], "tensor");
@@ -68,16 +77,9 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     fail(ErrorCode::shape, "buffer: ", target.size, " bytes, ", source.bytes(), " expected");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env(), info[1].As<Napi::Object>());
   cpu::device().post([source, target, settle = settle] {
-    const auto& failure = source.storage->failure();
-    if (failure) {
-      cpu::device().told(failure);
-    } else if (target.size > 0) {
-      Tensor out = source;
-      out.storage = std::make_shared<Storage>(nullptr, target.data, target.size, true);
-      out.offset = 0;
-      out.strides = row_major(out.shape);
-      copy_tensor(cpu::device().pool(), source, out);
-    }
+    std::shared_ptr<const Error> failure = source.storage->failure();
+    cpu::device().told(failure);
+    if (!failure && target.size > 0) failure = failure_of([&] { copy_out(source, target); });
     settle(failure, nullptr);
   });
   return promise;

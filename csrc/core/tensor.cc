@@ -32,8 +32,9 @@ Tensor slice(const Tensor& tensor, int64_t dim, int64_t start, int64_t end, int6
          to_string(tensor.shape), ": 0 <= start <= end <= size and step >= 1 expected");
   Tensor view = tensor;
   view.offset += start * tensor.strides[d];
-  view.shape[d] = (end - start + step - 1) / step;
-  view.strides[d] *= step;
+  view.shape[d] = end == start ? 0 : (end - start - 1) / step + 1;
+  // The stride of a dimension of one element is never used, and a step beyond the end could overflow it.
+  if (view.shape[d] > 1) view.strides[d] *= step;
   return view;
 }
 

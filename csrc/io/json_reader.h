@@ -10,6 +10,8 @@ namespace quantaria::io {
 /// keeps. Anything that is not JSON throws ERR_FORMAT with the position.
 class JsonReader {
  public:
+  static constexpr size_t kMaxStringBytes = 16'000'000;
+
   /// `text` must be valid UTF-8; `what` begins every message.
   JsonReader(std::string_view text, std::string what) : text_(text), what_(std::move(what)) {}
 
@@ -20,7 +22,8 @@ class JsonReader {
   /// Consumes `c` if it is next.
   bool accept(char c);
 
-  std::string string();
+  /// At most `max_bytes` of them, or it throws.
+  std::string string(size_t max_bytes = kMaxStringBytes);
   /// A number that is written as a non-negative integer (no sign, fraction or exponent) of at most 2^53 - 1.
   int64_t natural();
   /// Consumes `null` if it is next.

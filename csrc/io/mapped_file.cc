@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -41,9 +42,10 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   // O_NONBLOCK: opening a pipe must not wait for its other end.
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) fail(ErrorCode::io, path, ": ", std::strerror(errno));
-  const off_t size = ::lseek(file.fd, 0, SEEK_END);
-  if (size < 0) fail(ErrorCode::io, path, ": not a regular file");
-  size_ = size;
+  struct stat status{};
+  if (::fstat(file.fd, &status) != 0) fail(ErrorCode::io, path, ": ", std::strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail(ErrorCode::io, path, ": not a regular file");
+  size_ = status.st_size;
   if (size_ == 0) return;
   void* address = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
   if (address == MAP_FAILED) fail(ErrorCode::io, path, ": cannot be mapped: ", std::strerror(errno));

@@ -6,6 +6,12 @@
 /// between neighbours, and the bit pattern that stands for each value.
 namespace quantaria::numerics {
 
+/// [-1, 1] in 32 buckets of equal width, 0 between two of them: v lies in bucket
+/// trunc(v * kBucketsPerUnit + kBucketOfZero).
+inline constexpr int kBuckets = 32;
+inline constexpr float kBucketsPerUnit = 15.5f;
+inline constexpr float kBucketOfZero = 16.0f;
+
 /// A 4-bit book. `size` values are used; the rest repeats the last one behind an unreachable threshold.
 struct Book16 {
   int size;
@@ -13,9 +19,31 @@ struct Book16 {
   float thresholds[16];  // value i + 1 is taken iff v > thresholds[i]; +infinity from size - 1 on
   uint8_t patterns[16];  // stored code of value i
   float decoded[16];     // value of stored code c
+  // Where no bucket holds two thresholds, the rank of v (its index in `values`) is the bucket's
+  // bucket_below, and one more iff v > bucket_threshold: two look-ups instead of a search.
+  bool one_per_bucket;
+  int32_t bucket_below[kBuckets];
+  float bucket_threshold[kBuckets];
 };
 
 namespace detail {
+
+constexpr int bucket_of(float v) { return static_cast<int>(v * kBucketsPerUnit + kBucketOfZero); }
+
+constexpr void fill_buckets(Book16& book) {
+  // Values this near a border may round into the next bucket, so no threshold may be.
+  constexpr float kMargin = 0x1p-16f;
+  for (int b = 0; b < kBuckets; ++b) book.bucket_threshold[b] = __builtin_inff();
+  book.one_per_bucket = true;
+  for (int i = 0; i + 1 < book.size; ++i) {
+    const float threshold = book.thresholds[i];
+    const int bucket = bucket_of(threshold);
+    if (bucket_of(threshold - kMargin) != bucket_of(threshold + kMargin)) book.one_per_bucket = false;
+    if (book.bucket_threshold[bucket] != __builtin_inff()) book.one_per_bucket = false;
+    book.bucket_threshold[bucket] = threshold;
+    for (int b = bucket + 1; b < kBuckets; ++b) ++book.bucket_below[b];
+  }
+}
 
 constexpr Book16 make_book(int size, const float (&values)[16], const uint8_t (&patterns)[16]) {
   Book16 book{};
@@ -28,6 +56,7 @@ constexpr Book16 make_book(int size, const float (&values)[16], const uint8_t (&
     book.thresholds[i] = i + 1 < size ? (values[i] + values[i + 1]) / 2 : __builtin_inff();
   }
   for (int i = 0; i < size; ++i) book.decoded[book.patterns[i]] = book.values[i];
+  fill_buckets(book);
   return book;
 }
 

@@ -2,8 +2,8 @@ import * as fs from 'node:fs/promises';
 import { QuantariaError } from '../errors';
 import { native } from '../native';
 
-/** JSON text files of checkpoints are small; a larger one is not what it says. */
-const MAX_BYTES = 256 * 1000 * 1000;
+/** JSON text files of checkpoints are small (an index of 100 000 tensors takes 10 MB); a larger one is not what it says. */
+const MAX_BYTES = 64 * 1000 * 1000;
 
 /** An object as it comes out of a JSON file: nothing is known of its members. */
 export type JsonObject = Record<string, unknown>;
@@ -29,7 +29,10 @@ export function isMissing(error: unknown): boolean {
 export async function readJsonObject(path: string): Promise<JsonObject | null> {
   let bytes: Buffer;
   try {
-    const { size } = await fs.stat(path);
+    const stat = await fs.stat(path);
+    // Reading a pipe would wait for its other end.
+    if (!stat.isFile()) throw new QuantariaError('ERR_IO', `${path}: not a regular file`);
+    const { size } = stat;
     if (size > MAX_BYTES) throw new QuantariaError('ERR_FORMAT', `${path}: ${size} bytes, at most ${MAX_BYTES} expected`);
     bytes = await fs.readFile(path);
   } catch (error) {

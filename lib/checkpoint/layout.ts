@@ -23,6 +23,8 @@ const DTYPE_RANKS = [
   ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
   ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
 ];
+/** The format's limit; readers refuse more. */
+const MAX_HEADER_BYTES = 100_000_000;
 const BITS: Readonly<Record<string, number>> = {
   ...{ F4: 4, F6_E2M3: 6, F6_E3M2: 6, I16: 16, U16: 16, F16: 16, BF16: 16, I32: 32, U32: 32, F32: 32 },
   ...{ C64: 64, F64: 64, I64: 64, U64: 64 },
@@ -41,7 +43,7 @@ const byDTypeThenName = (a: Entry, b: Entry): number =>
 
 /** Lays out one file as the reference writer would. */
 export function layoutShard(file: string, entries: readonly Entry[], metadata: Record<string, string>): ShardLayout {
-  const header: Record<string, unknown> = { __metadata__: metadata };
+  const header = [`"__metadata__":${JSON.stringify(metadata)}`];
   const offsets = new Map<string, { begin: number; bytes: number; entry: Entry }>();
   let end = 0;
   for (const entry of [...entries].sort(byDTypeThenName)) {
@@ -52,9 +54,13 @@ export function layoutShard(file: string, entries: readonly Entry[], metadata: R
     const bytes = bytesOfEntry(entry);
     end += bytes;
     offsets.set(entry.name, { begin, bytes, entry });
-    header[entry.name] = { dtype: entry.dtype, shape: entry.shape, data_offsets: [begin, end] };
+    const { name, dtype, shape } = entry;
+    header.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`);
   }
-  const json = Buffer.from(JSON.stringify(header));
+  const json = Buffer.from(`{${header.join(',')}}`);
+  if (json.length > MAX_HEADER_BYTES) {
+    throw new QuantariaError('ERR_ARGUMENT', `${file}: a header of ${json.length} bytes, at most ${MAX_HEADER_BYTES} can be`);
+  }
   // Padded with spaces, so that the data begins at a multiple of eight.
   const padded = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
   padded.writeBigUInt64LE(BigInt(padded.length - 8));

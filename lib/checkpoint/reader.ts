@@ -40,6 +40,9 @@ export interface ReadOptions {
   range?: readonly [number, number];
 }
 
+/** Held by this module alone: the constructor is not for others. */
+const OWN = Symbol('Checkpoint');
+
 /** An opened checkpoint: its files are mapped, and tensors are read where they lie, when they are used. */
 export class Checkpoint {
   /** The directory that holds it. */
@@ -51,7 +54,8 @@ export class Checkpoint {
   #closed = false;
 
   /** @internal Use `openCheckpoint`. */
-  constructor(directory: string, config: JsonObject | null, shards: readonly Shard[]) {
+  constructor(directory: string, config: JsonObject | null, shards: readonly Shard[], token: symbol) {
+    if (token !== OWN) throw new QuantariaError('ERR_ARGUMENT', 'checkpoints are opened by openCheckpoint, not by `new`');
     this.directory = directory;
     this.config = config;
     this.#files = shards.map((shard) => shard.mapped);
@@ -223,5 +227,5 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
     ? await openIndexed(directory, indexPath, index)
     : [await openShard(directory, isDirectory ? await findSingle(directory) : path.basename(dir))];
   const config = await readJsonObject(path.join(directory, 'config.json'));
-  return new Checkpoint(directory, config, shards);
+  return new Checkpoint(directory, config, shards, OWN);
 }

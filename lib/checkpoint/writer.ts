@@ -1,6 +1,7 @@
+import { rmSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
-import { bytesOf } from '../dtype';
+import { bytesOf, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeOutputFile, type NativeTensor, native } from '../native';
 import { Tensor, checkShape, show } from '../tensor';
@@ -98,6 +99,44 @@ export class ShardFile {
   }
 }
 
+/** Writers of one process do not share a temporary name, even where they write the same file. */
+let writers = 0;
+
+/** A name or text that UTF-8 can hold. */
+const isText = (value: unknown): value is string => typeof value === 'string' && !/\p{Surrogate}/u.test(value);
+
+function checkEntry(entry: unknown): Entry {
+  const { name, dtype, shape } = (typeof entry === 'object' && entry !== null ? entry : {}) as Partial<Entry>;
+  if (!isText(name) || typeof dtype !== 'string') {
+    throw new QuantariaError('ERR_ARGUMENT', `entries: ${show(entry)} came, expected {name, dtype, shape}`);
+  }
+  return { name, dtype, shape: checkShape(`entries: ${show(name)}`, shape) };
+}
+
+function checkMetadata(metadata: unknown): Record<string, string> {
+  if (typeof metadata !== 'object' || metadata === null) {
+    throw new QuantariaError('ERR_ARGUMENT', `metadata: ${show(metadata)} came, expected an object of strings`);
+  }
+  const pairs = Object.entries(metadata);
+  const wrong = pairs.find(([key, value]) => !isText(key) || !isText(value));
+  if (wrong) throw new QuantariaError('ERR_ARGUMENT', `metadata.${wrong[0]}: ${show(wrong[1])} came, expected a string`);
+  return Object.fromEntries(pairs);
+}
+
+function checkFits(entry: Entry, bytes: number, tensor: Tensor): void {
+  const { name, dtype, shape } = entry;
+  const wanted = dtypeOfStored(dtype);
+  if (tensor.dtype !== (wanted ?? 'uint8')) {
+    throw new QuantariaError('ERR_DTYPE', `tensor ${show(name)}: ${tensor.dtype} came, expected ${wanted ?? `uint8 for ${dtype}`}`);
+  }
+  const fits = wanted
+    ? shape.length === tensor.shape.length && shape.every((n, i) => n === tensor.shape[i])
+    : tensor.byteLength === bytes;
+  if (fits) return;
+  const expected = wanted ? `[${shape}]` : `${bytes} bytes`;
+  throw new QuantariaError('ERR_SHAPE', `tensor ${show(name)}: [${tensor.shape}] came, expected ${expected}`);
+}
+
 /**
  * Writes one safetensors file as a stream: names, dtypes and shapes are given first, the data in any order, and a reader
  * sees nothing until `finish`.
@@ -113,56 +152,79 @@ export class SafetensorsWriter {
   readonly #temporary: string;
   readonly #shard: ShardFile;
   readonly #missing: Set<string>;
+  readonly #underWay = new Set<Promise<void>>();
   #state: 'open' | 'ended' = 'open';
 
   /** @throws QuantariaError `ERR_ARGUMENT` for entries that cannot be, `ERR_IO` if the file cannot be created */
   constructor(file: string, entries: readonly Entry[], metadata: Record<string, string> = { format: 'pt' }) {
-    if (typeof file !== 'string' || file === '' || !Array.isArray(entries)) {
+    if (typeof file !== 'string' || file === '' || file.includes('\0') || !Array.isArray(entries)) {
       throw new QuantariaError('ERR_ARGUMENT', `file: ${show(file)} came, expected a path and a list of entries`);
     }
-    for (const entry of entries) {
-      if (typeof entry?.name !== 'string' || typeof entry.dtype !== 'string') {
-        throw new QuantariaError('ERR_ARGUMENT', `entries: ${show(entry)} came, expected {name, dtype, shape}`);
-      }
-      checkShape(`entries: ${entry.name}`, entry.shape);
-    }
+    const checked = entries.map(checkEntry);
     this.#path = file;
-    this.#temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}.partial`);
-    this.#shard = new ShardFile(layoutShard(path.basename(file), entries, metadata), this.#temporary);
-    this.#missing = new Set(entries.map((entry) => entry.name));
+    this.#temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}-${++writers}.partial`);
+    const layout = layoutShard(path.basename(file), checked, checkMetadata(metadata));
+    try {
+      this.#shard = new ShardFile(layout, this.#temporary);
+    } catch (error) {
+      rmSync(this.#temporary, { force: true }); // a disk that is too small is noticed when the file is there already
+      throw error;
+    }
+    this.#missing = new Set(checked.map((entry) => entry.name));
   }
 
-  /** @throws QuantariaError (as a rejection) `ERR_ARGUMENT`, `ERR_DTYPE` or `ERR_SHAPE` if it is not what was announced */
+  /**
+   * A tensor of a dtype that is only copied (U16, F8_E8M0, F4 and so on) is given as uint8 of as many bytes.
+   * @throws QuantariaError (as a rejection) `ERR_ARGUMENT`, `ERR_DTYPE` or `ERR_SHAPE` if it is not what was announced
+   */
   async write(name: string, tensor: Tensor): Promise<void> {
     this.#checkOpen();
     const handle = Tensor.native(tensor, 'tensor');
-    const entry = this.#shard.layout.tensors.get(name)?.entry;
-    if (!entry || !this.#missing.has(name)) {
+    const place = this.#shard.layout.tensors.get(name);
+    if (!place || !this.#missing.has(name)) {
       throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} was not announced, or is written already`);
     }
-    const fits = entry.shape.length === tensor.shape.length && entry.shape.every((n, i) => n === tensor.shape[i]);
-    if (!fits) throw new QuantariaError('ERR_SHAPE', `tensor ${name}: [${tensor.shape}] came, expected [${entry.shape}]`);
-    await this.#shard.write(name, handle);
+    checkFits(place.entry, place.bytes, tensor);
     this.#missing.delete(name);
+    const writing = this.#shard.write(name, handle).then(() => undefined);
+    this.#underWay.add(writing);
+    try {
+      await writing;
+    } catch (error) {
+      this.#missing.add(name);
+      throw error;
+    } finally {
+      this.#underWay.delete(writing);
+    }
   }
 
   /** @throws QuantariaError (as a rejection) `ERR_ARGUMENT` if a tensor was not written; the file is then dropped */
   async finish(): Promise<void> {
     this.#checkOpen();
+    this.#state = 'ended';
+    await Promise.allSettled([...this.#underWay]);
     const [missing] = this.#missing;
     if (missing !== undefined) {
-      await this.abort();
+      await this.#drop();
       throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(missing)} was announced and never written`);
     }
-    this.#state = 'ended';
-    await this.#shard.writeHeader();
-    await this.#shard.finish(this.#path);
+    try {
+      await this.#shard.writeHeader();
+      await this.#shard.finish(this.#path);
+    } catch (error) {
+      await this.#drop();
+      throw error;
+    }
   }
 
   /** Drops what was written. */
   async abort(): Promise<void> {
     if (this.#state === 'ended') return;
     this.#state = 'ended';
+    await this.#drop();
+  }
+
+  async #drop(): Promise<void> {
     this.#shard.close();
     await fs.rm(this.#temporary, { force: true });
   }

@@ -195,7 +195,8 @@ function packRestricted(codes: Tensor, scheme: QuantScheme, offset: number): Ten
 
 function takePart(parts: Readonly<Record<string, Tensor>>, { name, dtype, shape }: Part): Tensor {
   const tensor = parts[name];
-  if (!(tensor instanceof Tensor)) throw new QuantariaError('ERR_ARGUMENT', `parts.${name}: missing, or not a Tensor`);
+  if (tensor === undefined) throw new QuantariaError('ERR_ARGUMENT', `parts.${name}: missing`);
+  Tensor.native(tensor, `parts.${name}`);
   if (tensor.dtype !== dtype) {
     throw new QuantariaError('ERR_DTYPE', `parts.${name}: ${tensor.dtype} came, expected ${dtype}`);
   }

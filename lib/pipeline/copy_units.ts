@@ -1,5 +1,5 @@
 import type { Checkpoint } from '../checkpoint/reader';
-import { dtypeOfStored } from '../dtype';
+import { type DType, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import type { Linear, Piece, TargetTensor } from '../models';
 import { type NativeTensor, native } from '../native';
@@ -76,7 +76,7 @@ export function linearView(source: Checkpoint, linear: Linear): NativeTensor {
 function assemble(
   source: Checkpoint,
   parts: readonly { linear: Linear; piece: Piece }[],
-  dtype: Parameters<typeof native.tensorZeros>[0],
+  dtype: DType,
   shape: readonly number[],
 ): NativeTensor {
   const slab = native.tensorEmpty(dtype, shape);
@@ -87,4 +87,23 @@ function assemble(
     }
   });
   return slab;
+}
+
+/** A stack's slabs from `start` to `end`, put together from the linear weights that it is made of. */
+export function assembleStack(
+  source: Checkpoint,
+  target: TargetTensor,
+  [start, end]: readonly [number, number],
+): NativeTensor {
+  const dtype = dtypeOfStored(target.dtype);
+  if (!dtype || !('pieces' in target.from)) throw new QuantariaError('ERR_DTYPE', `${target.name} is no stack of weights`);
+  const stack = native.tensorEmpty(dtype, [end - start, ...target.shape.slice(1)]);
+  scoped((own) => {
+    for (const { linear, piece } of 'pieces' in target.from ? target.from.pieces : []) {
+      if (piece.expert === null || piece.expert < start || piece.expert >= end) continue;
+      const slab = own(native.tensorSelect(stack, 0, piece.expert - start));
+      native.tensorCopyInto(own(linearView(source, linear)), own(pieceView(slab, { ...piece, expert: null })));
+    }
+  });
+  return stack;
 }

@@ -58,6 +58,15 @@ const text = (json: string): Partial<Raw> => ({
   shape: [json.length],
   bytes: new TextEncoder().encode(json),
 });
+const configure =
+  (change: object): Change =>
+  (_, { quantization_config: config }) =>
+    void Object.assign(config, change);
+const both =
+  (...changes: Change[]): Change =>
+  (tensors, config) => {
+    for (const change of changes) change(tensors, config);
+  };
 const kState = 'm.weight.quant_state.bitsandbytes__nf4';
 const state = (changes: object): Change =>
   set(
@@ -90,20 +99,8 @@ const faults: [FormatName, QuantScheme, string, Change, string][] = [
     (tensors) => void new Int32Array(tensors.get('m.g_idx')!.bytes.buffer).set([8], 3),
     'm.g_idx',
   ],
-  [
-    'gptq',
-    int4,
-    'no g_idx and no bits',
-    (tensors, { quantization_config: config }) => (tensors.delete('m.g_idx'), void delete config.bits),
-    'bits',
-  ],
-  [
-    'gptq',
-    int4,
-    'a pattern that is none',
-    (_, { quantization_config: config }) => void (config.dynamic = { '+:(': {} }),
-    'dynamic',
-  ],
+  ['gptq', int4, 'no g_idx and no bits', both(remove('m.g_idx'), configure({ bits: undefined })), 'bits'],
+  ['gptq', int4, 'a pattern that is none', configure({ dynamic: { '+:(': {} } }), 'dynamic'],
   ['awq', int4, 'no scales', remove('m.scales'), 'm.scales'],
   ['awq', int4, 'scales of another width', set('m.scales', raw('F16', [8, 40], 2)), 'm.qweight'],
   ['compressed-tensors', int4, 'no shape', remove('m.weight_shape'), 'm.weight_shape'],
@@ -243,13 +240,7 @@ describe('what is not the format is refused, naming the tensor', () => {
 
 describe('what the library writes but this one cannot hold is unsupported, not malformed', () => {
   const cases: [FormatName, QuantScheme, string, Change, string][] = [
-    [
-      'awq',
-      int4,
-      'the gemv layout',
-      (_, { quantization_config: config }) => void (config.version = 'gemv'),
-      'gemv',
-    ],
+    ['awq', int4, 'the gemv layout', configure({ version: 'gemv' }), 'gemv'],
     [
       'compressed-tensors',
       int4,

@@ -100,9 +100,10 @@ export const gptq =
     const scales = floats(get(tensors, `${module}.scales`));
     const index = view(get(tensors, `${module}.g_idx`));
     const bits = ((qweight.shape[0] as number) * 32) / width;
+    const columns = Array.from({ length: rows }, (_, row) => columnBytes(qweight, row));
     return fill([rows, width], (row, column) => {
       const group = index.getInt32(4 * column, true);
-      const code = bitsAt(columnBytes(qweight, row), column * bits, bits);
+      const code = bitsAt(columns[row] as Uint8Array, column * bits, bits);
       const zero = bitsAt(rowBytes(qzeros, group), row * bits, bits) + (version === 1 ? 1 : 0);
       return (code - zero) * (scales[group * rows + row] as number);
     });

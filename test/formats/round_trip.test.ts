@@ -7,7 +7,7 @@ import type { IntScheme, QuantScheme } from '../../lib/scheme';
 import { type DType, Tensor } from '../../lib/tensor';
 import { memoryCheckpoint, type Raw, rawOf } from './memory_checkpoint';
 import * as reference from './reference_decoder';
-import { nastyWeight } from './weights';
+import { difference, nastyWeight } from './weights';
 
 const kModule = 'model.layers.0.self_attn.q_proj';
 
@@ -104,21 +104,19 @@ interface Case {
 
 const cases: Case[] = Object.entries(carried).flatMap(([format, { schemes, shapes }]) =>
   schemes.flatMap((scheme) =>
-    shapes.map((shape, index) => ({
-      format: format as keyof typeof carried,
-      scheme,
-      shape,
-      dtype: modelDtypes[index % modelDtypes.length] as DType,
-    })),
+    shapes
+      .filter(([, width]) => scheme.kind !== 'mx' || width % 32 === 0)
+      .map((shape, index) => ({
+        format: format as keyof typeof carried,
+        scheme,
+        shape,
+        dtype: modelDtypes[index % modelDtypes.length] as DType,
+      })),
   ),
 );
 
 const label = ({ format, scheme, shape, dtype }: Case) =>
   `${format} ${JSON.stringify(scheme)} [${shape.join(', ')}] ${dtype}`;
-
-/** The values, with one zero: a sign on it is nothing that a format promises to keep. */
-const unsignedZero = (values: ArrayLike<number>) =>
-  Float32Array.from(values, (value) => (value === 0 ? 0 : value));
 
 async function encoded(name: FormatName, q: QuantizedTensor, dtype: DType): Promise<Map<string, Raw>> {
   const format = getFormat(name);
@@ -149,7 +147,7 @@ describe('what is written decodes to the values of the quantized tensor', () => 
     const scheme = fit.scheme as QuantScheme;
     const seed = shape[0] * 31 + shape[1];
     const q = quantize(Tensor.from(nastyWeight(shape[0], shape[1], seed), shape), scheme);
-    const expected = unsignedZero(await dequantize(q).toFloat32());
+    const expected = await dequantize(q).toFloat32();
     const tensors = await encoded(name, q, dtype);
 
     const planned = format.entries(kModule, scheme, shape, dtype);
@@ -159,7 +157,7 @@ describe('what is written decodes to the values of the quantized tensor', () => 
       shape: raw.shape,
     }));
     expect(planned).toEqual(header);
-    expect(unsignedZero(decoderOf({ ...own, scheme })(tensors, kModule, shape))).toEqual(expected);
+    expect(difference(decoderOf({ ...own, scheme })(tensors, kModule, shape), expected)).toBeNull();
 
     const linear = { name: kModule, role: 'attention', shape, layer: 0, expert: null } as never;
     const plan = [{ module: kModule, linear, scheme }];
@@ -180,10 +178,11 @@ describe('what is written decodes to the values of the quantized tensor', () => 
     expect([...found!.tensors].sort()).toEqual([...tensors.keys()].sort());
     const back = await format.decode(found!, source.read);
     expect(back.shape).toEqual(q.shape);
-    expect(unsignedZero(await dequantize(back).toFloat32())).toEqual(expected);
+    expect(difference(await dequantize(back).toFloat32(), expected)).toBeNull();
     for (const [part, tensor] of Object.entries(q.stored)) {
       const again = back.stored[part];
-      expect([part, (await rawOf(again as Tensor)).bytes]).toEqual([part, (await rawOf(tensor)).bytes]);
+      const same = Buffer.from((await rawOf(again as Tensor)).bytes).equals((await rawOf(tensor)).bytes);
+      expect([part, same]).toEqual([part, true]);
     }
   });
 });
@@ -200,19 +199,19 @@ describe('act-order: the group of each column is kept', () => {
       ...next,
       groupIndex: Tensor.from(groupIndex, [96]),
     });
-    const expected = unsignedZero(await dequantize(q).toFloat32());
+    const expected = await dequantize(q).toFloat32();
     const tensors = await encoded(name, q, 'float16');
     expect(
       format.entries(kModule, scheme, shape, 'float16', { groupIndex: true }).map((entry) => entry.name),
     ).toEqual([...tensors.keys()]);
     const decoder = name === 'gptq' ? reference.gptq(2) : reference.compressedTensors;
-    expect(unsignedZero(decoder(tensors, kModule, shape))).toEqual(expected);
+    expect(difference(decoder(tensors, kModule, shape), expected)).toBeNull();
     const config = {
       quantization_config: { quant_method: name, checkpoint_format: 'gptq_v2', sym: false, group_size: 32 },
     };
     const source = memoryCheckpoint(tensors, config);
     const back = await format.decode((await format.modules(source))[0]!, source.read);
     expect(await back.parts.groupIndex!.read()).toEqual(groupIndex);
-    expect(unsignedZero(await dequantize(back).toFloat32())).toEqual(expected);
+    expect(difference(await dequantize(back).toFloat32(), expected)).toBeNull();
   });
 });

@@ -33,3 +33,10 @@ export function nastyWeight(rows: number, width: number, seed: number): Float32A
     return (kinds[(row + seed) % kinds.length] as (column: number) => number)(index % width);
   });
 }
+
+/** Where two lists of values differ first, in words; null if nowhere. Zeros of both signs are one value. */
+export function difference(found: Float32Array, expected: Float32Array): string | null {
+  if (found.length !== expected.length) return `${found.length} values, expected ${expected.length}`;
+  const index = found.findIndex((value, at) => value !== expected[at]);
+  return index < 0 ? null : `element ${index}: ${found[index]}, expected ${expected[index]}`;
+}

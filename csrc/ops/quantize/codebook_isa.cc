@@ -4,26 +4,46 @@
 namespace quantaria::ops::QUANTARIA_ISA {
 namespace {
 
-/// The book in registers.
-struct Tables {
-  Floats values;
-  Floats thresholds;
-  Floats patterns;  // integers of up to 15, looked up as floats' bits
+#if defined(__AVX512F__)
+/// The book in registers, for ranks by one look-up and one compare.
+struct BucketSearch {
+  explicit BucketSearch(const numerics::Book16& book)
+      : threshold{load(book.bucket_threshold), load(book.bucket_threshold + kLanes)} {
+    std::memcpy(below, book.bucket_below, sizeof below);
+  }
+
+  /// The number of thresholds under v.
+  [[gnu::always_inline]] Ints rank_of(const Floats& v) const {
+    const Ints bucket = truncate(v * splat(numerics::kBucketsPerUnit) + splat(numerics::kBucketOfZero));
+    const Floats own = {{__builtin_shuffle(threshold[0].part[0], threshold[1].part[0], bucket.part[0])}};
+    const Ints lower = {{__builtin_shuffle(below[0].part[0], below[1].part[0], bucket.part[0])}};
+    return lower - (v > own);
+  }
+
+  Floats threshold[2];
+  Ints below[2];
 };
 
-QUANTARIA_LANES Tables tables_of(const numerics::Book16& book) {
-  return {load(book.values), load(book.thresholds), as_floats(widen(book.patterns))};
-}
+#endif
 
-/// The number of thresholds under v, by a binary search of four compares.
-QUANTARIA_LANES Ints rank_of(const Floats& v, const Tables& tables, float middle) {
-  Ints rank = (v > splat(middle)) & splat(int32_t{8});
-  for (int32_t step = 4; step > 0; step /= 2) {
-    const Floats threshold = look_up(tables.thresholds, rank + splat(step - 1));
-    rank = rank + ((v > threshold) & splat(step));
+/// The book in registers, for ranks by a binary search of four compares.
+struct BinarySearch {
+  explicit BinarySearch(const numerics::Book16& book)
+      : thresholds(load(book.thresholds)), middle(splat(book.thresholds[7])) {}
+
+  /// The number of thresholds under v.
+  [[gnu::always_inline]] Ints rank_of(const Floats& v) const {
+    Ints rank = (v > middle) & splat(int32_t{8});
+    for (int32_t step = 4; step > 0; step /= 2) {
+      const Floats threshold = look_up(thresholds, rank + splat(step - 1));
+      rank = rank + ((v > threshold) & splat(step));
+    }
+    return rank;
   }
-  return rank;
-}
+
+  Floats thresholds;
+  Floats middle;
+};
 
 /// What a block's elements are multiplied by: 1 / absmax, in two factors because the reciprocal of an
 /// absmax under 2^-128 is beyond float32. A block of zeros has 0.
@@ -40,21 +60,21 @@ QUANTARIA_LANES Normaliser normaliser_of(float absmax) {
   return {0x1p64f, 1.0f / (absmax * 0x1p64f)};
 }
 
-template <bool kSums>
+template <bool kSums, class Search>
 void encode4_blocks(const float* row, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,
-                    uint8_t* codes, LaneSums* sums) {
-  const Tables tables = tables_of(book);
-  const float middle = book.thresholds[7];
+                    const Search& search, uint8_t* codes, LaneSums* sums) {
+  const Floats values = load(book.values);
+  const Floats patterns = as_floats(widen(book.patterns));
   Floats error = splat(0.0f);
   Floats weight = splat(0.0f);
   for (int64_t first = 0, b = 0; first < n; first += block, ++b) {
     const int64_t size = n - first < block ? n - first : block;
     const Normaliser normaliser = normaliser_of(absmax[b]);
     const auto encode_lanes = [&](int64_t j, const Floats& w, const Floats& v) {
-      const Ints rank = rank_of(v, tables, middle);
-      store_low(codes + first + j, bits(look_up(tables.patterns, rank)));
+      const Ints rank = search.rank_of(v);
+      store_low(codes + first + j, bits(look_up(patterns, rank)));
       if constexpr (kSums) {
-        const Floats lost = w - look_up(tables.values, rank) * splat(absmax[b]);
+        const Floats lost = w - look_up(values, rank) * splat(absmax[b]);
         error = error + lost * lost;
         weight = weight + w * w;
       }
@@ -75,10 +95,19 @@ void encode4_blocks(const float* row, int64_t n, int64_t block, const float* abs
   }
 }
 
+template <class Search>
+void encode4_by(const float* row, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,
+                const Search& search, uint8_t* codes, LaneSums* sums) {
+  const auto encode = sums == nullptr ? encode4_blocks<false, Search> : encode4_blocks<true, Search>;
+  encode(row, n, block, absmax, book, search, codes, sums);
+}
+
 void encode4(const float* row, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,
              uint8_t* codes, LaneSums* sums) {
-  const auto encode = sums == nullptr ? encode4_blocks<false> : encode4_blocks<true>;
-  encode(row, n, block, absmax, book, codes, sums);
+#if defined(__AVX512F__)
+  if (book.one_per_bucket) return encode4_by(row, n, block, absmax, book, BucketSearch(book), codes, sums);
+#endif
+  encode4_by(row, n, block, absmax, book, BinarySearch(book), codes, sums);
 }
 
 void decode4(const uint8_t* codes, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,

@@ -11,8 +11,10 @@
 namespace quantaria::ops {
 namespace {
 
-/// Elements of a strip: enough to be worth a task, few enough for the second-level cache.
-constexpr int64_t kStripElements = int64_t{3} << 16;
+/// Of a strip: enough to be worth a task, little enough for the second-level cache. A transposed strip
+/// should be high, too, because each of its columns lies on pages of its own.
+constexpr int64_t kStripBytes = int64_t{1} << 19;
+constexpr int64_t kTaskElements = int64_t{3} << 16;
 /// Rows of a transposed strip come in whole cache lines of 16-bit elements.
 constexpr int64_t kRowsPerLine = 32;
 
@@ -24,9 +26,10 @@ bool has_contiguous_rows(const ConstMatrix& m) { return m.col_stride == 1 || m.c
 bool has_contiguous_columns(const ConstMatrix& m) { return m.row_stride == 1 && m.rows > 1; }
 
 int64_t rows_per_strip(const ConstMatrix& w) {
-  const int64_t rows = kStripElements / std::max<int64_t>(1, w.cols);
-  if (has_contiguous_rows(w)) return std::clamp<int64_t>(rows, 1, 64);
-  return std::clamp<int64_t>(rows / kRowsPerLine * kRowsPerLine, kRowsPerLine, 4 * kRowsPerLine);
+  const int64_t cols = std::max<int64_t>(1, w.cols);
+  if (has_contiguous_rows(w)) return std::clamp<int64_t>(kTaskElements / cols, 1, 64);
+  const int64_t rows = kStripBytes / (cols * size_of(w.dtype)) / kRowsPerLine * kRowsPerLine;
+  return std::clamp<int64_t>(rows, kRowsPerLine, 8 * kRowsPerLine);
 }
 
 template <class T>
@@ -94,7 +97,7 @@ void for_each_strip(ThreadPool& pool, const ConstMatrix& w, const std::function<
 }
 
 void for_each_row_task(ThreadPool& pool, int64_t out, int64_t in, const std::function<void(int64_t)>& body) {
-  const int64_t height = std::clamp<int64_t>(kStripElements / std::max<int64_t>(1, in), 1, 64);
+  const int64_t height = std::clamp<int64_t>(kTaskElements / std::max<int64_t>(1, in), 1, 64);
   pool.parallel_for((out + height - 1) / height, [&](int64_t task) {
     const int64_t end = std::min(out, (task + 1) * height);
     for (int64_t r = task * height; r < end; ++r) body(r);

@@ -1,0 +1,52 @@
+import { InvalidArgumentError, Option } from 'commander';
+import { checkDevice, setThreads } from '../device';
+
+/** A value that a parser refuses is wrong usage: exit 2. */
+function refuse(expected: string): never {
+  throw new InvalidArgumentError(`Expected ${expected}.`);
+}
+
+export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = /^-?\d+$/.test(text) ? Number(text) : Number.NaN;
+    return value >= min && value <= max ? value : refuse(max === Number.MAX_SAFE_INTEGER ? `an integer from ${min}` : `an integer from ${min} to ${max}`);
+  };
+}
+
+export function positive(text: string): number {
+  const value = /^\d*\.?\d+$/.test(text) ? Number(text) : Number.NaN;
+  return value > 0 ? value : refuse('a positive number');
+}
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1e3, M: 1e6, G: 1e9, T: 1e12 };
+
+/** `500MB`, `2GB`, `64000`: powers of 1000. */
+export function bytes(text: string): number {
+  const found = /^(\d+(?:\.\d+)?)([KMGT]?)B?$/i.exec(text);
+  const value = found ? Number(found[1]) * (UNITS[(found[2] ?? '').toUpperCase()] ?? Number.NaN) : Number.NaN;
+  return Number.isFinite(value) && value >= 1 ? Math.floor(value) : refuse('a size such as 64000, 500MB or 2GB');
+}
+
+export function groupSize(text: string): number {
+  const value = /^-?\d+$/.test(text) ? Number(text) : Number.NaN;
+  return value === -1 || value >= 1 ? value : refuse('a positive integer, or -1 for whole rows');
+}
+
+const deviceName = (text: string): string =>
+  /^(cpu|cuda:\d+|cuda-emulated)$/.test(text) ? text : refuse('cpu or cuda:N');
+
+export interface DeviceFlags {
+  device?: string;
+  threads?: number;
+}
+
+export const deviceOption = (): Option =>
+  new Option('--device <id>', 'cpu or cuda:N (default: the best there is)').argParser(deviceName);
+export const threadsOption = (): Option =>
+  new Option('--threads <n>', 'CPU threads (default: all cores)').argParser(integer(1, 1024));
+
+/** @throws QuantariaError `ERR_DEVICE` if the device is not there: it was asked for by name */
+export function useDevice({ device, threads }: DeviceFlags): void {
+  if (device !== undefined) checkDevice(device);
+  if (threads !== undefined) setThreads(threads);
+}

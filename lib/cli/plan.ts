@@ -1,0 +1,51 @@
+import type { Command } from 'commander';
+import { openCheckpoint } from '../checkpoint/reader';
+import { type QuantizePlan, planQuantization } from '../pipeline/quantize_plan';
+import { schemeLabel } from '../scheme';
+import { formatBytes, log, print, printJson, table } from './output';
+import { type PlanFlags, addPlanFlags, planOptions } from './plan_flags';
+
+/** `quantaria plan <model>`: which tensor gets which bits; nothing is written. */
+export function plan(program: Command): void {
+  addPlanFlags(
+    program
+      .command('plan')
+      .description('which tensor would get which bits, and the size; writes nothing')
+      .argument('<model>', 'a directory or a .safetensors file'),
+  ).action(async (model: string, flags: PlanFlags & { json?: boolean }) => {
+    using source = await openCheckpoint(model);
+    const planned = await planQuantization(source, planOptions(flags));
+    printRemarks(planned);
+    const { averageBits, bytes, method, format, warnings, notes } = planned;
+    if (flags.json) {
+      const tensors = planned.tensors.map(({ target, role, scheme, reason }) => ({ name: target.name, role, scheme, reason }));
+      return printJson({ averageBits, bytes, method, format: format.name, warnings, notes, tensors });
+    }
+    print(...planTable(planned), '', planLine(planned));
+  });
+}
+
+/** What a user should know before anything is done. */
+export function printRemarks({ warnings, notes }: QuantizePlan): void {
+  for (const note of notes) log(`note: ${note}`);
+  for (const warning of warnings) log(`warning: ${warning}`);
+}
+
+export const planLine = ({ averageBits, bytes, format }: QuantizePlan): string =>
+  `${averageBits.toFixed(3)} bits a weight, ${formatBytes(bytes)} as ${format.name}`;
+
+/** One line for each role and scheme. */
+function planTable({ tensors }: QuantizePlan): string[] {
+  const rows = new Map<string, { role: string; scheme: string; tensors: number; bytes: number }>();
+  for (const { role, scheme, bytes } of tensors) {
+    const label = scheme === null ? 'kept' : schemeLabel(scheme);
+    const row = rows.get(`${role} ${label}`) ?? { role, scheme: label, tensors: 0, bytes: 0 };
+    row.tensors++;
+    row.bytes += bytes;
+    rows.set(`${role} ${label}`, row);
+  }
+  return table(
+    ['role', 'scheme', 'tensors', 'bytes'],
+    [...rows.values()].map((row) => [row.role, row.scheme, String(row.tensors), formatBytes(row.bytes)]),
+  );
+}

@@ -1,0 +1,89 @@
+import { layoutShards } from '../checkpoint/layout';
+import { openCheckpoint } from '../checkpoint/reader';
+import { QuantariaError } from '../errors';
+import { type Layout, describeModel, layoutTensors } from '../models';
+import { carriedFiles } from './carry';
+import { readConfigText } from './config_file';
+import { copyUnits, pieceUnits } from './copy_units';
+import { fingerprintOf } from './fingerprint';
+import { OutputDirectory } from './output';
+import { PeakRss } from './rss';
+import { type Progress, runUnits } from './run';
+
+export interface ConvertOptions {
+  to: Layout;
+  out: string;
+  /** Module of one expert's projection: `mlp.experts.{expert}.{projection}`. */
+  expertTemplate?: string;
+  maxShardBytes?: number;
+  maxMemoryBytes?: number;
+  resume?: boolean;
+  signal?: AbortSignal;
+  onProgress?: (progress: Progress) => void;
+}
+
+export interface ConvertSummary {
+  tensorsIn: number;
+  tensorsOut: number;
+  bytes: number;
+  seconds: number;
+  peakRssBytes: number;
+}
+
+const DEFAULT_SHARD_BYTES = 5e9;
+const DEFAULT_MEMORY_BYTES = 512e6;
+
+/**
+ * Rewrites a checkpoint with its routed experts in another layout, byte for byte and as a stream.
+ * @throws QuantariaError (as a rejection) `ERR_ARGUMENT` if the model has no routed experts; `ERR_FORMAT`, `ERR_UNSUPPORTED`, `ERR_IO`
+ */
+export async function convertCheckpoint(model: string, options: ConvertOptions): Promise<ConvertSummary> {
+  const began = performance.now();
+  const rss = new PeakRss();
+  using source = await openCheckpoint(model);
+  try {
+    const described = describeModel(source.config, source.entries());
+    if (described.experts === 0) {
+      throw new QuantariaError('ERR_ARGUMENT', `${model}: ${described.architecture} has no routed experts to convert`);
+    }
+    const targets = layoutTensors(described, options.to, { sequentialTemplate: options.expertTemplate });
+    const shards = layoutShards(
+      targets.map(({ name, dtype, shape }) => [{ name, dtype, shape }]),
+      options.maxShardBytes ?? DEFAULT_SHARD_BYTES,
+    );
+    const units = targets.flatMap((target) =>
+      'copy' in target.from
+        ? copyUnits(source, target.from.copy, target.name, source.info(target.from.copy).bytes)
+        : pieceUnits(source, target),
+    );
+    const output = await OutputDirectory.open(options.out, shards, units, {
+      fingerprint: fingerprintOf(source, { to: options.to, shards: shards.map(({ file, header }) => [file, header.toString()]) }),
+      resume: options.resume ?? false,
+    });
+    try {
+      await runUnits(units, output, {
+        maxMemoryBytes: options.maxMemoryBytes ?? DEFAULT_MEMORY_BYTES,
+        signal: options.signal,
+        onProgress: options.onProgress,
+      });
+      const config = await readConfigText(source.directory);
+      await output.finish({
+        ...(await carriedFiles(source.directory)),
+        ...(config === null ? {} : { 'config.json': config }),
+      });
+    } catch (error) {
+      await output.abandon();
+      throw error;
+    }
+    const entries = source.entries();
+    return {
+      tensorsIn: entries.length,
+      tensorsOut: targets.length,
+      bytes: entries.reduce((sum, { bytes }) => sum + bytes, 0),
+      seconds: (performance.now() - began) / 1000,
+      peakRssBytes: rss.stop(),
+    };
+  } finally {
+    rss.stop();
+  }
+}
