@@ -25,7 +25,6 @@ export interface NativeTensorInfo {
 export interface NativeHeader {
   file: NativeMappedFile;
   tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
-  metadata: [string, string][];
 }
 
 /** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */

@@ -75,7 +75,8 @@ void bench_experts(ThreadPool& pool, const Experts& experts) {
     report(name, Experts::kBytes, [&](int i) {
       if (scheme.double_quant)
         ops::quantize_codebook(pool, experts.gate(i), scheme,
-                               {packed.data(), nullptr, bytes.data(), scales.data(), scales.data() + 4096}, &sums);
+                               {packed.data(), nullptr, bytes.data(), scales.data(), scales.data() + 4096},
+                               &sums);
       else
         ops::quantize_codebook(pool, experts.gate(i), scheme,
                                {packed.data(), scales.data(), nullptr, nullptr, nullptr}, &sums);
@@ -87,8 +88,8 @@ void bench_experts(ThreadPool& pool, const Experts& experts) {
   report("fp8 e4m3 per row, with errors", Experts::kBytes,
          [&](int i) { ops::quantize_fp8(pool, experts.gate(i), {}, packed.data(), scales.data(), &sums); });
   report("mxfp4, with errors", Experts::kBytes, [&](int i) {
-    ops::quantize_mx(pool, experts.gate(i), {.element = ops::MxElement::e2m1}, packed.data(), bytes.data(), nullptr,
-                     &sums);
+    ops::quantize_mx(pool, experts.gate(i), {.element = ops::MxElement::e2m1}, packed.data(), bytes.data(),
+                     nullptr, &sums);
   });
   report("llm.int8, with errors", Experts::kBytes,
          [&](int i) { ops::quantize_llm_int8(pool, experts.gate(i), packed.data(), scales.data(), &sums); });

@@ -19,10 +19,11 @@
 namespace quantaria::addon {
 namespace {
 
-/// Files are read and written on one thread beside the device queue, so that both overlap. Never destroyed:
-/// it may be at work while the process ends.
-Executor& file_thread() {
-  static Executor* const instance = std::make_unique<Executor>().release();
+/// Files are opened and written beside the device queue, so that both overlap. Two threads: what a write costs is the
+/// system's copy into fresh pages, which one core does at about 1 GB/s. Never destroyed: they may be at work while the
+/// process ends.
+Executor& file_threads() {
+  static Executor* const instance = std::make_unique<Executor>(2).release();
   return *instance;
 }
 
@@ -91,25 +92,17 @@ Napi::Value header_object(Napi::Env env, const std::shared_ptr<io::MappedFile>& 
     tensor.Set("end", static_cast<double>(entry.end));
     tensors.Set(i, tensor);
   }
-  Napi::Array metadata = Napi::Array::New(env, header.metadata.size());
-  for (uint32_t i = 0; i < header.metadata.size(); ++i) {
-    Napi::Array pair = Napi::Array::New(env, 2);
-    pair.Set(0u, header.metadata[i].first);
-    pair.Set(1u, header.metadata[i].second);
-    metadata.Set(i, pair);
-  }
   Napi::Object result = Napi::Object::New(env);
   result.Set("file", FileHandle<Mapped>::make(env, file));
   result.Set("tensors", tensors);
-  result.Set("metadata", metadata);
   return result;
 }
 
-/// openSafetensors(path): a promise of {file, tensors: [{name, dtype, shape, begin, end}], metadata: [[key, value]]}
+/// openSafetensors(path): a promise of {file, tensors: [{name, dtype, shape, begin, end}]}
 Napi::Value open_safetensors(const Napi::CallbackInfo& info) {
   const std::string path = to_path(info[0], "path");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
-  file_thread().post([path, settle = settle] {
+  file_threads().post([path, settle = settle] {
     std::shared_ptr<io::MappedFile> file;
     auto header = std::make_shared<io::SafetensorsHeader>();
     auto failure = failure_of([&] {
@@ -181,7 +174,7 @@ Napi::Value output_write(const Napi::CallbackInfo& info) {
       settle(tensor.storage->failure(), nullptr);
       return;
     }
-    file_thread().post([=] {
+    file_threads().post([=] {
       settle(failure_of([&] {
                for (int64_t at = 0, to = offset; at < bytes; at += row, to += stride)
                  file->write(to, tensor.data() + at, std::min(row, bytes - at));
@@ -196,7 +189,7 @@ Napi::Value output_write(const Napi::CallbackInfo& info) {
 Napi::Value output_sync(const Napi::CallbackInfo& info) {
   const auto file = FileHandle<Output>::get(info[0]);
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
-  file_thread().post([file, settle = settle] { settle(failure_of([&] { file->sync(); }), nullptr); });
+  file_threads().post([file, settle = settle] { settle(failure_of([&] { file->sync(); }), nullptr); });
   return promise;
 }
 

@@ -6,6 +6,7 @@
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/tensor_handle.h"
+#include "core/allocator.h"
 #include "core/attempt.h"
 #include "core/device.h"
 #include "cpu/device.h"
@@ -75,6 +76,10 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   const Bytes target = to_bytes(info[1], "buffer");
   if (target.size != source.bytes())
     fail(ErrorCode::shape, "buffer: ", target.size, " bytes, ", source.bytes(), " expected");
+  // The buffer is a promise of the system until it is written.
+  constexpr int64_t kCheckedBytes = int64_t{64} << 20;
+  if (target.size >= kCheckedBytes && target.size > usable_memory(cpu::device().memory()))
+    fail(ErrorCode::out_of_memory, "buffer: ", target.size, " bytes cannot be filled, the machine has not that much left");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env(), info[1].As<Napi::Object>());
   cpu::device().post([source, target, settle = settle] {
     std::shared_ptr<const Error> failure = source.storage->failure();

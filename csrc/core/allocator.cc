@@ -2,12 +2,15 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "core/error.h"
 
@@ -15,7 +18,7 @@ namespace quantaria {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kCheckedBytes = int64_t{64} << 20;  // smaller blocks are not worth a look at the system's state
+constexpr int64_t kCheckedBytes = int64_t{64} << 20;  // fresh memory after which the system's state is looked at again
 constexpr int64_t kReserveBytes = int64_t{64} << 20;  // left for everyone else
 
 /// Next size of the form (4..7) * 2^k, so that a freed block fits later requests at under 25 % waste.
@@ -26,12 +29,32 @@ int64_t size_class(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-/// A single number in a file such as memory.max; nothing if it is absent or says "max".
-int64_t number_in(const char* path) {
+/// The number after `key` at the start of a line; without a key, the first number of the file. Nothing if it is not there
+/// (a limit may say "max").
+std::optional<int64_t> value_in(const char* path, std::string_view key) {
   std::ifstream file(path);
+  std::string word;
   int64_t value = 0;
-  return file >> value ? value : std::numeric_limits<int64_t>::max();
+  if (key.empty()) return file >> value ? std::optional(value) : std::nullopt;
+  while (file >> word) {
+    if (word == key && file >> value) return value;
+    std::getline(file, word);
+  }
+  return std::nullopt;
 }
+
+/// Where Linux says what a control group may use: version 2, then version 1.
+struct ControlGroup {
+  const char* limit;
+  const char* used;
+  const char* statistics;
+  const char* cache_key;
+};
+constexpr ControlGroup kControlGroups[] = {
+    {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"},
+    {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+     "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"},
+};
 
 /// Tests fill fresh blocks, so that an operation that leaves part of its output unwritten is seen.
 bool poisoning() {
@@ -47,19 +70,28 @@ int64_t physical_memory() {
 
 int64_t available_memory() {
   int64_t available = std::numeric_limits<int64_t>::max();
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  std::string unit;
-  while (file >> key >> kib) {
-    std::getline(file, unit);
-    if (key == "MemAvailable:") available = kib * 1024;
+  if (const auto kib = value_in("/proc/meminfo", "MemAvailable:")) available = *kib * 1024;
+  for (const ControlGroup& group : kControlGroups) {
+    const auto limit = value_in(group.limit, "");
+    const auto used = value_in(group.used, "");
+    if (!limit || !used) continue;
+    // Files in the page cache are counted as used, but give way.
+    const int64_t cache = value_in(group.statistics, group.cache_key).value_or(0);
+    available = std::min(available, std::max<int64_t>(0, *limit - *used + cache));
   }
-  const int64_t limit = number_in("/sys/fs/cgroup/memory.max");
-  const int64_t used = number_in("/sys/fs/cgroup/memory.current");
-  if (limit != std::numeric_limits<int64_t>::max() && used <= limit)
-    available = available < limit - used ? available : limit - used;
   return available;
+}
+
+int64_t resident_memory() {
+  std::ifstream file("/proc/self/statm");
+  int64_t total = 0, resident = 0, shared = 0;
+  file >> total >> resident >> shared;
+  return (resident - shared) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+}
+
+int64_t usable_memory(const MemoryCounters& counters) {
+  const int64_t promised = std::max<int64_t>(0, counters.live_bytes + counters.cached_bytes - resident_memory());
+  return std::max<int64_t>(0, available_memory() - promised - kReserveBytes);
 }
 
 HostAllocator::~HostAllocator() {
@@ -79,12 +111,7 @@ std::shared_ptr<std::byte> HostAllocator::allocate(int64_t bytes) {
     }
   }
   if (block == nullptr) {
-    if (capacity >= kCheckedBytes && capacity > available_memory() - kReserveBytes) {
-      const MemoryCounters now = counters();
-      fail(ErrorCode::out_of_memory, "cannot allocate ", bytes, " bytes: ", available_memory(),
-           " are available; ", now.live_blocks, " tensors hold ", now.live_bytes,
-           " (dispose() those that are no longer needed)");
-    }
+    require_fresh(bytes, capacity);
     block = static_cast<std::byte*>(std::aligned_alloc(kAlignment, static_cast<size_t>(capacity)));
     if (block == nullptr) fail(ErrorCode::out_of_memory, "cannot allocate ", bytes, " bytes");
   }
@@ -95,6 +122,26 @@ std::shared_ptr<std::byte> HostAllocator::allocate(int64_t bytes) {
     ++counters_.live_blocks;
   }
   return {block, [self = shared_from_this(), capacity](std::byte* freed) { self->release(freed, capacity); }};
+}
+
+void HostAllocator::require_fresh(int64_t bytes, int64_t capacity) {
+  MemoryCounters now;
+  {
+    const std::lock_guard lock(mutex_);
+    unchecked_ += capacity;
+    if (unchecked_ < kCheckedBytes) return;
+    unchecked_ = 0;
+    now = counters_;
+  }
+  const int64_t usable = usable_memory(now);
+  if (capacity <= usable) return;
+  {
+    const std::lock_guard lock(mutex_);
+    unchecked_ = kCheckedBytes;  // no memory goes out before there is some
+  }
+  fail(ErrorCode::out_of_memory, "cannot allocate ", bytes, " bytes: ", usable,
+       " are available; ", now.live_blocks, " tensors hold ", now.live_bytes,
+       " (dispose() those that are no longer needed)");
 }
 
 void HostAllocator::release(std::byte* block, int64_t capacity) {

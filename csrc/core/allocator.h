@@ -32,15 +32,25 @@ class HostAllocator : public std::enable_shared_from_this<HostAllocator> {
   MemoryCounters counters() const;
 
  private:
+  /// Throws ERR_OUT_OF_MEMORY unless the system has `capacity` more bytes.
+  void require_fresh(int64_t bytes, int64_t capacity);
   void release(std::byte* block, int64_t capacity);
 
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<std::byte*>> cache_;  // by capacity
   MemoryCounters counters_{};
+  int64_t unchecked_ = 0;  // fresh bytes since the last look at the system
 };
 
 /// Bytes that can still be used without swapping, the smaller of the system's and the control group's.
 int64_t available_memory();
+
+/// Bytes of this process's own memory that it has touched: without files.
+int64_t resident_memory();
+
+/// Bytes that a process with these blocks can still take. Blocks that nobody has touched yet are not missing from
+/// the system's free memory, but will be.
+int64_t usable_memory(const MemoryCounters& counters);
 
 /// Bytes of memory in this machine.
 int64_t physical_memory();

@@ -10,14 +10,14 @@ Executor::~Executor() {
     stopping_ = true;
   }
   wake_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 void Executor::post(std::function<void()> task) {
   {
     const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
-    if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+    while (static_cast<int>(threads_.size()) < count_) threads_.emplace_back([this] { work(); });
   }
   wake_.notify_one();
 }

@@ -5,13 +5,15 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace quantaria {
 
-/// One thread that runs what it is given, in order. The thread starts with the first task.
+/// Threads that take tasks from one queue, in order: with a single one, each task ends before the next begins. They start
+/// with the first task.
 class Executor {
  public:
-  Executor() = default;
+  explicit Executor(int threads = 1) : count_(threads) {}
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -25,7 +27,8 @@ class Executor {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> tasks_;
-  std::thread thread_;
+  const int count_;
+  std::vector<std::thread> threads_;
   bool stopping_ = false;
 };
 

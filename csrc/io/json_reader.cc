@@ -1,6 +1,6 @@
 #include "io/json_reader.h"
 
-#include <unordered_set>
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -67,22 +67,30 @@ uint32_t JsonReader::hex4() {
 }
 
 std::string JsonReader::string() {
-  if (!accept('"')) fail_here("a string");
   std::string out;
+  scan_string(&out);
+  return out;
+}
+
+void JsonReader::skip_string() { scan_string(nullptr); }
+
+void JsonReader::scan_string(std::string* out) {
+  if (!accept('"')) fail_here("a string");
   for (;;) {
+    if (out != nullptr && out->size() > kMaxStringBytes) fail_here("a string of at most 1 MiB");
     if (at_ >= text_.size()) fail_here("the end of a string");
     const char c = text_[at_++];
-    if (c == '"') return out;
+    if (c == '"') return;
     if (static_cast<unsigned char>(c) < 0x20) fail_here("no control character in a string");
     if (c != '\\') {
-      out += c;
+      if (out != nullptr) *out += c;
       continue;
     }
     const char escape = at_ < text_.size() ? text_[at_++] : '\0';
     constexpr std::string_view kEscapes = "\"\\/bfnrt";
     constexpr std::string_view kMeanings = "\"\\/\b\f\n\r\t";
     if (const size_t i = kEscapes.find(escape); escape != '\0' && i != std::string_view::npos) {
-      out += kMeanings[i];
+      if (out != nullptr) *out += kMeanings[i];
     } else if (escape == 'u') {
       uint32_t code = hex4();
       if (code >= 0xDC00 && code < 0xE000) fail_here("no lone surrogate");
@@ -93,7 +101,7 @@ std::string JsonReader::string() {
         if (low < 0xDC00 || low >= 0xE000) fail_here("the second half of a surrogate pair");
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
       }
-      append_utf8(out, code);
+      if (out != nullptr) append_utf8(*out, code);
     } else {
       fail_here("a known escape");
     }
@@ -150,14 +158,14 @@ void JsonReader::number() {
 void JsonReader::skip_object(int depth) {
   expect('{');
   if (accept('}')) return;
-  std::unordered_set<std::string> names;
+  NameSet names;
   do {
-    std::string name = string();
-    if (!names.insert(std::move(name)).second) fail_here("a name that the object does not have yet");
+    names.add(string());
     expect(':');
     skip_value(depth + 1);
   } while (accept(','));
   expect('}');
+  if (names.has_repeated()) fail_here("no name twice in the object that ends here");
 }
 
 void JsonReader::skip_array(int depth) {
@@ -174,8 +182,7 @@ void JsonReader::skip_value(int depth) {
   const char c = peek();
   switch (c) {
     case '"':
-      string();
-      return;
+      return skip_string();
     case '{':
       return skip_object(depth);
     case '[':
@@ -195,6 +202,11 @@ void JsonReader::skip_value(int depth) {
 void JsonReader::finish() {
   peek();
   if (at_ != text_.size()) fail_here("the end");
+}
+
+bool NameSet::has_repeated() {
+  std::sort(hashes_.begin(), hashes_.end());
+  return std::adjacent_find(hashes_.begin(), hashes_.end()) != hashes_.end();
 }
 
 bool is_utf8(std::string_view bytes) {

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int64_t kLengthBytes = 8;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+// What the format does not limit and no checkpoint comes near: a hostile header must not take all memory.
+constexpr size_t kMaxTensors = 500'000;
+constexpr size_t kMaxDimensions = 64;
 
 struct StoredDType {
   std::string_view name;
@@ -71,18 +74,21 @@ class HeaderReader {
     if (json_.accept_null()) return;
     json_.expect('{');
     if (json_.accept('}')) return;
+    NameSet keys;
     do {
-      std::string key = json_.string();
+      keys.add(json_.string());
       json_.expect(':');
-      header_.metadata.emplace_back(std::move(key), json_.string());
+      json_.skip_string();
     } while (json_.accept(','));
     json_.expect('}');
+    if (keys.has_repeated()) fail(ErrorCode::format, path_, ": a key of __metadata__ occurs twice");
   }
 
   void entry(std::string name) {
     std::optional<std::string> dtype;
     std::optional<std::vector<int64_t>> shape;
     std::optional<std::vector<int64_t>> offsets;
+    NameSet others;
     json_.expect('{');
     if (!json_.accept('}')) {
       do {
@@ -93,16 +99,19 @@ class HeaderReader {
           dtype = json_.string();
         } else if (key == "shape") {
           once(name, key, shape.has_value());
-          shape = naturals();
+          shape = naturals(name, key, kMaxDimensions);
         } else if (key == "data_offsets") {
           once(name, key, offsets.has_value());
-          offsets = naturals();
+          offsets = naturals(name, key, 2);
         } else {
+          others.add(key);
           json_.skip_value();
         }
       } while (json_.accept(','));
       json_.expect('}');
     }
+    if (others.has_repeated())
+      fail(ErrorCode::format, path_, ": tensor ", shown(name), " gives an extra field twice");
     if (!dtype || !shape || !offsets)
       fail(ErrorCode::format, path_, ": tensor ", shown(name), " lacks its ",
            !dtype ? "dtype" : !shape ? "shape" : "data_offsets");
@@ -112,6 +121,8 @@ class HeaderReader {
     if (offsets->size() != 2)
       fail(ErrorCode::format, path_, ": tensor ", shown(name), " has ", offsets->size(), " data_offsets, 2 expected");
     check_size(name, *known, *shape, (*offsets)[0], (*offsets)[1]);
+    if (header_.tensors.size() == kMaxTensors)
+      fail(ErrorCode::format, path_, ": more than ", kMaxTensors, " tensors");
     header_.tensors.push_back({std::move(name), known->name, std::move(*shape), (*offsets)[0], (*offsets)[1]});
   }
 
@@ -119,11 +130,13 @@ class HeaderReader {
     if (seen) fail(ErrorCode::format, path_, ": tensor ", shown(name), " gives its ", key, " twice");
   }
 
-  std::vector<int64_t> naturals() {
+  std::vector<int64_t> naturals(const std::string& name, const std::string& key, size_t max) {
     std::vector<int64_t> values;
     json_.expect('[');
     if (json_.accept(']')) return values;
     do {
+      if (values.size() == max)
+        fail(ErrorCode::format, path_, ": tensor ", shown(name), " has more than ", max, " ", key);
       values.push_back(json_.natural());
     } while (json_.accept(','));
     json_.expect(']');

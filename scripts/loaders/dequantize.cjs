@@ -27,10 +27,10 @@ async function main([quantized, out, flag, asked]) {
   const { checkpoint, format, modules, stored } = await openModel(quantized);
   const dtype = asked ?? modelDtype(checkpoint.config);
   const used = new Set(modules.flatMap(({ tensors }) => tensors));
-  const kept = checkpoint.names().filter((name) => !used.has(name));
+  const kept = checkpoint.entries().filter(({ name }) => !used.has(name));
   const entries = [
     ...modules.map(({ module, shape }) => ({ name: `${module}.weight`, dtype: storedName(dtype), shape })),
-    ...kept.map((name) => ({ name, dtype: checkpoint.info(name).dtype, shape: checkpoint.info(name).shape })),
+    ...kept.map((entry) => ({ name: entry.name, dtype: entry.dtype, shape: entry.shape })),
   ];
   fs.mkdirSync(out, { recursive: true });
   const writer = new SafetensorsWriter(path.join(out, 'model.safetensors'), entries);
@@ -39,7 +39,7 @@ async function main([quantized, out, flag, asked]) {
     await writer.write(`${module.module}.weight`, dequantize(weight, { dtype }));
     weight.dispose();
   }
-  for (const name of kept) await writer.write(name, await checkpoint.read(name));
+  for (const { name } of kept) await writer.write(name, await checkpoint.read(name));
   await writer.finish();
   const { quantization_config: _, ...config } = checkpoint.config;
   fs.writeFileSync(path.join(out, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);

@@ -26,7 +26,8 @@ Matrix rows_of(std::vector<T>& data, DType dtype, int64_t rows, int64_t cols) {
 }
 
 /// Code k at bits [k b, (k + 1) b) of the row's stream, bit by bit.
-std::vector<uint8_t> packed_by_definition(const std::vector<int32_t>& codes, int64_t rows, int64_t cols, int bits) {
+std::vector<uint8_t> packed_by_definition(const std::vector<int32_t>& codes, int64_t rows, int64_t cols,
+                                          int bits) {
   const int64_t row_bytes = (cols * bits + 31) / 32 * 4;
   std::vector<uint8_t> packed(static_cast<size_t>(rows * row_bytes));
   for (int64_t r = 0; r < rows; ++r)
@@ -142,7 +143,8 @@ TEST("swap_nibbles exchanges halves in place; offset_codes adds, clamps or refus
   CHECK_EQ(bytes, (std::vector<uint8_t>{0x21, 0x0f, 0xf0}));
   const std::vector<uint8_t> codes{0, 128, 255};
   std::vector<int8_t> moved(3);
-  offset_codes(pool, rows_of(codes, DType::uint8, 1, 3), -128, std::nullopt, rows_of(moved, DType::int8, 1, 3));
+  offset_codes(pool, rows_of(codes, DType::uint8, 1, 3), -128, std::nullopt,
+               rows_of(moved, DType::int8, 1, 3));
   CHECK_EQ(moved, (std::vector<int8_t>{-128, 0, 127}));
   std::vector<uint8_t> clamped(3);
   offset_codes(pool, rows_of(codes, DType::uint8, 1, 3), -1, CodeRange{1, 200},

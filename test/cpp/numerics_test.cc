@@ -20,12 +20,15 @@ double defined_value(int exponent_bits, int mantissa_bits, int bias, uint32_t co
   const uint32_t exponent = code >> mantissa_bits & ((1u << exponent_bits) - 1);
   const double sign = code >> (exponent_bits + mantissa_bits) & 1u ? -1 : 1;
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
-  return sign * std::ldexp((1 << mantissa_bits) + mantissa, static_cast<int>(exponent) - bias - mantissa_bits);
+  return sign *
+         std::ldexp((1 << mantissa_bits) + mantissa, static_cast<int>(exponent) - bias - mantissa_bits);
 }
 
 /// Code of |x| by search among all finite values, saturating; ties by the rounding's rule.
 uint32_t searched_code(const SmallFloat& f, double magnitude, Rounding rounding) {
-  const auto value = [&](uint32_t code) { return defined_value(f.exponent_bits, f.mantissa_bits, f.bias, code); };
+  const auto value = [&](uint32_t code) {
+    return defined_value(f.exponent_bits, f.mantissa_bits, f.bias, code);
+  };
   uint32_t below = 0;
   while (below < f.max_code && value(below + 1) <= magnitude) ++below;
   if (below == f.max_code || rounding == Rounding::floor) return below;
@@ -44,7 +47,8 @@ std::vector<float> interesting_values(const SmallFloat& f) {
     const double next = defined_value(f.exponent_bits, f.mantissa_bits, f.bias, code + 1);
     for (const double x : {here, (here + next) / 2}) {
       const auto exact = static_cast<float>(x);
-      for (const float y : {exact, std::nextafter(exact, 0.0f), std::nextafter(exact, 1e9f)}) values.push_back(y);
+      for (const float y : {exact, std::nextafter(exact, 0.0f), std::nextafter(exact, 1e9f)})
+        values.push_back(y);
     }
   }
   const size_t positive = values.size();
@@ -152,7 +156,9 @@ TEST("e8m0: bytes are powers of two, the block scale is the floor of the logarit
   CHECK_EQ(e8m0_of_absmax(std::numeric_limits<float>::max(), 0), 254);
 }
 
-TEST("code books rise, thresholds are midpoints in float32, buckets give the rank of every threshold's sides") {
+TEST(
+    "code books rise, thresholds are midpoints in float32, buckets give the rank of every threshold's "
+    "sides") {
   for (const Book16* book : {&kNf4, &kFp4, &kE3M0}) {
     for (int i = 0; i + 1 < book->size; ++i) {
       CHECK(book->values[i] < book->values[i + 1]);

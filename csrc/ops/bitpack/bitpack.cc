@@ -14,7 +14,9 @@ namespace {
 
 constexpr int64_t kElementsPerTask = int64_t{1} << 16;
 
-int64_t rows_per_task(int64_t cols) { return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, cols)); }
+int64_t rows_per_task(int64_t cols) {
+  return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, cols));
+}
 
 /// body(row) for all rows, in tasks of some thousand elements.
 template <class Body>
@@ -48,17 +50,20 @@ void with_integer_type(DType dtype, const char* argument, F&& f) {
 template <class T>
 T element(const ConstMatrix& m, int64_t r, int64_t c) {
   T value;
-  std::memcpy(&value, m.data + (r * m.row_stride + c * m.col_stride) * static_cast<int64_t>(sizeof(T)), sizeof(T));
+  std::memcpy(&value, m.data + (r * m.row_stride + c * m.col_stride) * static_cast<int64_t>(sizeof(T)),
+              sizeof(T));
   return value;
 }
 
 template <class T>
 void set_element(const Matrix& m, int64_t r, int64_t c, T value) {
-  std::memcpy(m.data + (r * m.row_stride + c * m.col_stride) * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+  std::memcpy(m.data + (r * m.row_stride + c * m.col_stride) * static_cast<int64_t>(sizeof(T)), &value,
+              sizeof(T));
 }
 
 void check_bits(int bits) {
-  if ((bits < 2 || bits > 8) && bits != 16) fail(ErrorCode::argument, "bits: ", bits, " given, 2..8 or 16 expected");
+  if ((bits < 2 || bits > 8) && bits != 16)
+    fail(ErrorCode::argument, "bits: ", bits, " given, 2..8 or 16 expected");
 }
 
 void check_order(const std::optional<NibbleOrder>& order, int bits, int64_t cols) {
@@ -92,8 +97,8 @@ void read_codes(const ConstMatrix& from, int64_t r, int bits, int32_t offset, Co
   for (int64_t c = 0; c < from.cols; ++c) {
     const int64_t code = int64_t{element<T>(from, r, c)} + offset;
     if (code < 0 || code >= limit)
-      fail(ErrorCode::argument, "codes: ", code - offset, " at row ", r, ", column ", c, ", ", -int64_t{offset},
-           " .. ", limit - 1 - offset, " expected for ", bits, " bits");
+      fail(ErrorCode::argument, "codes: ", code - offset, " at row ", r, ", column ", c, ", ",
+           -int64_t{offset}, " .. ", limit - 1 - offset, " expected for ", bits, " bits");
     codes[c] = static_cast<Code>(code);
   }
 }
@@ -155,19 +160,22 @@ void unpack_bits(ThreadPool& pool, const uint8_t* packed, int64_t packed_stride,
 void swap_nibbles(ThreadPool& pool, const uint8_t* in, int64_t bytes, uint8_t* out) {
   pool.parallel_for((bytes + kElementsPerTask - 1) / kElementsPerTask, [&](int64_t task) {
     const int64_t end = std::min(bytes, (task + 1) * kElementsPerTask);
-    for (int64_t k = task * kElementsPerTask; k < end; ++k) out[k] = static_cast<uint8_t>(in[k] << 4 | in[k] >> 4);
+    for (int64_t k = task * kElementsPerTask; k < end; ++k)
+      out[k] = static_cast<uint8_t>(in[k] << 4 | in[k] >> 4);
   });
 }
 
 namespace {
 
 void check_planar_bits(int bits) {
-  if (bits != 2 && bits != 4) fail(ErrorCode::argument, "bits: ", bits, " given, 2 or 4 expected for planar packing");
+  if (bits != 2 && bits != 4)
+    fail(ErrorCode::argument, "bits: ", bits, " given, 2 or 4 expected for planar packing");
 }
 
 }  // namespace
 
-void pack_planar(ThreadPool& pool, const uint8_t* codes, int64_t rows, int64_t cols, int bits, uint8_t* packed) {
+void pack_planar(ThreadPool& pool, const uint8_t* codes, int64_t rows, int64_t cols, int bits,
+                 uint8_t* packed) {
   check_planar_bits(bits);
   const int64_t planes = 8 / bits;
   const int64_t packed_rows = (rows + planes - 1) / planes;
@@ -188,21 +196,24 @@ void pack_planar(ThreadPool& pool, const uint8_t* codes, int64_t rows, int64_t c
   });
 }
 
-void unpack_planar(ThreadPool& pool, const uint8_t* packed, int64_t rows, int64_t cols, int bits, uint8_t* codes) {
+void unpack_planar(ThreadPool& pool, const uint8_t* packed, int64_t rows, int64_t cols, int bits,
+                   uint8_t* codes) {
   check_planar_bits(bits);
   const int64_t planes = 8 / bits;
   const int64_t packed_rows = (rows + planes - 1) / planes;
   for_each_row(pool, rows, cols, [&](int64_t r) {
     const uint8_t* const from = packed + r % packed_rows * cols;
     const int64_t shift = r / packed_rows * bits;
-    for (int64_t c = 0; c < cols; ++c) codes[r * cols + c] = static_cast<uint8_t>(from[c] >> shift & ((1 << bits) - 1));
+    for (int64_t c = 0; c < cols; ++c)
+      codes[r * cols + c] = static_cast<uint8_t>(from[c] >> shift & ((1 << bits) - 1));
   });
 }
 
-void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta, const std::optional<CodeRange>& clamp,
-                  const Matrix& out) {
+void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta,
+                  const std::optional<CodeRange>& clamp, const Matrix& out) {
   if (in.rows != out.rows || in.cols != out.cols)
-    fail(ErrorCode::shape, "out: [", out.rows, ", ", out.cols, "] given, [", in.rows, ", ", in.cols, "] expected");
+    fail(ErrorCode::shape, "out: [", out.rows, ", ", out.cols, "] given, [", in.rows, ", ", in.cols,
+         "] expected");
   with_integer_type(in.dtype, "in", [&](auto* in_type) {
     using From = std::remove_pointer_t<decltype(in_type)>;
     with_integer_type(out.dtype, "out", [&](auto* out_type) {
@@ -212,12 +223,14 @@ void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta, const 
           int64_t sum = 0;
           bool overflow = __builtin_add_overflow(int64_t{element<From>(in, r, c)}, delta, &sum);
           if (clamp) {
-            sum = overflow ? (delta > 0 ? clamp->high : clamp->low) : std::clamp(sum, clamp->low, clamp->high);
+            sum =
+                overflow ? (delta > 0 ? clamp->high : clamp->low) : std::clamp(sum, clamp->low, clamp->high);
             overflow = false;
           }
-          if (overflow || sum < int64_t{std::numeric_limits<To>::min()} || sum > int64_t{std::numeric_limits<To>::max()})
-            fail(ErrorCode::argument, "codes: ", element<From>(in, r, c) + int64_t{0}, " + ", delta, " at row ", r,
-                 ", column ", c, " does not fit ", name_of(out.dtype));
+          if (overflow || sum < int64_t{std::numeric_limits<To>::min()} ||
+              sum > int64_t{std::numeric_limits<To>::max()})
+            fail(ErrorCode::argument, "codes: ", element<From>(in, r, c) + int64_t{0}, " + ", delta,
+                 " at row ", r, ", column ", c, " does not fit ", name_of(out.dtype));
           set_element(out, r, c, static_cast<To>(sum));
         }
       });

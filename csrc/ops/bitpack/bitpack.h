@@ -35,9 +35,11 @@ void swap_nibbles(ThreadPool& pool, const uint8_t* in, int64_t bytes, uint8_t* o
 /// quanto's planar packing along rows, bits 2 or 4. With v = 8 / bits and P = ceil(rows / v):
 /// packed[p][c] = sum_j codes[p + j P][c] << (bits j), row-major [P, cols]. `codes` uint8 [rows, cols].
 /// Throws ERR_ARGUMENT naming the first code out of range.
-void pack_planar(ThreadPool& pool, const uint8_t* codes, int64_t rows, int64_t cols, int bits, uint8_t* packed);
+void pack_planar(ThreadPool& pool, const uint8_t* codes, int64_t rows, int64_t cols, int bits,
+                 uint8_t* packed);
 /// The inverse, for a known number of rows.
-void unpack_planar(ThreadPool& pool, const uint8_t* packed, int64_t rows, int64_t cols, int bits, uint8_t* codes);
+void unpack_planar(ThreadPool& pool, const uint8_t* packed, int64_t rows, int64_t cols, int bits,
+                   uint8_t* codes);
 
 struct CodeRange {
   int64_t low;
@@ -47,7 +49,7 @@ struct CodeRange {
 /// out(r, c) = in(r, c) + delta, both integer matrices (int8, uint8, int16, int32, int64) of one shape.
 /// With `clamp` the sum is clamped to it first. A result that out's type cannot hold is ERR_ARGUMENT with
 /// the first position (row-major).
-void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta, const std::optional<CodeRange>& clamp,
-                  const Matrix& out);
+void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta,
+                  const std::optional<CodeRange>& clamp, const Matrix& out);
 
 }  // namespace quantaria::ops

@@ -77,7 +77,8 @@ template <int kBits>
       packed[i] = static_cast<uint8_t>(four | four >> 6 | four >> 12 | four >> 18);
     }
   } else {
-    for (int64_t g = 0; g < groups; ++g) pack_group<kBits>(codes + g * kGroup, packed + g * group_bytes(kBits));
+    for (int64_t g = 0; g < groups; ++g)
+      pack_group<kBits>(codes + g * kGroup, packed + g * group_bytes(kBits));
   }
 }
 
@@ -91,16 +92,19 @@ template <int kBits>
       std::memcpy(codes + 2 * i, &pair, 2);
     }
   } else {
-    for (int64_t g = 0; g < groups; ++g) unpack_group<kBits>(packed + g * group_bytes(kBits), codes + g * kGroup);
+    for (int64_t g = 0; g < groups; ++g)
+      unpack_group<kBits>(packed + g * group_bytes(kBits), codes + g * kGroup);
   }
 }
 
-constexpr size_t cut_bytes(int64_t codes, int bits) { return static_cast<size_t>((codes * bits + 31) / 32 * 4); }
+constexpr size_t cut_bytes(int64_t codes, int bits) {
+  return static_cast<size_t>((codes * bits + 31) / 32 * 4);
+}
 
 template <int kBits>
 void pack(const uint8_t* codes, int64_t n, uint8_t* packed) {
   const int64_t groups = n / kGroup;
-  pack_groups<kBits>(codes, groups, packed);
+  if (groups > 0) pack_groups<kBits>(codes, groups, packed);
   if (const int64_t rest = n - groups * kGroup; rest > 0) {
     uint8_t whole[group_bytes(kBits)];
     pack_groups<kBits>(codes + groups * kGroup, 1, whole);
@@ -111,7 +115,7 @@ void pack(const uint8_t* codes, int64_t n, uint8_t* packed) {
 template <int kBits>
 void unpack(const uint8_t* packed, int64_t n, uint8_t* codes) {
   const int64_t groups = n / kGroup;
-  unpack_groups<kBits>(packed, groups, codes);
+  if (groups > 0) unpack_groups<kBits>(packed, groups, codes);
   if (const int64_t rest = n - groups * kGroup; rest > 0) {
     uint8_t whole[group_bytes(kBits)] = {};
     std::memcpy(whole, packed + groups * group_bytes(kBits), cut_bytes(rest, kBits));

@@ -42,8 +42,8 @@ void copy_elements(const ConstMatrix& src, const Matrix& dst) {
 
 template <class T>
 void transpose_elements(const ConstMatrix& src, const Matrix& dst) {
-  transpose(reinterpret_cast<const T*>(src.data), src.col_stride, src.rows, src.cols, reinterpret_cast<T*>(dst.data),
-            dst.row_stride);
+  transpose(reinterpret_cast<const T*>(src.data), src.col_stride, src.rows, src.cols,
+            reinterpret_cast<T*>(dst.data), dst.row_stride);
 }
 
 void copy_same(const ConstMatrix& src, const Matrix& dst) {
@@ -54,9 +54,12 @@ void copy_same(const ConstMatrix& src, const Matrix& dst) {
     return;
   }
   const bool transposing = contiguous_columns(src) && contiguous_rows(dst);
-  if (bytes == 1) return transposing ? transpose_elements<uint8_t>(src, dst) : copy_elements<uint8_t>(src, dst);
-  if (bytes == 2) return transposing ? transpose_elements<uint16_t>(src, dst) : copy_elements<uint16_t>(src, dst);
-  if (bytes == 4) return transposing ? transpose_elements<uint32_t>(src, dst) : copy_elements<uint32_t>(src, dst);
+  if (bytes == 1)
+    return transposing ? transpose_elements<uint8_t>(src, dst) : copy_elements<uint8_t>(src, dst);
+  if (bytes == 2)
+    return transposing ? transpose_elements<uint16_t>(src, dst) : copy_elements<uint16_t>(src, dst);
+  if (bytes == 4)
+    return transposing ? transpose_elements<uint32_t>(src, dst) : copy_elements<uint32_t>(src, dst);
   return copy_elements<uint64_t>(src, dst);
 }
 
@@ -86,7 +89,8 @@ void cast_rows(const ConstMatrix& src, const Matrix& dst) {
 
 void copy_cast(ThreadPool& pool, const ConstMatrix& src, const Matrix& dst) {
   if (src.rows != dst.rows || src.cols != dst.cols)
-    fail(ErrorCode::shape, "dst: [", dst.rows, ", ", dst.cols, "] given, [", src.rows, ", ", src.cols, "] expected");
+    fail(ErrorCode::shape, "dst: [", dst.rows, ", ", dst.cols, "] given, [", src.rows, ", ", src.cols,
+         "] expected");
   if (src.rows == 0 || src.cols == 0) return;
   // Whole rows are written one after the other wherever the destination has contiguous ones in either sense.
   const bool swap = !contiguous_rows(dst) && contiguous_columns(dst);

@@ -59,9 +59,11 @@ inline void transpose_tile(const T* from, int64_t from_stride, T* to, int64_t to
 }
 
 template <class T>
-void transpose_edge(const T* from, int64_t from_stride, int64_t rows, int64_t cols, T* to, int64_t to_stride) {
+void transpose_edge(const T* from, int64_t from_stride, int64_t rows, int64_t cols, T* to,
+                    int64_t to_stride) {
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c) std::memcpy(to + r * to_stride + c, from + c * from_stride + r, sizeof(T));
+    for (int64_t c = 0; c < cols; ++c)
+      std::memcpy(to + r * to_stride + c, from + c * from_stride + r, sizeof(T));
 }
 
 /// Each source column lies on pages of its own, where the hardware does not look ahead.
@@ -90,7 +92,8 @@ void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t cols, T
   }
   transpose_edge(from + whole_cols * from_stride, from_stride, whole_rows, cols - whole_cols, to + whole_cols,
                  to_stride);
-  transpose_edge(from + whole_rows, from_stride, rows - whole_rows, cols, to + whole_rows * to_stride, to_stride);
+  transpose_edge(from + whole_rows, from_stride, rows - whole_rows, cols, to + whole_rows * to_stride,
+                 to_stride);
 }
 
 template void transpose(const uint8_t*, int64_t, int64_t, int64_t, uint8_t*, int64_t);

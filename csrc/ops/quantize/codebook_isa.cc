@@ -61,8 +61,8 @@ QUANTARIA_LANES Normaliser normaliser_of(float absmax) {
 }
 
 template <bool kSums, class Search>
-void encode4_blocks(const float* row, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,
-                    const Search& search, uint8_t* codes, LaneSums* sums) {
+void encode4_blocks(const float* row, int64_t n, int64_t block, const float* absmax,
+                    const numerics::Book16& book, const Search& search, uint8_t* codes, LaneSums* sums) {
   const Floats values = load(book.values);
   const Floats patterns = as_floats(widen(book.patterns));
   Floats error = splat(0.0f);
@@ -80,9 +80,8 @@ void encode4_blocks(const float* row, int64_t n, int64_t block, const float* abs
       }
     };
     if (normaliser.first == 1.0f) {
-      for_each_lanes(row + first, size, [&](int64_t j, const Floats& w) {
-        encode_lanes(j, w, w * splat(normaliser.second));
-      });
+      for_each_lanes(row + first, size,
+                     [&](int64_t j, const Floats& w) { encode_lanes(j, w, w * splat(normaliser.second)); });
     } else {
       for_each_lanes(row + first, size, [&](int64_t j, const Floats& w) {
         encode_lanes(j, w, w * splat(normaliser.first) * splat(normaliser.second));
@@ -110,8 +109,8 @@ void encode4(const float* row, int64_t n, int64_t block, const float* absmax, co
   encode4_by(row, n, block, absmax, book, BinarySearch(book), codes, sums);
 }
 
-void decode4(const uint8_t* codes, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,
-             float* row) {
+void decode4(const uint8_t* codes, int64_t n, int64_t block, const float* absmax,
+             const numerics::Book16& book, float* row) {
   const Floats decoded = load(book.decoded);
   for (int64_t first = 0, b = 0; first < n; first += block, ++b) {
     const int64_t size = n - first < block ? n - first : block;

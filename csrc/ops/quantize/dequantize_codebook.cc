@@ -6,7 +6,8 @@
 
 namespace quantaria::ops {
 
-void decode_nested_absmax(const uint8_t* codes, const float* scales, float offset, int64_t blocks, float* absmax) {
+void decode_nested_absmax(const uint8_t* codes, const float* scales, float offset, int64_t blocks,
+                          float* absmax) {
   for (int64_t b = 0; b < blocks; ++b)
     absmax[b] = numerics::kDynamic8.values[codes[b]] * scales[b / kNestedBlock] + offset;
 }
@@ -35,7 +36,8 @@ void dequantize_codebook(ThreadPool& pool, const CodebookScheme& given, const Co
     if (bits == 8)
       codebook_kernels().decode8(codes, count, scheme.block_size, scales, writer.values());
     else
-      codebook_kernels().decode4(codes, count, scheme.block_size, scales, table_of(scheme.book), writer.values());
+      codebook_kernels().decode4(codes, count, scheme.block_size, scales, table_of(scheme.book),
+                                 writer.values());
     writer.finish();
   });
 }

@@ -36,7 +36,8 @@ class ColumnConstants {
 void check_group_index(const int32_t* index, int64_t in, int64_t groups) {
   for (int64_t c = 0; c < in; ++c)
     if (index[c] < 0 || index[c] >= groups)
-      fail(ErrorCode::argument, "groupIndex: ", index[c], " at column ", c, ", 0 .. ", groups - 1, " expected");
+      fail(ErrorCode::argument, "groupIndex: ", index[c], " at column ", c, ", 0 .. ", groups - 1,
+           " expected");
 }
 
 /// Decodes one row, with one constant per group or one per column.
@@ -75,8 +76,8 @@ class RowDecoder {
 
 }  // namespace
 
-void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntStored& from, int64_t out, int64_t in,
-                    DType dtype, std::byte* values) {
+void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntStored& from, int64_t out,
+                    int64_t in, DType dtype, std::byte* values) {
   check_scheme(scheme);
   const ConstantsShape shape = constants_shape(scheme, out, in);
   if (from.group_index != nullptr) check_group_index(from.group_index, in, shape.cols);

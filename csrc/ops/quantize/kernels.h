@@ -59,8 +59,10 @@ struct IntKernels {
                   float* row);
   void (*decode16)(const uint16_t* codes, int64_t n, int64_t group, const float* scales, const float* zeros,
                    float* row);
-  void (*decode8_columns)(const uint8_t* codes, int64_t n, const float* scales, const float* zeros, float* row);
-  void (*decode16_columns)(const uint16_t* codes, int64_t n, const float* scales, const float* zeros, float* row);
+  void (*decode8_columns)(const uint8_t* codes, int64_t n, const float* scales, const float* zeros,
+                          float* row);
+  void (*decode16_columns)(const uint16_t* codes, int64_t n, const float* scales, const float* zeros,
+                           float* row);
   /// sum (|w - dequantized| * unit)^2.4 over n elements of one group. May stop early with a partial sum
   /// once that is >= bound.
   double (*shrink_error)(const float* group, int64_t n, float scale, float zero, const IntLimits& limits,
@@ -73,8 +75,8 @@ struct IntKernels {
 
 struct CodebookKernels {
   /// Patterns of w * (1 / absmax) by the book's thresholds; `sums` may be null.
-  void (*encode4)(const float* row, int64_t n, int64_t block, const float* absmax, const numerics::Book16& book,
-                  uint8_t* codes, LaneSums* sums);
+  void (*encode4)(const float* row, int64_t n, int64_t block, const float* absmax,
+                  const numerics::Book16& book, uint8_t* codes, LaneSums* sums);
   void (*encode8)(const float* row, int64_t n, int64_t block, const float* absmax, uint8_t* codes);
   void (*decode4)(const uint8_t* codes, int64_t n, int64_t block, const float* absmax,
                   const numerics::Book16& book, float* row);

@@ -78,10 +78,12 @@ QUANTARIA_LANES void store_some(float* to, const Floats& x, int64_t count) {
 /// Sixteen bytes or 16-bit values from the low bits of the lanes.
 #if defined(__AVX512F__)
 QUANTARIA_LANES void store_low(uint8_t* to, const Ints& x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(x.part[0])));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(x.part[0])));
 }
 QUANTARIA_LANES void store_low(uint16_t* to, const Ints& x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(x.part[0])));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(x.part[0])));
 }
 #else
 QUANTARIA_LANES void store_low(uint16_t* to, const Ints& x) {
@@ -89,7 +91,8 @@ QUANTARIA_LANES void store_low(uint16_t* to, const Ints& x) {
   std::memcpy(quarter, &x, sizeof x);
   // Sign-extended from 16 bits, so that packing with signed saturation leaves them as they are.
   for (__m128i& q : quarter) q = _mm_srai_epi32(_mm_slli_epi32(q, 16), 16);
-  const __m128i halves[2] = {_mm_packs_epi32(quarter[0], quarter[1]), _mm_packs_epi32(quarter[2], quarter[3])};
+  const __m128i halves[2] = {_mm_packs_epi32(quarter[0], quarter[1]),
+                             _mm_packs_epi32(quarter[2], quarter[3])};
   std::memcpy(to, halves, sizeof halves);
 }
 QUANTARIA_LANES void store_low(uint8_t* to, const Ints& x) {
@@ -176,7 +179,7 @@ QUANTARIA_LANES Ints truncate(const Floats& x) {
 
 QUANTARIA_LANES Ints magnitude_bits(const Floats& x) { return bits(x) & splat(int32_t{0x7fffffff}); }
 
-/// table[index] for each lane; indices lie in 0..15.
+/// table[index mod 16] for each lane.
 QUANTARIA_LANES Floats look_up(const Floats& table, const Ints& index) {
 #if defined(__AVX512F__)
   return {{__builtin_shuffle(table.part[0], index.part[0])}};
@@ -188,7 +191,7 @@ QUANTARIA_LANES Floats look_up(const Floats& table, const Ints& index) {
   std::memcpy(values, &table, sizeof values);
   std::memcpy(at, &index, sizeof at);
   float found[kLanes];
-  for (int i = 0; i < kLanes; ++i) found[i] = values[at[i]];
+  for (int i = 0; i < kLanes; ++i) found[i] = values[at[i] & (kLanes - 1)];
   return load(found);
 #endif
 }

@@ -31,12 +31,12 @@ enum class Granularity : uint8_t { tensor, row, column, group };
 
 /// Uniform integers. Group constants run along `in`; the last group may be short.
 struct IntScheme {
-  int bits = 4;                // 2..8 or 16
+  int bits = 4;  // 2..8 or 16
   bool symmetric = true;
-  bool full_range = false;     // symmetric only: codes down to -2^(bits-1), scale 2 absmax / (2^bits - 1)
-  bool mse_search = false;     // shrink factors 1 - k/100, k = 0..79, by sum |error|^2.4
+  bool full_range = false;  // symmetric only: codes down to -2^(bits-1), scale 2 absmax / (2^bits - 1)
+  bool mse_search = false;  // shrink factors 1 - k/100, k = 0..79, by sum |error|^2.4
   Granularity granularity = Granularity::group;
-  int64_t group_size = 128;    // granularity group only
+  int64_t group_size = 128;            // granularity group only
   DType scale_dtype = DType::float32;  // float32, float16, bfloat16: scales are rounded to it first
 };
 
@@ -63,16 +63,16 @@ struct ConstIntStored {
 
 void quantize_int(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme, const IntStored& to,
                   ErrorSums* sums = nullptr);
-void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntStored& from, int64_t out, int64_t in,
-                    DType dtype, std::byte* values);
+void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntStored& from, int64_t out,
+                    int64_t in, DType dtype, std::byte* values);
 
 /// LLM.int8 weights: cast to float16, row absmax, code = round(w * (127 / absmax)); an all-zero row has
 /// codes 0 and absmax 0. packed: out bit rows of 8-bit code + 128; absmax: float32 [out]. A value beyond
 /// float16 counts as infinite. Value: code * absmax / 127.
 void quantize_llm_int8(ThreadPool& pool, const ConstMatrix& w, uint8_t* packed, float* absmax,
                        ErrorSums* sums = nullptr);
-void dequantize_llm_int8(ThreadPool& pool, const uint8_t* packed, const float* absmax, int64_t out, int64_t in,
-                         DType dtype, std::byte* values);
+void dequantize_llm_int8(ThreadPool& pool, const uint8_t* packed, const float* absmax, int64_t out,
+                         int64_t in, DType dtype, std::byte* values);
 
 // --------------------------------------------------------------------------------------------- code books
 
@@ -113,7 +113,8 @@ void dequantize_codebook(ThreadPool& pool, const CodebookScheme& scheme, const C
                          int64_t out, int64_t in, DType dtype, std::byte* values);
 
 /// absmax [blocks] that double quantization's parts decode to: map[code] * scale + offset.
-void decode_nested_absmax(const uint8_t* codes, const float* scales, float offset, int64_t blocks, float* absmax);
+void decode_nested_absmax(const uint8_t* codes, const float* scales, float offset, int64_t blocks,
+                          float* absmax);
 
 // ----------------------------------------------------------------------------------------- small floats
 
@@ -126,8 +127,8 @@ struct Fp8Scheme {
 
 /// packed: out bit rows of 8-bit patterns; scales: float32 [out] or [1], absmax / 448 or / 57344
 /// (1 where all is zero).
-void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed, float* scales,
-                  ErrorSums* sums = nullptr);
+void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed,
+                  float* scales, ErrorSums* sums = nullptr);
 void dequantize_fp8(ThreadPool& pool, const Fp8Scheme& scheme, const uint8_t* packed, const float* scales,
                     int64_t out, int64_t in, DType dtype, std::byte* values);
 
@@ -145,8 +146,8 @@ int mx_element_bits(MxElement element);  // 8, 6 or 4
 
 /// packed: out bit rows of element patterns; scales: E8M0 uint8 [out, ceil(in / 32)]; pre_scale: float32
 /// [out], null unless the scheme has it. Value: element * 2^(scale - 127) / pre_scale.
-void quantize_mx(ThreadPool& pool, const ConstMatrix& w, const MxScheme& scheme, uint8_t* packed, uint8_t* scales,
-                 float* pre_scale, ErrorSums* sums = nullptr);
+void quantize_mx(ThreadPool& pool, const ConstMatrix& w, const MxScheme& scheme, uint8_t* packed,
+                 uint8_t* scales, float* pre_scale, ErrorSums* sums = nullptr);
 void dequantize_mx(ThreadPool& pool, const MxScheme& scheme, const uint8_t* packed, const uint8_t* scales,
                    const float* pre_scale, int64_t out, int64_t in, DType dtype, std::byte* values);
 

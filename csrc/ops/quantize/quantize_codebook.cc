@@ -19,7 +19,9 @@ struct Piece {
   const float* values;
 };
 
-bool rows_are_pieces(const ConstMatrix& w, const CodebookScheme& scheme) { return w.cols % piece_unit(scheme) == 0; }
+bool rows_are_pieces(const ConstMatrix& w, const CodebookScheme& scheme) {
+  return w.cols % piece_unit(scheme) == 0;
+}
 
 int64_t piece_count(const ConstMatrix& w, const CodebookScheme& scheme) {
   if (rows_are_pieces(w, scheme)) return w.rows;
@@ -79,13 +81,14 @@ class PieceEncoder {
     uint8_t* const codes = thread_buffer<uint8_t>(Slot::codes, piece.count + kPackSlack);
     bit_kernels().unpack[4](packed_ + piece.first / 2, piece.count, codes);
     float* const decoded = thread_buffer<float>(Slot::decoded_row, piece.count);
-    codebook_kernels().decode4(codes, piece.count, scheme_.block_size, absmax + piece.first / scheme_.block_size,
-                               table_of(scheme_.book), decoded);
+    codebook_kernels().decode4(codes, piece.count, scheme_.block_size,
+                               absmax + piece.first / scheme_.block_size, table_of(scheme_.book), decoded);
     row_kernels().add_errors(piece.values, decoded, piece.count, sums);
   }
 
  private:
-  void add_dynamic_errors(const Piece& piece, const uint8_t* codes, const float* absmax, LaneSums& sums) const {
+  void add_dynamic_errors(const Piece& piece, const uint8_t* codes, const float* absmax,
+                          LaneSums& sums) const {
     float* const decoded = thread_buffer<float>(Slot::decoded_row, piece.count);
     codebook_kernels().decode8(codes, piece.count, scheme_.block_size, absmax, decoded);
     row_kernels().add_errors(piece.values, decoded, piece.count, sums);
@@ -126,14 +129,14 @@ void quantize_plain(ThreadPool& pool, const ConstMatrix& w, const CodebookScheme
 }
 
 /// The codes come from the unrounded absmax; what is lost shows only with the decoded one.
-void quantize_double(ThreadPool& pool, const ConstMatrix& w, const CodebookScheme& scheme, const CodebookStored& to,
-                     ErrorSums* sums) {
+void quantize_double(ThreadPool& pool, const ConstMatrix& w, const CodebookScheme& scheme,
+                     const CodebookStored& to, ErrorSums* sums) {
   std::vector<float> absmax(static_cast<size_t>(block_count(scheme, w.rows, w.cols)));
   quantize_plain(pool, w, scheme, to.packed, absmax.data(), nullptr);
   quantize_absmax(absmax, to);
   if (sums == nullptr) return;
-  decode_nested_absmax(to.absmax_codes, to.absmax_scales, *to.absmax_offset, static_cast<int64_t>(absmax.size()),
-                       absmax.data());
+  decode_nested_absmax(to.absmax_codes, to.absmax_scales, *to.absmax_offset,
+                       static_cast<int64_t>(absmax.size()), absmax.data());
   PartSums parts(sums, piece_count(w, scheme));
   const PieceEncoder encoder(scheme, to.packed, nullptr);
   for_each_piece(pool, w, scheme, [&](const Piece& piece) {
@@ -147,7 +150,8 @@ void quantize_double(ThreadPool& pool, const ConstMatrix& w, const CodebookSchem
 }  // namespace
 
 CodebookScheme checked(const CodebookScheme& scheme, int64_t size) {
-  if (scheme.block_size < 1) fail(ErrorCode::argument, "blockSize: ", scheme.block_size, " given, at least 1 expected");
+  if (scheme.block_size < 1)
+    fail(ErrorCode::argument, "blockSize: ", scheme.block_size, " given, at least 1 expected");
   if (scheme.double_quant && scheme.book == Codebook::dynamic8)
     fail(ErrorCode::argument, "doubleQuant: only for 4-bit code books");
   CodebookScheme fitted = scheme;

@@ -9,7 +9,8 @@ namespace quantaria::ops {
 namespace {
 
 float largest_of(Float8 format) {
-  return format == Float8::e4m3 ? numerics::kMaxFinite<numerics::kE4M3> : numerics::kMaxFinite<numerics::kE5M2>;
+  return format == Float8::e4m3 ? numerics::kMaxFinite<numerics::kE4M3>
+                                : numerics::kMaxFinite<numerics::kE5M2>;
 }
 
 /// absmax / largest; 1 for zeros, and never 0 for anything else.
@@ -49,8 +50,8 @@ float tensor_absmax(ThreadPool& pool, const ConstMatrix& w, FiniteCheck& check) 
 
 }  // namespace
 
-void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed, float* scales,
-                  ErrorSums* sums) {
+void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed,
+                  float* scales, ErrorSums* sums) {
   check_weight(w);
   const int64_t row_bytes = packed_row_bytes(w.cols, 8);
   const float largest = largest_of(scheme.format);

@@ -67,7 +67,10 @@ const float* as_floats(const int32_t* zeros, int64_t n) {
 class RowEncoder {
  public:
   RowEncoder(const IntScheme& scheme, int64_t in, uint8_t* packed)
-      : scheme_(scheme), limits_(limits_of(scheme)), in_(in), row_bytes_(packed_row_bytes(in, scheme.bits)),
+      : scheme_(scheme),
+        limits_(limits_of(scheme)),
+        in_(in),
+        row_bytes_(packed_row_bytes(in, scheme.bits)),
         packed_(packed) {}
 
   void encode(int64_t r, const float* row, int64_t group, const Constants& constants, LaneSums* sums) const {
@@ -122,8 +125,8 @@ void quantize_by_row(ThreadPool& pool, const ConstMatrix& w, const IntScheme& sc
 }
 
 /// Encodes all rows by constants that they share.
-void encode_shared(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme, const Constants& constants,
-                   uint8_t* packed, PartSums& sums) {
+void encode_shared(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme,
+                   const Constants& constants, uint8_t* packed, PartSums& sums) {
   const RowEncoder encoder(scheme, w.cols, packed);
   for_each_strip(pool, w, [&](const Strip& strip, int64_t first) {
     for (int64_t i = 0; i < strip.rows(); ++i) {
@@ -135,7 +138,8 @@ void encode_shared(ThreadPool& pool, const ConstMatrix& w, const IntScheme& sche
 }
 
 /// The shrink search over a whole tensor: sums of every factor over all rows, rows added in order.
-IntGrid search_tensor(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme, float low, float high) {
+IntGrid search_tensor(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme, float low,
+                      float high) {
   if (low == 0 && high == 0) return fit_grid(scheme, low, high);
   using Errors = std::array<double, kShrinkSteps>;
   std::vector<Errors> by_row(static_cast<size_t>(w.rows));

@@ -81,14 +81,15 @@ void encode_each_column(const float* row, int64_t n, const float* scales, const 
 }
 
 template <class Code>
-void encode_columns(const float* row, int64_t n, const float* scales, const float* zeros, const IntLimits& limits,
-                    Code* codes, LaneSums* sums) {
+void encode_columns(const float* row, int64_t n, const float* scales, const float* zeros,
+                    const IntLimits& limits, Code* codes, LaneSums* sums) {
   const auto run = sums == nullptr ? encode_each_column<false, Code> : encode_each_column<true, Code>;
   run(row, n, scales, zeros, limits, codes, sums);
 }
 
 template <class Code>
-void decode(const Code* codes, int64_t n, int64_t group, const float* scales, const float* zeros, float* row) {
+void decode(const Code* codes, int64_t n, int64_t group, const float* scales, const float* zeros,
+            float* row) {
   for (int64_t first = 0, g = 0; first < n; first += group, ++g) {
     const int64_t last = n - first < group ? n : first + group;
     const float zero = zeros[g];
@@ -116,8 +117,8 @@ QUANTARIA_LANES Floats power_1_2(const Floats& x) {
   return x * ((x * z2) * z2);
 }
 
-double shrink_error(const float* group, int64_t n, float scale, float zero, const IntLimits& limits, float unit,
-                    double bound) {
+double shrink_error(const float* group, int64_t n, float scale, float zero, const IntLimits& limits,
+                    float unit, double bound) {
   const Grid grid = grid_of(splat(scale), splat(zero), limits);
   // Sums only grow, lane by lane and so in the fold, which makes stopping early exact.
   constexpr int64_t kElementsPerCheck = 128;
@@ -148,9 +149,9 @@ void decode_llm_int8(const uint8_t* codes, int64_t n, float absmax, float* row) 
 
 extern const IntKernels int_kernels;
 const IntKernels int_kernels = {
-    encode<uint8_t>,          encode<uint16_t>,         encode_columns<uint8_t>, encode_columns<uint16_t>,
-    decode<uint8_t>,          decode<uint16_t>,         decode_columns<uint8_t>, decode_columns<uint16_t>,
-    shrink_error,             encode_llm_int8,          decode_llm_int8,
+    encode<uint8_t>, encode<uint16_t>, encode_columns<uint8_t>, encode_columns<uint16_t>,
+    decode<uint8_t>, decode<uint16_t>, decode_columns<uint8_t>, decode_columns<uint16_t>,
+    shrink_error,    encode_llm_int8,  decode_llm_int8,
 };
 
 }  // namespace quantaria::ops::QUANTARIA_ISA

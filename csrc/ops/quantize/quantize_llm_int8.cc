@@ -17,7 +17,8 @@ const float* through_half(const float* row, int64_t n) {
 
 }  // namespace
 
-void quantize_llm_int8(ThreadPool& pool, const ConstMatrix& w, uint8_t* packed, float* absmax, ErrorSums* sums) {
+void quantize_llm_int8(ThreadPool& pool, const ConstMatrix& w, uint8_t* packed, float* absmax,
+                       ErrorSums* sums) {
   check_weight(w);
   const int64_t row_bytes = packed_row_bytes(w.cols, 8);
   FiniteCheck check;
@@ -47,8 +48,8 @@ void quantize_llm_int8(ThreadPool& pool, const ConstMatrix& w, uint8_t* packed, 
   parts.finish();
 }
 
-void dequantize_llm_int8(ThreadPool& pool, const uint8_t* packed, const float* absmax, int64_t out, int64_t in,
-                         DType dtype, std::byte* values) {
+void dequantize_llm_int8(ThreadPool& pool, const uint8_t* packed, const float* absmax, int64_t out,
+                         int64_t in, DType dtype, std::byte* values) {
   const int64_t row_bytes = packed_row_bytes(in, 8);
   for_each_row_task(pool, out, in, [&](int64_t r) {
     const RowWriter writer(dtype, in, values + r * in * size_of(dtype));

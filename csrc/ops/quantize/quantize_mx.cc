@@ -22,14 +22,12 @@ constexpr const ElementFacts& facts(MxElement element) { return kElements[static
 
 /// 2^(-i/32), rounded to float32.
 constexpr float kPreScales[] = {
-    0x1p0f, 0x1.f50766p-1f, 0x1.ea4afap-1f, 0x1.dfc974p-1f, 0x1.d5818ep-1f,
-    0x1.cb720ep-1f, 0x1.c199bep-1f, 0x1.b7f77p-1f, 0x1.ae89fap-1f, 0x1.a5503cp-1f,
-    0x1.9c4918p-1f, 0x1.93737cp-1f, 0x1.8ace54p-1f, 0x1.82589ap-1f, 0x1.7a1148p-1f,
-    0x1.71f75ep-1f, 0x1.6a09e6p-1f, 0x1.6247ecp-1f, 0x1.5ab07ep-1f, 0x1.5342b6p-1f,
-    0x1.4bfdaep-1f, 0x1.44e086p-1f, 0x1.3dea64p-1f, 0x1.371a74p-1f, 0x1.306fep-1f,
-    0x1.29e9ep-1f, 0x1.2387a6p-1f, 0x1.1d4874p-1f, 0x1.172b84p-1f, 0x1.11301ep-1f,
-    0x1.0b5586p-1f, 0x1.059b0ep-1f
-};
+    0x1p0f,         0x1.f50766p-1f, 0x1.ea4afap-1f, 0x1.dfc974p-1f, 0x1.d5818ep-1f, 0x1.cb720ep-1f,
+    0x1.c199bep-1f, 0x1.b7f77p-1f,  0x1.ae89fap-1f, 0x1.a5503cp-1f, 0x1.9c4918p-1f, 0x1.93737cp-1f,
+    0x1.8ace54p-1f, 0x1.82589ap-1f, 0x1.7a1148p-1f, 0x1.71f75ep-1f, 0x1.6a09e6p-1f, 0x1.6247ecp-1f,
+    0x1.5ab07ep-1f, 0x1.5342b6p-1f, 0x1.4bfdaep-1f, 0x1.44e086p-1f, 0x1.3dea64p-1f, 0x1.371a74p-1f,
+    0x1.306fep-1f,  0x1.29e9ep-1f,  0x1.2387a6p-1f, 0x1.1d4874p-1f, 0x1.172b84p-1f, 0x1.11301ep-1f,
+    0x1.0b5586p-1f, 0x1.059b0ep-1f};
 
 /// Codes of one row, eight bits each, and their scales.
 struct MxRow {
@@ -56,15 +54,16 @@ void scale_row(const float* row, int64_t n, float factor, float* to) {
   for (int64_t j = 0; j < n; ++j) to[j] = row[j] * factor;
 }
 
-void decode_row(const MxScheme& scheme, const uint8_t* codes, const uint8_t* scales, int64_t n, float pre_scale,
-                float* row) {
+void decode_row(const MxScheme& scheme, const uint8_t* codes, const uint8_t* scales, int64_t n,
+                float pre_scale, float* row) {
   small_float_kernels().decode_mx[static_cast<size_t>(scheme.element)](codes, n, scales, row);
   if (scheme.pre_scale)
     for (int64_t j = 0; j < n; ++j) row[j] /= pre_scale;
 }
 
 /// Encodes a row under each factor and leaves the codes of the best one. Returns the factor.
-float search_pre_scale(const MxScheme& scheme, const float* row, int64_t n, FiniteCheck& check, const MxRow& to) {
+float search_pre_scale(const MxScheme& scheme, const float* row, int64_t n, FiniteCheck& check,
+                       const MxRow& to) {
   float* const scaled = thread_buffer<float>(Slot::flat, 2 * n);
   float* const decoded = scaled + n;
   float best = 1.0f;
@@ -88,8 +87,8 @@ float search_pre_scale(const MxScheme& scheme, const float* row, int64_t n, Fini
 
 int mx_element_bits(MxElement element) { return facts(element).bits; }
 
-void quantize_mx(ThreadPool& pool, const ConstMatrix& w, const MxScheme& scheme, uint8_t* packed, uint8_t* scales,
-                 float* pre_scale, ErrorSums* sums) {
+void quantize_mx(ThreadPool& pool, const ConstMatrix& w, const MxScheme& scheme, uint8_t* packed,
+                 uint8_t* scales, float* pre_scale, ErrorSums* sums) {
   check_weight(w);
   const int bits = mx_element_bits(scheme.element);
   const int64_t blocks = (w.cols + kMxBlock - 1) / kMxBlock;
@@ -129,7 +128,8 @@ void dequantize_mx(ThreadPool& pool, const MxScheme& scheme, const uint8_t* pack
     uint8_t* const codes = thread_buffer<uint8_t>(Slot::codes, in + kPackSlack);
     bit_kernels().unpack[bits](packed + r * row_bytes, in, codes);
     const RowWriter writer(dtype, in, values + r * in * size_of(dtype));
-    decode_row(scheme, codes, scales + r * blocks, in, pre_scale == nullptr ? 1.0f : pre_scale[r], writer.values());
+    decode_row(scheme, codes, scales + r * blocks, in, pre_scale == nullptr ? 1.0f : pre_scale[r],
+               writer.values());
     writer.finish();
   });
 }

@@ -68,7 +68,8 @@ void encode_mx(const float* row, int64_t n, const uint8_t* scales, uint8_t* code
 }
 
 template <class Decode>
-QUANTARIA_LANES void decode_mx(const uint8_t* codes, int64_t n, const uint8_t* scales, float* row, Decode decode) {
+QUANTARIA_LANES void decode_mx(const uint8_t* codes, int64_t n, const uint8_t* scales, float* row,
+                               Decode decode) {
   for_each_block(n, [&](int64_t b, int64_t first, int64_t last) {
     const float scale = numerics::float_from_e8m0(scales[b]);
     for (int64_t j = first; j < last; ++j) row[j] = decode(codes[j]) * scale;
@@ -95,7 +96,8 @@ template <SmallFloat F>
 constexpr MxEncoders kEncoders{{encode_mx<SmallFloatElement<F, Rounding::even>>,
                                 encode_mx<SmallFloatElement<F, Rounding::nearest>>,
                                 encode_mx<SmallFloatElement<F, Rounding::floor>>}};
-constexpr MxEncoders kInt8Encoders{{encode_mx<Int8Element<Rounding::even>>, encode_mx<Int8Element<Rounding::nearest>>,
+constexpr MxEncoders kInt8Encoders{{encode_mx<Int8Element<Rounding::even>>,
+                                    encode_mx<Int8Element<Rounding::nearest>>,
                                     encode_mx<Int8Element<Rounding::floor>>}};
 
 }  // namespace

@@ -72,11 +72,13 @@ Strip::Strip(const ConstMatrix& part) : part_(part) {
 const float* Strip::row(int64_t r) const {
   const std::byte* from = element_at(part_, r, 0);
   const bool wide = part_.dtype == DType::float32;
-  if (!has_contiguous_rows(part_)) from = wide ? gathered_row<uint32_t>(part_, r) : gathered_row<uint16_t>(part_, r);
+  if (!has_contiguous_rows(part_))
+    from = wide ? gathered_row<uint32_t>(part_, r) : gathered_row<uint16_t>(part_, r);
   // Mapped files align tensors to 8 bytes, but nothing obliges their writers to.
   const bool aligned = reinterpret_cast<uintptr_t>(from) % static_cast<uintptr_t>(size_of(part_.dtype)) == 0;
   if (!aligned) {
-    std::byte* const row = thread_bytes(Slot::strided_row, static_cast<size_t>(part_.cols * size_of(part_.dtype)));
+    std::byte* const row =
+        thread_bytes(Slot::strided_row, static_cast<size_t>(part_.cols * size_of(part_.dtype)));
     std::memcpy(row, from, static_cast<size_t>(part_.cols * size_of(part_.dtype)));
     from = row;
   }
@@ -88,7 +90,8 @@ const float* Strip::row(int64_t r) const {
   return row;
 }
 
-void for_each_strip(ThreadPool& pool, const ConstMatrix& w, const std::function<void(const Strip&, int64_t)>& body) {
+void for_each_strip(ThreadPool& pool, const ConstMatrix& w,
+                    const std::function<void(const Strip&, int64_t)>& body) {
   const int64_t height = rows_per_strip(w);
   pool.parallel_for((w.rows + height - 1) / height, [&](int64_t task) {
     const int64_t first = task * height;

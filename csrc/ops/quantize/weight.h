@@ -35,7 +35,8 @@ class Strip {
 };
 
 /// Strips of all rows of w in parallel, body(strip, first row). Their borders depend on w's shape alone.
-void for_each_strip(ThreadPool& pool, const ConstMatrix& w, const std::function<void(const Strip&, int64_t)>& body);
+void for_each_strip(ThreadPool& pool, const ConstMatrix& w,
+                    const std::function<void(const Strip&, int64_t)>& body);
 
 /// body(row) for all rows of an [out, in] result, in parallel tasks of some thousand elements.
 void for_each_row_task(ThreadPool& pool, int64_t out, int64_t in, const std::function<void(int64_t)>& body);

@@ -1,0 +1,4 @@
+import { referenceTests } from './harness';
+import { dequantization } from './runners/dequantize';
+
+referenceTests('dequantization', dequantization);

@@ -1,0 +1,4 @@
+import { referenceTests } from './harness';
+import { moeLayout } from './runners/moe_layout';
+
+referenceTests('expert layouts', moeLayout);

@@ -1,0 +1,4 @@
+import { referenceTests } from './harness';
+import { mx } from './runners/mx';
+
+referenceTests('microscaling', mx);
