@@ -119,11 +119,19 @@ T* pointer(const Tensor& tensor) {
 
 using Body = std::function<void(ops::ErrorSums*)>;
 
+/// The weight as kernels see it. A matrix may claim 2^50 rows without columns: where rows have no constants of their own,
+/// there is nothing to do for any of them.
+ConstMatrix weight_matrix(const Tensor& w, bool constants_by_row) {
+  ConstMatrix m = as_matrix(w);
+  if (m.cols == 0 && !constants_by_row) m.rows = 0;
+  return m;
+}
+
 Body int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::IntScheme s = to_int_scheme(scheme);
-  const ConstMatrix m = as_matrix(w);
-  const ops::ConstantsShape constants = ops::constants_shape(s, m.rows, m.cols);
-  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, s.bits)});
+  const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
+  const ops::ConstantsShape constants = ops::constants_shape(s, w.shape[0], w.shape[1]);
+  const Tensor packed = stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, s.bits)});
   const Tensor scales = stored.add("scales", DType::float32, {constants.rows, constants.cols});
   const Tensor zeros = s.symmetric ? Tensor{} : stored.add("zeros", DType::int32, {constants.rows, constants.cols});
   return [=](ops::ErrorSums* sums) {
@@ -134,7 +142,7 @@ Body int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
 
 Body codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::CodebookScheme s = to_codebook_scheme(scheme);
-  const ConstMatrix m = as_matrix(w);
+  const ConstMatrix m = weight_matrix(w, false);
   const int64_t blocks = ops::block_count(s, m.rows, m.cols);
   const int bits = s.book == ops::Codebook::dynamic8 ? 8 : 4;
   const Tensor packed = stored.add("packed", DType::uint8, {1, ops::packed_row_bytes(m.rows * m.cols, bits)});
@@ -156,9 +164,9 @@ Body codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
 
 Body fp8_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
-  const ConstMatrix m = as_matrix(w);
-  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, 8)});
-  const Tensor scales = stored.add("scales", DType::float32, {s.per_row ? m.rows : 1, 1});
+  const ConstMatrix m = weight_matrix(w, s.per_row);
+  const Tensor packed = stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, 8)});
+  const Tensor scales = stored.add("scales", DType::float32, {s.per_row ? w.shape[0] : 1, 1});
   return [=](ops::ErrorSums* sums) {
     ops::quantize_fp8(cpu::device().pool(), m, s, pointer<uint8_t>(packed), pointer<float>(scales), sums);
   };
@@ -166,12 +174,12 @@ Body fp8_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
 
 Body mx_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::MxScheme s = to_mx_scheme(scheme);
-  const ConstMatrix m = as_matrix(w);
+  const ConstMatrix m = weight_matrix(w, s.pre_scale);
   const int bits = ops::mx_element_bits(s.element);
   const int64_t blocks = (m.cols + ops::kMxBlock - 1) / ops::kMxBlock;
-  const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, bits)});
-  const Tensor scales = stored.add("scales", DType::uint8, {m.rows, blocks});
-  const Tensor pre_scale = s.pre_scale ? stored.add("preScale", DType::float32, {m.rows, 1}) : Tensor{};
+  const Tensor packed = stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, bits)});
+  const Tensor scales = stored.add("scales", DType::uint8, {w.shape[0], blocks});
+  const Tensor pre_scale = s.pre_scale ? stored.add("preScale", DType::float32, {w.shape[0], 1}) : Tensor{};
   return [=](ops::ErrorSums* sums) {
     ops::quantize_mx(cpu::device().pool(), m, s, pointer<uint8_t>(packed), pointer<uint8_t>(scales),
                      pointer<float>(pre_scale), sums);
@@ -333,7 +341,9 @@ Napi::Value dequantize(const Napi::CallbackInfo& info) {
   Parts parts(info[1]);
   const DequantizeBody body = dequantizer_of(info[0])(info[0], parts, shape[0], shape[1], dtype);
   Tensor values = empty(cpu::device(), dtype, shape);
-  cpu::device().enqueue(parts.taken(), {values}, [=] { body(values.data()); });
+  cpu::device().enqueue(parts.taken(), {values}, [=] {
+    if (values.elements() > 0) body(values.data());
+  });
   return TensorHandle::make(info.Env(), std::move(values));
 }
 

@@ -1,7 +1,8 @@
 import type { Progress } from '../pipeline/run';
 
-const STEP = 0.1;
 const BAR = 30;
+const BAR_MS = 100;
+const LINE_MS = 1000;
 
 export function formatBytes(bytes: number): string {
   for (const [unit, size] of [
@@ -39,21 +40,22 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   );
 }
 
-/** A bar on a terminal, a line for each tenth elsewhere. */
+/** A bar on a terminal; elsewhere a line a second, and one at the end. */
 export function progressPrinter(what: string): (progress: Progress) => void {
   const began = performance.now();
-  let told = -1;
+  const period = process.stderr.isTTY ? BAR_MS : LINE_MS;
+  let told = began;
   return ({ doneBytes, totalBytes }) => {
+    const now = performance.now();
+    const done = doneBytes >= totalBytes;
+    if (now - told < period && !done) return;
+    told = now;
     const share = totalBytes === 0 ? 1 : doneBytes / totalBytes;
-    const step = process.stderr.isTTY ? Math.floor(share * 1000) : Math.floor(share / STEP);
-    if (step === told) return;
-    told = step;
-    const seconds = (performance.now() - began) / 1000;
-    const rate = seconds > 0 ? `${formatBytes(doneBytes / seconds)}/s` : '';
-    const text = `${what} ${(share * 100).toFixed(0).padStart(3)} %  ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}  ${rate}`;
+    const rate = formatBytes((doneBytes / Math.max(now - began, 1)) * 1000);
+    const text = `${what} ${(share * 100).toFixed(0).padStart(3)} %  ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}  ${rate}/s`;
     if (process.stderr.isTTY) {
       const filled = Math.round(share * BAR);
-      process.stderr.write(`\r[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}] ${text}\x1b[K${share >= 1 ? '\n' : ''}`);
+      process.stderr.write(`\r[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}] ${text}\x1b[K${done ? '\n' : ''}`);
     } else {
       log(text);
     }

@@ -1,9 +1,9 @@
 import type { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/reader';
 import { type QuantizePlan, planQuantization } from '../pipeline/quantize_plan';
-import { schemeLabel } from '../scheme';
-import { formatBytes, log, print, printJson, table } from './output';
+import { formatBytes, log, print, printJson } from './output';
 import { type PlanFlags, addPlanFlags, planOptions } from './plan_flags';
+import { summaryTable } from './summary_table';
 
 /** `quantaria plan <model>`: which tensor gets which bits; nothing is written. */
 export function plan(program: Command): void {
@@ -21,7 +21,7 @@ export function plan(program: Command): void {
       const tensors = planned.tensors.map(({ target, role, scheme, reason }) => ({ name: target.name, role, scheme, reason }));
       return printJson({ averageBits, bytes, method, format: format.name, warnings, notes, tensors });
     }
-    print(...planTable(planned), '', planLine(planned));
+    print(...summaryTable(planned.tensors), '', planLine(planned));
   });
 }
 
@@ -33,19 +33,3 @@ export function printRemarks({ warnings, notes }: QuantizePlan): void {
 
 export const planLine = ({ averageBits, bytes, format }: QuantizePlan): string =>
   `${averageBits.toFixed(3)} bits a weight, ${formatBytes(bytes)} as ${format.name}`;
-
-/** One line for each role and scheme. */
-function planTable({ tensors }: QuantizePlan): string[] {
-  const rows = new Map<string, { role: string; scheme: string; tensors: number; bytes: number }>();
-  for (const { role, scheme, bytes } of tensors) {
-    const label = scheme === null ? 'kept' : schemeLabel(scheme);
-    const row = rows.get(`${role} ${label}`) ?? { role, scheme: label, tensors: 0, bytes: 0 };
-    row.tensors++;
-    row.bytes += bytes;
-    rows.set(`${role} ${label}`, row);
-  }
-  return table(
-    ['role', 'scheme', 'tensors', 'bytes'],
-    [...rows.values()].map((row) => [row.role, row.scheme, String(row.tensors), formatBytes(row.bytes)]),
-  );
-}

@@ -1,9 +1,9 @@
 import type { Command } from 'commander';
 import { type QuantizeSummary, quantizeCheckpoint } from '../pipeline/quantize';
-import { schemeLabel } from '../scheme';
 import { type DeviceFlags, bytes, deviceOption, integer, threadsOption, useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
-import { formatBytes, log, print, printJson, progressPrinter, table } from './output';
+import { formatBytes, log, print, printJson, progressPrinter } from './output';
+import { summaryTable } from './summary_table';
 import { planLine, printRemarks } from './plan';
 import { type PlanFlags, addPlanFlags, planOptions } from './plan_flags';
 
@@ -55,25 +55,8 @@ export function quantize(program: Command): void {
 }
 
 function printSummary(out: string, summary: QuantizeSummary): void {
-  const rows = new Map<string, { cells: string[]; tensors: number; bytes: number; worst: number }>();
-  for (const { role, scheme, bytes: own, relativeError } of summary.tensors) {
-    const label = scheme === null ? 'kept' : schemeLabel(scheme);
-    const row = rows.get(`${role} ${label}`) ?? { cells: [role, label], tensors: 0, bytes: 0, worst: 0 };
-    row.tensors++;
-    row.bytes += own;
-    row.worst = Math.max(row.worst, relativeError);
-    rows.set(`${role} ${label}`, row);
-  }
   print(
-    ...table(
-      ['role', 'scheme', 'tensors', 'bytes', 'worst relative error'],
-      [...rows.values()].map(({ cells, tensors, bytes: own, worst }) => [
-        ...cells,
-        String(tensors),
-        formatBytes(own),
-        worst === 0 ? '-' : worst.toFixed(5),
-      ]),
-    ),
+    ...summaryTable(summary.tensors),
     '',
     `${out}: ${summary.format}, ${formatBytes(summary.bytesIn)} to ${formatBytes(summary.bytesOut)}, ${summary.averageBits.toFixed(3)} bits a weight; ` +
       `${summary.quantized} tensors quantized, ${summary.kept} kept; ${summary.seconds.toFixed(2)} s, peak memory ${formatBytes(summary.peakRssBytes)}`,

@@ -25,6 +25,7 @@ import type {
   Format,
   FormatConfig,
   FormatContext,
+  JsonObject,
   StoredCheckpoint,
   StoredModule,
   TensorEntry,
@@ -34,6 +35,7 @@ import type {
 const kSmallestBlock = 32;
 const kLargestBlock = 4096;
 const kNestedBlock = 256;
+const kDefaultThreshold = 6;
 
 /** bitsandbytes: NF4 and FP4 over flat blocks, and LLM.int8 with one absmax per row. */
 export const bitsandbytes: Format = {
@@ -61,7 +63,7 @@ function fit(scheme: QuantScheme): Fit {
     case 'int':
       if (scheme.bits === 8 && scheme.symmetric && scheme.granularity === 'row') {
         return {
-          scheme: { kind: 'llm.int8', threshold: 6 },
+          scheme: { kind: 'llm.int8', threshold: kDefaultThreshold },
           notes: [
             'bitsandbytes stores 8-bit rows as LLM.int8: the absmax of each row, and outliers of the activations in 16 bits',
           ],
@@ -183,11 +185,22 @@ function config(context: FormatContext): FormatConfig {
       bnb_4bit_compute_dtype: scaleDTypeOf(context.modelDtype),
       bnb_4bit_quant_storage: 'uint8',
       llm_int8_skip_modules: skipList(namedModules(context, () => 'bitsandbytes')),
-      llm_int8_threshold: eightBit?.threshold ?? 6,
+      ...thresholdOf(eightBit?.threshold ?? kDefaultThreshold),
       llm_int8_has_fp16_weight: false,
       llm_int8_enable_fp32_cpu_offload: false,
     },
     files: {},
+  };
+}
+
+/**
+ * transformers insists on a float, and JSON text made here writes whole numbers without a point: the default is left
+ * out, and another whole number is the largest double below it, which no float32 activation tells from it.
+ */
+function thresholdOf(threshold: number): JsonObject {
+  if (threshold === kDefaultThreshold) return {};
+  return {
+    llm_int8_threshold: Number.isInteger(threshold) ? threshold * (1 - Number.EPSILON / 2) : threshold,
   };
 }
 

@@ -91,7 +91,7 @@ function entries(
     const dtype = scheme.format === 'e4m3' ? 'F8_E4M3' : 'F8_E5M2';
     return [
       { name: `${weight}._data`, dtype, shape: [rows, width] },
-      { name: `${weight}._scale`, dtype: 'F32', shape: perRow },
+      { name: `${weight}._scale`, dtype: scale, shape: perRow },
       ...activations,
     ];
   }
@@ -133,7 +133,14 @@ function encode(module: string, q: QuantizedTensor, modelDtype: DType): Map<stri
     );
     return new Map([
       [`${weight}._data`, codes],
-      [`${weight}._scale`, (scales as Tensor).reshape(perRow)],
+      [
+        `${weight}._scale`,
+        chain(
+          scales as Tensor,
+          (tensor) => tensor.cast(dtype),
+          (tensor) => tensor.reshape(perRow),
+        ),
+      ],
       ...activations,
     ]);
   }

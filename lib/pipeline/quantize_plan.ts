@@ -2,11 +2,12 @@ import type { Checkpoint } from '../checkpoint/reader';
 import { type Entry, bytesOfEntry } from '../checkpoint/layout';
 import { type DType, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
-import { type Fit, type Format, type FormatConfig, type FormatContext, getFormat } from '../formats';
+import { type Fit, type Format, type FormatConfig, type FormatContext, detectFormat, getFormat } from '../formats';
 import { DECODER_LINEAR_ROLES, type Linear, type ModelMap, type Role, type TargetTensor } from '../models';
 import { describeModel, layoutTensors } from '../models';
 import { type FormatName, type ModelPlan, planModel, readUsage, resolveRecipe } from '../recipe';
 import { type QuantScheme, schemeLabel } from '../scheme';
+import { readSidecars } from './stored_model';
 
 /** What the command line or a program asks for. */
 export interface QuantizePlanOptions {
@@ -66,7 +67,7 @@ const METHODS = ['rtn'];
  */
 export async function planQuantization(source: Checkpoint, options: QuantizePlanOptions): Promise<QuantizePlan> {
   const model = describeModel(source.config, source.entries());
-  refuseQuantized(source);
+  await refuseQuantized(source, model);
   const usage = options.usage === undefined ? undefined : await readUsage(options.usage);
   const recipe = await resolveRecipe(options, model, usage !== undefined);
   const method = options.method ?? recipe.method ?? 'rtn';
@@ -105,13 +106,13 @@ export async function planQuantization(source: Checkpoint, options: QuantizePlan
 }
 
 /** Quantizing what is quantized already would lose twice. */
-function refuseQuantized(source: Checkpoint): void {
-  const found = source.config?.quantization_config as { quant_method?: unknown } | undefined;
-  if (found === undefined || found === null) return;
-  throw new QuantariaError(
-    'ERR_ARGUMENT',
-    `${source.directory}: already quantized (quant_method ${JSON.stringify(found.quant_method ?? 'unknown')}); quantize the original`,
-  );
+async function refuseQuantized(source: Checkpoint, model: ModelMap): Promise<void> {
+  const config = source.config as FormatContext['config'];
+  const named = config?.quantization_config as { quant_method?: unknown } | null | undefined;
+  const format = detectFormat(config, new Set(source.names()), await readSidecars(source.directory), model);
+  if (!named && format === null) return;
+  const how = named ? `quant_method ${JSON.stringify(named.quant_method ?? 'unknown')}` : format?.name;
+  throw new QuantariaError('ERR_ARGUMENT', `${source.directory}: already quantized (${how}); quantize the original`);
 }
 
 /** The dtype that most of the linear weights have. */

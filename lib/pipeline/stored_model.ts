@@ -18,7 +18,8 @@ export interface StoredModel {
   report: Report | null;
 }
 
-async function readSidecars(directory: string): Promise<Record<string, string>> {
+/** The files beside the weights in which formats keep their configuration, by name. */
+export async function readSidecars(directory: string): Promise<Record<string, string>> {
   const files: Record<string, string> = {};
   for (const name of new Set(formatNames.flatMap((format) => getFormat(format).sidecars))) {
     const file = path.join(directory, name);

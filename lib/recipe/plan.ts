@@ -7,6 +7,9 @@ import { type Candidate, compileMatch, matchText } from './match';
 import { defaultPreset, presetRecipe, uniformRecipe } from './presets';
 import type { LinearDecision, ModelPlan, Recipe, TensorDecision, Usage } from './types';
 
+/** Stored dtypes that quantization reads. */
+const QUANTIZABLE: readonly string[] = ['F32', 'F16', 'BF16'];
+
 export interface PlanOptions {
   usage?: Usage;
   /** Of the one scheme to use where there is no recipe. */
@@ -51,9 +54,9 @@ export function planModel(model: ModelMap, recipe: Recipe | null, options: PlanO
       unmatched.push(linear.name);
       return { linear, scheme: null, rule: null, reason: 'kept: no rule matches' };
     }
-    if (rule.scheme !== null && linear.dtype === 'F64') {
+    if (rule.scheme !== null && !QUANTIZABLE.includes(linear.dtype)) {
       refused.push(linear.name);
-      return { linear, scheme: null, rule: index, reason: `kept: weights of type F64 are not quantized` };
+      return { linear, scheme: null, rule: index, reason: `kept: weights of type ${linear.dtype} are not quantized` };
     }
     return { linear, scheme: rule.scheme, rule: index, reason: `rule ${index + 1}, ${rule.text}` };
   });

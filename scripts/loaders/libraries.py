@@ -73,6 +73,7 @@ def awq(tensors, config, _directory):
         width, _ = tensors[f"{module}.qweight"].shape
         own = {**config["quantization_config"], "group_size": width // groups, "modules_to_not_convert": []}
         converted = {name: tensors[name] for name in tensors if name.startswith(f"{module}.q") or name == f"{module}.scales"}
+        converted[f"{module}.scales"] = converted[f"{module}.scales"].float()  # else the product is rounded to float16
         converted = AutoAWQConverter.from_autoawq_config(own).process(converted)
         weights = QuantizationArgs(num_bits=4, symmetric=False, strategy="group", group_size=width // groups)
         scheme = QuantizationScheme(targets=["Linear"], weights=weights)

@@ -139,7 +139,9 @@ const relFro: Mode = (got, expected, { tol = 0 }) => {
     norm += (expected[i] as number) ** 2;
   }
   const relative = error === 0 ? 0 : Math.sqrt(error / norm);
-  return relative <= tol ? null : because(apart(got, expected), `relative error ${relative}, allowed is ${tol}`);
+  return relative <= tol
+    ? null
+    : because(apart(got, expected), `relative error ${relative}, allowed is ${tol}`);
 };
 
 const maxAbs: Mode = (got, expected, { tol = 0 }) => {
@@ -167,7 +169,8 @@ const nearest: Mode = (got, expected, { block = 1, eps = 0 }, { of = [] }) => {
 };
 
 const metrics: Readonly<Record<string, (values: Numbers, of: Numbers) => number>> = {
-  'sum_abs_pow_2.4': (values, of) => sumOver(of, (i) => distance(values[i] as number, of[i] as number) ** 2.4),
+  'sum_abs_pow_2.4': (values, of) =>
+    sumOver(of, (i) => distance(values[i] as number, of[i] as number) ** 2.4),
   mean_abs: (values, of) => sumOver(of, (i) => distance(values[i] as number, of[i] as number)) / of.length,
 };
 
@@ -214,7 +217,7 @@ export function coordinate(at: number, shape: readonly number[]): string {
 
 /**
  * Compares a tensor with its reference.
- * @returns what is wrong, with the worst coordinate, or null
+ * @returns null, or what is wrong, to stand after the tensor's name: `[3, 17]: got 5, expected 4 (...)`
  * @throws Error for a mode that is not known here
  */
 export function compare(
@@ -226,7 +229,7 @@ export function compare(
   const mode = modes[how.mode];
   if (!mode) throw new Error(`no comparison mode ${how.mode}`);
   if (got.data.length !== expected.data.length) {
-    return `shape [${got.shape}] came, expected [${expected.shape}]`;
+    return `: shape [${got.shape}] came, expected [${expected.shape}]`;
   }
   const difference = mode(got.data, expected.data, how, context);
   if (!difference) return null;

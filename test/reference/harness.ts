@@ -7,7 +7,7 @@ import { type Comparison, type Context, compare, type Values } from './compare';
 
 export const ownFixtures = path.join(__dirname, 'fixtures');
 /** Another folder of the same form may be run instead of the one beside this file. */
-export const otherFixtures = process.env.QUANTARIA_FIXTURES;
+export const otherFixtures = process.env.QUANTARIA_FIXTURES || undefined;
 
 export interface TensorFacts {
   role: 'input' | 'output' | 'info';
@@ -45,7 +45,13 @@ export function factsOfFile(root: string, file: string): CaseFacts {
   const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE())).toString('utf8'));
   const { op, peer, params, tensors } = header.__metadata__ as Record<string, string>;
   if (!op || !params || !tensors) throw new Error(`${file}: no op, params or tensors in its metadata`);
-  return { file, op, peer: peer ?? '', params: JSON.parse(params), tensors: JSON.parse(tensors) };
+  const described = Object.entries(JSON.parse(tensors) as Record<string, TensorFacts>).map(
+    ([name, facts]) => {
+      const { dtype, shape } = header[name] as TensorFacts;
+      return [name, { ...facts, dtype, shape }] as const;
+    },
+  );
+  return { file, op, peer: peer ?? '', params: JSON.parse(params), tensors: Object.fromEntries(described) };
 }
 
 export function manifestOf(root: string): CaseFacts[] {
@@ -136,7 +142,10 @@ export class Check {
   /** Outputs that should be compared and were not. */
   left(): string[] {
     return Object.entries(this.facts.tensors)
-      .filter(([name, { role, compare: how }]) => role === 'output' && how?.mode !== 'info' && !this.#done.has(name))
+      .filter(
+        ([name, { role, compare: how }]) =>
+          role === 'output' && how?.mode !== 'info' && !this.#done.has(name),
+      )
       .map(([name]) => name);
   }
 
@@ -180,26 +189,37 @@ export function broadcast(flat: number, shape: readonly number[], small: readonl
   return index;
 }
 
+/** How far a group's values are from what they stand for. */
+export interface GroupError {
+  name: string;
+  add: (sum: number, distance: number) => number;
+}
+export const squaredError: GroupError = { name: 'squared error', add: (sum, d) => sum + d * d };
+export const largestError: GroupError = { name: 'largest error', add: Math.max };
+
 /**
- * Sum of squared errors of each group is at most the peer's.
+ * The error of each group is at most the peer's.
  * @param groupOf the group of a flat index; null for one that does not count
  */
 export function checkNoWorse(
   check: Check,
-  [got, peer, of]: readonly [Values, Values, Values],
+  { got, peer, of }: Readonly<Record<'got' | 'peer' | 'of', Values>>,
+  error: GroupError,
   groupOf: (flat: number) => number | null,
 ): void {
   const errors = new Map<number, [number, number]>();
   for (let i = 0; i < of.data.length; i++) {
     const group = groupOf(i);
     if (group === null) continue;
-    const sums = errors.get(group) ?? [0, 0];
-    sums[0] += ((got.data[i] as number) - (of.data[i] as number)) ** 2;
-    sums[1] += ((peer.data[i] as number) - (of.data[i] as number)) ** 2;
-    errors.set(group, sums);
+    const [mine, theirs] = errors.get(group) ?? [0, 0];
+    const distance = (values: Values) => Math.abs((values.data[i] as number) - (of.data[i] as number));
+    errors.set(group, [error.add(mine, distance(got)), error.add(theirs, distance(peer))]);
   }
   for (const [group, [mine, theirs]] of errors) {
-    if (mine > theirs) check.verdict('', ` group ${group}: squared error ${mine}, the peer's is ${theirs}`);
+    check.verdict(
+      `group ${group}`,
+      mine <= theirs ? null : `: ${error.name} ${mine}, the peer's is ${theirs}`,
+    );
   }
 }
 

@@ -109,6 +109,7 @@ void pack_bits(ThreadPool& pool, const ConstMatrix& codes, int bits, int32_t off
                const std::optional<NibbleOrder>& order) {
   check_bits(bits);
   check_order(order, bits, codes.cols);
+  if (codes.cols == 0) return;
   const int64_t row_bytes = packed_row_bytes(codes.cols, bits);
   with_integer_type(codes.dtype, "codes", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -160,8 +161,15 @@ void unpack_bits(ThreadPool& pool, const uint8_t* packed, int64_t packed_stride,
 void swap_nibbles(ThreadPool& pool, const uint8_t* in, int64_t bytes, uint8_t* out) {
   pool.parallel_for((bytes + kElementsPerTask - 1) / kElementsPerTask, [&](int64_t task) {
     const int64_t end = std::min(bytes, (task + 1) * kElementsPerTask);
-    for (int64_t k = task * kElementsPerTask; k < end; ++k)
-      out[k] = static_cast<uint8_t>(in[k] << 4 | in[k] >> 4);
+    int64_t k = task * kElementsPerTask;
+    for (; k + 8 <= end; k += 8) {  // eight bytes in one register
+      constexpr uint64_t kLow = 0x0F0F0F0F0F0F0F0F;
+      uint64_t word;
+      std::memcpy(&word, in + k, 8);
+      word = (word & kLow) << 4 | ((word >> 4) & kLow);
+      std::memcpy(out + k, &word, 8);
+    }
+    for (; k < end; ++k) out[k] = static_cast<uint8_t>(in[k] << 4 | in[k] >> 4);
   });
 }
 

@@ -81,6 +81,7 @@ void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntSto
   check_scheme(scheme);
   const ConstantsShape shape = constants_shape(scheme, out, in);
   if (from.group_index != nullptr) check_group_index(from.group_index, in, shape.cols);
+  if (in == 0) return;
   const int64_t group = group_length(scheme, in);
   const int32_t offset = limits_of(scheme).offset;
   const int64_t row_bytes = packed_row_bytes(in, scheme.bits);

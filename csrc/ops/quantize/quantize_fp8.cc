@@ -21,6 +21,7 @@ float fp8_scale(float absmax, float largest) {
 
 void encode_fp8_row(const Fp8Scheme& scheme, const float* row, int64_t n, float scale, uint8_t* packed,
                     LaneSums* sums) {
+  if (n == 0) return;
   const auto format = static_cast<size_t>(scheme.format);
   uint8_t* const codes = thread_buffer<uint8_t>(Slot::codes, n + kCodeSlack);
   small_float_kernels().encode_fp8[format](row, n, scale, codes);

@@ -74,6 +74,7 @@ class RowEncoder {
         packed_(packed) {}
 
   void encode(int64_t r, const float* row, int64_t group, const Constants& constants, LaneSums* sums) const {
+    if (in_ == 0) return;
     const IntKernels& kernels = int_kernels();
     const bool columns = scheme_.granularity == Granularity::column;
     uint8_t* const to = packed_ + r * row_bytes_;

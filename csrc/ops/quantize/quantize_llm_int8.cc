@@ -29,6 +29,7 @@ void quantize_llm_int8(ThreadPool& pool, const ConstMatrix& w, uint8_t* packed, 
       const float* const row = strip.row(i);
       const float* const half = through_half(row, w.cols);
       absmax[r] = 0;
+      if (w.cols == 0) continue;
       if (!check.ok(range_kernels().absmax(half, w.cols, w.cols, absmax + r))) continue;
       uint8_t* const codes = thread_buffer<uint8_t>(Slot::codes, w.cols + kCodeSlack);
       const float factor = absmax[r] == 0 ? 0.0f : 127.0f / absmax[r];

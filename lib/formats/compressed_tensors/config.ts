@@ -69,6 +69,11 @@ export function warnings(context: FormatContext): string[] {
       'compressed-tensors: groups by activation order (weight_g_idx) are to be dropped by newer versions; static groups, or gptq, keep loading',
     );
   }
+  if (context.modelDtype !== 'bfloat16' && quantized.some(({ scheme }) => scheme.kind === 'mx')) {
+    found.push(
+      `compressed-tensors: MX weights become bfloat16 when they are loaded; load this ${context.modelDtype} model with dtype=bfloat16`,
+    );
+  }
   if (mergedDiffer(context)) {
     found.push(
       'compressed-tensors: vLLM merges q, k and v, and gate and up, and wants one scheme for the parts; transformers takes them as they are',

@@ -115,7 +115,7 @@ const float8Codes = (q: QuantizedTensor): Tensor => {
   );
 };
 
-/** FP8 weights alone: the scheme's scales are float32, and so they are stored. */
+/** FP8 weights alone. transformers computes in the dtype of the scales, which has to be the model's. */
 const naiveQuantized: Layout = {
   format: 'naive-quantized',
   weights: (scheme) => ({
@@ -127,20 +127,27 @@ const naiveQuantized: Layout = {
     actorder: null,
     ...common,
   }),
-  entries: (module, scheme, [rows, width]) => [
+  entries: (module, scheme, [rows, width], modelDtype) => [
     { name: `${module}.weight`, dtype: 'F8_E4M3', shape: [rows, width] },
     {
       name: `${module}.weight_scale`,
-      dtype: 'F32',
+      dtype: storedDType[scaleDTypeOf(modelDtype)],
       shape: (scheme as Fp8Scheme).granularity === 'row' ? [rows, 1] : [1],
     },
   ],
-  encode(module, q) {
+  encode(module, q, modelDtype) {
     const scales = q.stored.scales as Tensor;
     const shape = (q.scheme as Fp8Scheme).granularity === 'row' ? [q.shape[0] as number, 1] : [1];
     return new Map([
       [`${module}.weight`, float8Codes(q)],
-      [`${module}.weight_scale`, scales.reshape(shape)],
+      [
+        `${module}.weight_scale`,
+        chain(
+          scales,
+          (tensor) => tensor.cast(scaleDTypeOf(modelDtype)),
+          (tensor) => tensor.reshape(shape),
+        ),
+      ],
     ]);
   },
 };

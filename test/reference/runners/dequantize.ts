@@ -1,6 +1,6 @@
-import { bitRowBytes } from '../../../lib/ops/stored_form';
 import { swapNibbles, unpackBits } from '../../../lib/ops/bits';
 import { dequantize } from '../../../lib/ops/quantize';
+import { bitRowBytes } from '../../../lib/ops/stored_form';
 import { QuantizedTensor } from '../../../lib/quantized';
 import type { IntBits, IntScheme } from '../../../lib/scheme';
 import { Tensor } from '../../../lib/tensor';
@@ -15,7 +15,8 @@ function product(x: Values, w: Values, bias?: Values): Values {
   const y = Array.from({ length: tokens * out }, (_, i) => {
     const [t, o] = [Math.floor(i / out), i % out];
     let sum = (bias?.data[o] as number | undefined) ?? 0;
-    for (let k = 0; k < width; k++) sum += (x.data[t * width + k] as number) * (w.data[o * width + k] as number);
+    for (let k = 0; k < width; k++)
+      sum += (x.data[t * width + k] as number) * (w.data[o * width + k] as number);
     return sum;
   });
   return { shape: [tokens, out], data: y };
@@ -55,12 +56,18 @@ const dequantMatmul: Runner = {
     if (check.has('deq')) await check.output('deq', w);
     const bias = check.has('bias') ? await check.values('bias') : undefined;
     await check.output('y', product(await check.values('x'), w, bias));
-    if (check.param<boolean>('sym')) await checkSymmetric(check, { ...affine, symmetric: true, range: 'full' }, shape, w);
+    if (check.param<boolean>('sym'))
+      await checkSymmetric(check, { ...affine, symmetric: true, range: 'full' }, shape, w);
   },
 };
 
 /** The same codes with the fixed zero point taken off are those of a symmetric scheme. */
-async function checkSymmetric(check: Check, scheme: IntScheme, shape: number[], expected: Values): Promise<void> {
+async function checkSymmetric(
+  check: Check,
+  scheme: IntScheme,
+  shape: number[],
+  expected: Values,
+): Promise<void> {
   const middle = 2 ** (scheme.bits - 1);
   const codes = mapValues(await check.values('codes'), (code) => code - middle);
   using q = QuantizedTensor.fromParts(scheme, shape, {
@@ -88,7 +95,10 @@ const frozenBase: Runner = {
     const base = product(x, w);
     const low = product(product(x, await check.values('lora_a')), await check.values('lora_b'));
     const scaling = check.param<number>('scaling');
-    await check.output('y', mapValues(base, (value, i) => value + scaling * (low.data[i] as number)));
+    await check.output(
+      'y',
+      mapValues(base, (value, i) => value + scaling * (low.data[i] as number)),
+    );
     check.omit('adapters are not trained here', 'grad_lora_a', 'grad_lora_b', 'grad_x');
   },
 };
@@ -96,8 +106,17 @@ const frozenBase: Runner = {
 /** Both sides in symmetric 4 bits: one scale for each row of the weight and for each token. */
 const int4Linear: Runner = {
   async run(check) {
-    const scheme: IntScheme = { kind: 'int', bits: 4, symmetric: true, range: 'restricted', granularity: 'row' };
-    const [w, x] = [await quantized(await check.input('w'), scheme), await quantized(await check.input('x'), scheme)];
+    const scheme: IntScheme = {
+      kind: 'int',
+      bits: 4,
+      symmetric: true,
+      range: 'restricted',
+      granularity: 'row',
+    };
+    const [w, x] = [
+      await quantized(await check.input('w'), scheme),
+      await quantized(await check.input('x'), scheme),
+    ];
     await check.output('w_codes', w.codes);
     await check.output('x_codes', x.codes);
     await check.also('w_scale', w.scales, await check.values('w_scale'), { mode: 'exact' });
