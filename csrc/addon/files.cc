@@ -166,6 +166,10 @@ Napi::Value output_write(const Napi::CallbackInfo& info) {
   const int64_t bytes = tensor.bytes();
   const int64_t row = info[3].IsUndefined() ? bytes : to_integer(info[3], "rowBytes", 1);
   const int64_t stride = info[3].IsUndefined() ? bytes : to_integer(info[4], "stride", row);
+  const int64_t rows = bytes == 0 ? 0 : (bytes - 1) / row + 1;
+  if (rows > 0 && offset > kMaxSafeInteger - bytes) fail(ErrorCode::argument, "offset: ", offset, " is too far");
+  if (rows > 1 && stride > (kMaxSafeInteger - offset - bytes) / (rows - 1))
+    fail(ErrorCode::argument, "stride: ", stride, " is too far for ", rows, " rows");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
   // By way of the queue: the tensor is complete when its turn has come.
   cpu::device().post([=, settle = settle] {

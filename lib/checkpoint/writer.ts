@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs';
+import { createReadStream, rmSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { bytesOf, dtypeOfStored } from '../dtype';
@@ -18,13 +18,16 @@ export async function syncDirectory(directory: string): Promise<void> {
   }
 }
 
-/** Writes a small file so that a reader sees all of it or nothing. */
-export async function writeFileAtomic(file: string, content: string | Uint8Array): Promise<void> {
+/** A file's text, or the file that it is a copy of, of any size. */
+export type FileContent = string | { copyOf: string };
+
+/** Writes a file beside the weights so that a reader sees all of it or nothing. */
+export async function writeFileAtomic(file: string, content: FileContent): Promise<void> {
   const temporary = path.join(path.dirname(file), `.${path.basename(file)}.partial`);
   try {
     const handle = await fs.open(temporary, 'w');
     try {
-      await handle.writeFile(content);
+      await fs.writeFile(handle, typeof content === 'string' ? content : createReadStream(content.copyOf));
       await handle.sync();
     } finally {
       await handle.close();

@@ -37,7 +37,8 @@ async function main(): Promise<void> {
     await program().parseAsync(process.argv);
   } catch (error) {
     if (error instanceof CommanderError) {
-      // Commander has said it already; help and version end this way too.
+      // Commander has said it already; help and version end this way too. Without any command it shows the help alone.
+      if (error.code === 'commander.help') report(new Error('a command expected'));
       process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
       return;
     }

@@ -199,9 +199,8 @@ function config(context: FormatContext): FormatConfig {
  */
 function thresholdOf(threshold: number): JsonObject {
   if (threshold === kDefaultThreshold) return {};
-  return {
-    llm_int8_threshold: Number.isInteger(threshold) ? threshold * (1 - Number.EPSILON / 2) : threshold,
-  };
+  const float = Number.isInteger(threshold) ? threshold * (1 - Number.EPSILON / 2) : threshold;
+  return { llm_int8_threshold: Math.max(float, Number.MIN_VALUE) };
 }
 
 function warnings({ quantized }: FormatContext): string[] {

@@ -3,10 +3,11 @@ import { openCheckpoint } from '../checkpoint/reader';
 import { QuantariaError } from '../errors';
 import { type Layout, describeModel, layoutTensors } from '../models';
 import { carriedFiles } from './carry';
+import { isComplete } from './complete';
 import { readConfigText } from './config_file';
 import { copyUnits, pieceUnits } from './copy_units';
 import { fingerprintOf } from './fingerprint';
-import { OutputDirectory } from './output';
+import { OutputDirectory, isUnfinished, removeWork } from './output';
 import { PeakRss } from './rss';
 import { type Progress, runUnits } from './run';
 
@@ -56,6 +57,23 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
         ? copyUnits(source, target.from.copy, target.name, source.info(target.from.copy).bytes)
         : pieceUnits(source, target),
     );
+    const config = await readConfigText(source.directory);
+    const files = {
+      ...(await carriedFiles(source.directory)),
+      ...(config === null ? {} : { 'config.json': config }),
+    };
+    const entries = source.entries();
+    const summary = () => ({
+      tensorsIn: entries.length,
+      tensorsOut: targets.length,
+      bytes: entries.reduce((sum, { bytes }) => sum + bytes, 0),
+      seconds: (performance.now() - began) / 1000,
+      peakRssBytes: rss.stop(),
+    });
+    if (options.resume && !(await isUnfinished(options.out)) && (await isComplete(options.out, shards, files))) {
+      await removeWork(options.out);
+      return summary();
+    }
     const output = await OutputDirectory.open(options.out, shards, units, {
       fingerprint: fingerprintOf(source, { to: options.to, shards: shards.map(({ file, header }) => [file, header.toString()]) }),
       resume: options.resume ?? false,
@@ -66,23 +84,12 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
         signal: options.signal,
         onProgress: options.onProgress,
       });
-      const config = await readConfigText(source.directory);
-      await output.finish({
-        ...(await carriedFiles(source.directory)),
-        ...(config === null ? {} : { 'config.json': config }),
-      });
+      await output.finish(files);
     } catch (error) {
       await output.abandon();
       throw error;
     }
-    const entries = source.entries();
-    return {
-      tensorsIn: entries.length,
-      tensorsOut: targets.length,
-      bytes: entries.reduce((sum, { bytes }) => sum + bytes, 0),
-      seconds: (performance.now() - began) / 1000,
-      peakRssBytes: rss.stop(),
-    };
+    return summary();
   } finally {
     rss.stop();
   }

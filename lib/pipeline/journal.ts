@@ -26,7 +26,7 @@ function bootId(): string {
  */
 export class Journal {
   readonly done: ReadonlyMap<string, UnitResult>;
-  readonly #fd: number;
+  #fd: number | null;
   #count: number;
 
   /**
@@ -66,17 +66,23 @@ export class Journal {
 
   add(unit: string, result: UnitResult): void {
     this.#count++;
-    fs.writeSync(this.#fd, `${JSON.stringify({ unit, result })}\n`);
+    fs.writeSync(this.#open, `${JSON.stringify({ unit, result })}\n`);
   }
 
   /** Call when the data of the first `count` units is on the disk. */
   synced(count: number): void {
-    fs.writeSync(this.#fd, `${JSON.stringify({ synced: count })}\n`);
-    fs.fsyncSync(this.#fd);
+    fs.writeSync(this.#open, `${JSON.stringify({ synced: count })}\n`);
+    fs.fsyncSync(this.#open);
   }
 
   close(): void {
-    fs.closeSync(this.#fd);
+    if (this.#fd !== null) fs.closeSync(this.#fd);
+    this.#fd = null;
+  }
+
+  get #open(): number {
+    if (this.#fd === null) throw new QuantariaError('ERR_DISPOSED', 'the journal was closed');
+    return this.#fd;
   }
 }
 

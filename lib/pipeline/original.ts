@@ -6,7 +6,11 @@ import { assembleStack, linearView } from './copy_units';
 
 /** A tensor of an original under the name that another layout gives it. */
 export interface OriginalTensor {
+  /** As safetensors spells it. */
+  dtype: string;
   shape: readonly number[];
+  /** Bytes from `start` to `end`, of a tensor that is stored as it is; else null. */
+  bytes: ((start: number, end: number) => NativeTensor) | null;
   /** As it lies in the file, maybe strided; of a whole stored tensor also a range of its first dimension. */
   view(range?: readonly [number, number]): NativeTensor;
 }
@@ -64,11 +68,22 @@ export class Original {
   }
 
   #tensorOf({ from, shape, ...rest }: TargetTensor): OriginalTensor {
-    if ('copy' in from) return { shape, view: (range) => this.#checkpoint.view(from.copy, range) };
+    const { dtype } = rest;
+    if ('copy' in from) {
+      const { copy } = from;
+      return {
+        dtype,
+        shape,
+        bytes: (start, end) => this.#checkpoint.bytes(copy, start, end),
+        view: (range) => this.#checkpoint.view(copy, range),
+      };
+    }
     const [first] = from.pieces;
     const single = first !== undefined && first.piece.expert === null;
     return {
+      dtype,
       shape,
+      bytes: null,
       view: (range) =>
         single
           ? linearView(this.#checkpoint, first.linear)

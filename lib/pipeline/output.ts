@@ -3,13 +3,15 @@ import * as path from 'node:path';
 import { ioError } from '../checkpoint/json_file';
 import { type ShardLayout, indexOf } from '../checkpoint/layout';
 import { INDEX_FILE } from '../checkpoint/reader';
-import { ShardFile, syncDirectory, writeFileAtomic } from '../checkpoint/writer';
+import { type FileContent, ShardFile, syncDirectory, writeFileAtomic } from '../checkpoint/writer';
 import { QuantariaError } from '../errors';
 import type { NativeTensor } from '../native';
 import { Journal, type UnitResult } from './journal';
 
 /** Holds everything unfinished, so that nothing half-written ever has a final name. */
 const WORK = '.quantaria';
+/** As long as it is there, the run is unfinished. */
+const JOURNAL = path.join(WORK, 'journal.jsonl');
 const SYNC_BYTES = 1e9;
 
 /** Bytes of one tensor, from `offset` within it. */
@@ -23,6 +25,8 @@ export interface Write {
 
 interface OpenShard {
   file: ShardFile | null;
+  /** Settles when it has its name; null until that is under way. */
+  naming: Promise<void> | null;
   layout: ShardLayout;
   /** Units that still have to write into it. */
   remaining: number;
@@ -43,17 +47,18 @@ export class OutputDirectory {
   readonly #shards = new Map<string, OpenShard>();
   readonly #shardOf = new Map<string, OpenShard>();
   readonly #layouts: readonly ShardLayout[];
-  readonly #created: boolean;
+  /** The outermost directory that was made for it; null if all were there. */
+  readonly #created: string | null;
   #unsynced = 0;
   #syncing: Promise<void> = Promise.resolve();
 
-  private constructor(directory: string, layouts: readonly ShardLayout[], journal: Journal, created: boolean) {
+  private constructor(directory: string, layouts: readonly ShardLayout[], journal: Journal, created: string | null) {
     this.#directory = directory;
     this.#layouts = layouts;
     this.#journal = journal;
     this.#created = created;
     for (const layout of layouts) {
-      const shard = { file: null, layout, remaining: 0 };
+      const shard = { file: null, naming: null, layout, remaining: 0 };
       this.#shards.set(layout.file, shard);
       for (const name of layout.tensors.keys()) this.#shardOf.set(name, shard);
     }
@@ -70,15 +75,24 @@ export class OutputDirectory {
     options: OutputOptions,
   ): Promise<OutputDirectory> {
     const created = await prepareDirectory(directory, options.resume);
-    const work = path.join(directory, WORK);
-    await fs.mkdir(work, { recursive: true });
-    const journal = new Journal(path.join(work, 'journal.jsonl'), options.fingerprint);
+    await fs.mkdir(path.join(directory, WORK), { recursive: true });
+    const journal = new Journal(path.join(directory, JOURNAL), options.fingerprint);
     const output = new OutputDirectory(directory, layouts, journal, created);
     for (const { key, outputs } of units) {
       if (journal.done.has(key)) continue;
       for (const shard of output.#shardsOf(outputs)) shard.remaining++;
     }
+    for (const shard of output.#shards.values()) await output.#reopen(shard);
     return output;
+  }
+
+  /** Goes on with a file that an earlier run began, so that its bytes are synced too before any note says so. */
+  async #reopen(shard: OpenShard): Promise<void> {
+    const final = path.join(this.#directory, shard.layout.file);
+    const temporary = this.#temporary(shard);
+    // After a crash of the system, units whose notes were lost are done again: into the file that holds the others.
+    if (shard.remaining > 0 && !(await exists(temporary)) && (await exists(final))) await fs.rename(final, temporary);
+    if (await exists(temporary)) shard.file = new ShardFile(shard.layout, temporary);
   }
 
   /** What earlier runs of this job noted of a unit, or undefined if it is still to be done. */
@@ -109,7 +123,7 @@ export class OutputDirectory {
   }
 
   /** Names the last shards and writes the index; then nothing of the work is left. */
-  async finish(files: Readonly<Record<string, string | Uint8Array>>): Promise<void> {
+  async finish(files: Readonly<Record<string, FileContent>>): Promise<void> {
     await this.#syncing;
     for (const [name, content] of Object.entries(files)) {
       await writeFileAtomic(path.join(this.#directory, name), content);
@@ -119,23 +133,20 @@ export class OutputDirectory {
     if (index !== null) await writeFileAtomic(path.join(this.#directory, INDEX_FILE), index);
     await syncDirectory(this.#directory);
     this.#journal.close();
-    await fs.rm(path.join(this.#directory, WORK), { recursive: true });
+    await fs.rm(path.join(this.#directory, JOURNAL));
+    await removeWork(this.#directory);
   }
 
   /** Ends early. What is done stays for `--resume`; if nothing is, the directory is as it was. */
   async abandon(): Promise<void> {
     await this.#syncing.catch(() => {});
     for (const shard of this.#shards.values()) shard.file?.close();
-    const { size } = await fs.stat(path.join(this.#directory, WORK, 'journal.jsonl'));
     this.#journal.close();
-    if (size > 0 && (await this.#hasProgress())) return;
-    await fs.rm(path.join(this.#directory, WORK), { recursive: true, force: true });
-    if (this.#created) await fs.rmdir(this.#directory);
-  }
-
-  async #hasProgress(): Promise<boolean> {
-    const journal = await fs.readFile(path.join(this.#directory, WORK, 'journal.jsonl'), 'utf8');
-    return journal.includes('"unit"');
+    if (this.#journal.count > 0) return;
+    await removeWork(this.#directory);
+    if (this.#created === null) return;
+    const outermost = path.dirname(this.#created);
+    for (let made = path.resolve(this.#directory); made !== outermost; made = path.dirname(made)) await fs.rmdir(made);
   }
 
   #temporary(shard: OpenShard): string {
@@ -158,16 +169,15 @@ export class OutputDirectory {
     if (file === null && !(await exists(temporary)) && (await exists(final))) return; // named before the interruption
     const open = file ?? new ShardFile(shard.layout, temporary);
     shard.file = null;
-    await open.writeHeader();
-    await open.finish(final);
+    shard.naming = open.writeHeader().then(() => open.finish(final));
+    await shard.naming;
   }
 
   async #sync(): Promise<void> {
     this.#unsynced = 0;
     await this.#syncing;
     const { count } = this.#journal;
-    const files = [...this.#shards.values()].flatMap((shard) => shard.file ?? []);
-    await Promise.all(files.map((file) => file.sync()));
+    await Promise.all([...this.#shards.values()].map(({ file, naming }) => file?.sync() ?? naming));
     this.#journal.synced(count);
   }
 }
@@ -179,22 +189,27 @@ async function exists(file: string): Promise<boolean> {
   );
 }
 
-/** Returns whether the directory was made here. */
-async function prepareDirectory(directory: string, resume: boolean): Promise<boolean> {
+/** Returns the outermost directory that was made, or null. */
+async function prepareDirectory(directory: string, resume: boolean): Promise<string | null> {
   let names: string[];
   try {
     const made = await fs.mkdir(directory, { recursive: true });
     names = await fs.readdir(directory);
-    if (names.length === 0) return made !== undefined;
+    if (names.length === 0) return made === undefined ? null : path.resolve(made);
   } catch (error) {
     throw ioError(directory, error);
   }
-  if (resume && names.includes(WORK)) return false;
+  if (resume && names.includes(WORK)) return null;
   const hint = names.includes(WORK) ? 'an interrupted run: go on with it by `--resume`' : 'it is not empty';
   throw new QuantariaError('ERR_ARGUMENT', `--out ${directory}: ${hint}, or name another directory`);
 }
 
 /** Whether the directory holds an unfinished run. */
 export async function isUnfinished(directory: string): Promise<boolean> {
-  return exists(path.join(directory, WORK));
+  return exists(path.join(directory, JOURNAL));
+}
+
+/** Removes what a finished or fruitless run leaves. */
+export async function removeWork(directory: string): Promise<void> {
+  await fs.rm(path.join(directory, WORK), { recursive: true, force: true });
 }

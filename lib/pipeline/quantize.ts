@@ -1,14 +1,15 @@
-import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { type Entry, layoutShards } from '../checkpoint/layout';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
 import { readJsonObject } from '../checkpoint/json_file';
 import { QuantariaError } from '../errors';
+import type { TargetTensor } from '../models';
 import { carriedFiles } from './carry';
+import { isComplete } from './complete';
 import { readConfigText, withMembers } from './config_file';
 import { copyUnits, pieceUnits } from './copy_units';
 import { fingerprintOf } from './fingerprint';
-import { OutputDirectory, isUnfinished } from './output';
+import { OutputDirectory, isUnfinished, removeWork } from './output';
 import { type PlannedTensor, type QuantizePlan, type QuantizePlanOptions, planQuantization } from './quantize_plan';
 import { type QuantizeResult, quantizeUnits } from './quantize_units';
 import { REPORT_FILE, type Report, type ReportTensor } from './report';
@@ -45,13 +46,14 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
     const plan = await planQuantization(source, options);
     const shards = layoutShards(entryGroups(plan.tensors), options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
     const fingerprint = fingerprintOf(source, {
-      tensors: plan.tensors.map(({ name, scheme, entries }) => [name, scheme, entries]),
+      tensors: plan.tensors.map(({ name, scheme, entries, reason }) => [name, scheme, entries, reason]),
+      recipe: plan.recipe,
       method: plan.method,
       format: plan.format.name,
       config: plan.formatConfig,
       shards: shards.map(({ file, bytes }) => [file, bytes]),
     });
-    const finished = options.resume ? await finishedReport(options.out, fingerprint) : null;
+    const finished = options.resume ? await finishedReport(options.out, fingerprint, shards) : null;
     const report = finished ?? (await run(source, plan, shards, fingerprint, options));
     return { ...report, seconds: (performance.now() - began) / 1000, peakRssBytes: rss.stop() };
   } finally {
@@ -130,16 +132,16 @@ function reportOf(
   for (const result of results.values()) {
     for (const [name, error] of Object.entries(result.errors ?? {})) errors.set(name, error);
   }
+  const isUnruled = unruledTargets(plan);
   const tensors = plan.tensors.map(
-    ({ target, role, scheme, reason, rule, bytes }): ReportTensor => ({
+    ({ target, role, scheme, reason, bytes }): ReportTensor => ({
       name: target.name,
       role,
       scheme,
       relativeError: errors.get(target.name) ?? 0,
       bytes,
       reason,
-      // Norms, biases and the like are no recipe's business; a weight that no rule matches is.
-      ruled: rule !== null || !plan.unmatched.includes(target.name.replace(/\.weight$/, '')),
+      ruled: !isUnruled(target),
     }),
   );
   const quantized = tensors.filter(({ scheme }) => scheme !== null).length;
@@ -161,11 +163,24 @@ function reportOf(
   };
 }
 
+/** Tells the tensors that are, or hold, a weight that no rule matches. Norms, biases and the like are no recipe's business. */
+function unruledTargets({ model, unmatched }: QuantizePlan): (target: TargetTensor) => boolean {
+  const names = new Set(unmatched);
+  const stored = new Set(unmatched);
+  for (const { name, source } of model.linears) if (names.has(name)) stored.add(source.tensor);
+  return ({ from }) =>
+    'copy' in from ? stored.has(from.copy) : from.pieces.some(({ linear }) => names.has(linear.name));
+}
+
 /**
  * The report of a run that is complete, or null if there is still something to do.
  * @throws QuantariaError `ERR_ARGUMENT` if another job completed there, `ERR_FORMAT` if the output was damaged since
  */
-async function finishedReport(out: string, fingerprint: string): Promise<Report | null> {
+async function finishedReport(
+  out: string,
+  fingerprint: string,
+  shards: ReturnType<typeof layoutShards>,
+): Promise<Report | null> {
   if (await isUnfinished(out)) return null;
   const found = (await readJsonObject(path.join(out, REPORT_FILE))) as Report | null;
   if (found === null) return null;
@@ -173,6 +188,9 @@ async function finishedReport(out: string, fingerprint: string): Promise<Report 
     throw new QuantariaError('ERR_ARGUMENT', `--resume: ${out} is complete, with other options or of another model`);
   }
   (await openCheckpoint(out)).close();
-  await fs.access(path.join(out, 'config.json'));
+  if ((await readJsonObject(path.join(out, 'config.json'))) === null || !(await isComplete(out, shards, {}))) {
+    throw new QuantariaError('ERR_FORMAT', `--resume: ${out} was complete, but its files have changed since`);
+  }
+  await removeWork(out);
   return found;
 }

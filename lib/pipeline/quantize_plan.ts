@@ -170,7 +170,7 @@ function indexDecisions(decided: ModelPlan) {
   for (const decision of decided.linears) {
     const { source } = decision.linear;
     if (source.expert === null) whole.set(source.tensor, decision.linear);
-    else stacks.set(source.tensor, decision);
+    else if (stacks.get(source.tensor)?.rule !== null) stacks.set(source.tensor, decision); // one without a rule must show
   }
   const others = new Map(decided.others.map((decision) => [decision.tensor.name, decision]));
   return { linears, whole, stacks, others };
@@ -178,10 +178,9 @@ function indexDecisions(decided: ModelPlan) {
 
 function draft(target: TargetTensor, decisions: Decisions, fits: ReadonlyMap<Linear, Fit>): Draft {
   const linear = linearOf(target, decisions.whole);
-  if (linear === null) return draftOther(target, decisions);
+  if (linear === null) return draftOther(target, decisions, fits);
   const decision = decisions.linears.get(linear);
   const fit = fits.get(linear);
-  const notes = fit === undefined ? [] : fit.scheme === null ? [`kept: ${fit.reason}`] : fit.notes;
   return {
     name: target.name.replace(/\.weight$/, ''),
     role: linear.role,
@@ -190,12 +189,18 @@ function draft(target: TargetTensor, decisions: Decisions, fits: ReadonlyMap<Lin
     target,
     scheme: fit?.scheme ?? null,
     rule: decision?.rule ?? null,
-    reason: [decision?.reason ?? 'kept: no rule matches', ...notes].join('; '),
+    reason: reasonOf(decision?.reason, fit),
   };
 }
 
+/** Why a rule decided so, and what the format changed about it. */
+function reasonOf(reason = 'kept: no rule matches', fit?: Fit): string {
+  const notes = fit === undefined ? [] : fit.scheme === null ? [`kept: ${fit.reason}`] : fit.notes;
+  return [reason, ...notes].join('; ');
+}
+
 /** A tensor that is not one linear weight: a norm, a bias, or a stack of experts that all stay as they are. */
-function draftOther(target: TargetTensor, decisions: Decisions): Draft {
+function draftOther(target: TargetTensor, decisions: Decisions, fits: ReadonlyMap<Linear, Fit>): Draft {
   const source = 'copy' in target.from ? target.from.copy : (target.from.pieces[0]?.linear.source.tensor ?? '');
   const stack = decisions.stacks.get(source);
   const other = decisions.others.get(source);
@@ -207,7 +212,7 @@ function draftOther(target: TargetTensor, decisions: Decisions): Draft {
     target,
     scheme: null,
     rule: stack?.rule ?? other?.rule ?? null,
-    reason: stack?.reason ?? other?.reason ?? 'kept: no rule matches',
+    reason: stack === undefined ? reasonOf(other?.reason) : reasonOf(stack.reason, fits.get(stack.linear)),
   };
 }
 

@@ -145,7 +145,9 @@ class Verifier {
     }
     if (this.original !== null && source === null) this.#problems.push(`${name}: not in the original`);
     if (dtype === null || !isFloat(dtype)) {
-      this.#tensors.push({ name, scheme: null, relativeError: source === null ? null : 0 });
+      const differs = source !== null && (await this.#differs(name, source));
+      if (differs) this.#problems.push(`${name}: kept, but differs from the original`);
+      this.#tensors.push({ name, scheme: null, relativeError: source === null ? null : Number(differs) });
       return;
     }
     const error = await this.#compareParts(name, source);
@@ -153,6 +155,24 @@ class Verifier {
       this.#problems.push(`${name}: kept, but differs from the original by ${error.toPrecision(4)}`);
     }
     this.#tensors.push({ name, scheme: null, relativeError: error });
+  }
+
+  /** Whether a tensor that cannot be computed with differs from the original in dtype or bytes. */
+  async #differs(name: string, source: OriginalTensor): Promise<boolean> {
+    const { checkpoint, stored } = this.opened;
+    if (source.bytes === null || source.dtype !== stored.entries.get(name)?.dtype) return true;
+    const { bytes } = checkpoint.info(name);
+    for (let start = 0; start < bytes; start += PART) {
+      const end = Math.min(bytes, start + PART);
+      const parts = [checkpoint.bytes(name, start, end), source.bytes(start, end)];
+      const floats = parts.map((part) => native.tensorCopy(part, 'float32'));
+      try {
+        if ((await native.compare(floats[0] as NativeTensor, floats[1] as NativeTensor)).error > 0) return true;
+      } finally {
+        for (const tensor of [...parts, ...floats]) native.tensorDispose(tensor);
+      }
+    }
+    return false;
   }
 
   /** Part by part of the first dimension, so that memory does not grow with the tensor. */

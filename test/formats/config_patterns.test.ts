@@ -133,3 +133,20 @@ describe('configurations stay small where a model is uniform', () => {
     ).toBe(true);
   });
 });
+
+test('bitsandbytes: the threshold is never a whole number in JSON, which transformers refuses, and means the same', () => {
+  const thresholdFor = (threshold: number) => {
+    const { context } = planned('bitsandbytes', families.llama!.checkpoint(), () => ({
+      kind: 'llm.int8',
+      threshold,
+    }));
+    const config = getFormat('bitsandbytes').config(context).quantizationConfig as JsonObject;
+    return config.llm_int8_threshold as number | undefined;
+  };
+  expect(thresholdFor(6)).toBeUndefined();
+  for (const whole of [1, 2, 3, 4, 5, 7, 8, 100]) {
+    expect(JSON.stringify(thresholdFor(whole))).toContain('.');
+    expect(Math.fround(thresholdFor(whole) as number)).toBe(whole);
+  }
+  expect(thresholdFor(5.5)).toBe(5.5);
+});

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/bitpack/kernels.h"
+#include "ops/quantize/cascade_mean.h"
 #include "ops/quantize/code_book_of.h"
 #include "ops/quantize/weight.h"
 
@@ -101,9 +102,7 @@ class PieceEncoder {
 
 /// The absmax values less their mean, in 8 bits of the dynamic map over blocks of 256.
 void quantize_absmax(const std::vector<float>& absmax, const CodebookStored& to) {
-  double sum = 0;
-  for (const float x : absmax) sum += static_cast<double>(x);
-  const float offset = absmax.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(absmax.size()));
+  const float offset = cascade_mean(absmax.data(), static_cast<int64_t>(absmax.size()));
   *to.absmax_offset = offset;
   std::vector<float> centred(absmax.size());
   for (size_t i = 0; i < absmax.size(); ++i) centred[i] = absmax[i] - offset;
