@@ -67,7 +67,12 @@ export function checkDevice(id: unknown): DeviceId {
     throw new QuantariaError('ERR_DEVICE', 'cuda-emulated asked for, but this is not the emulated build');
   }
   const came = typeof id === 'string' ? id : `a value of type ${typeof id}`;
-  throw new QuantariaError('ERR_DEVICE', `device: ${came} came, expected ${devices().map((d) => d.id).join(', ')}`);
+  throw new QuantariaError(
+    'ERR_DEVICE',
+    `device: ${came} came, expected ${devices()
+      .map((d) => d.id)
+      .join(', ')}`,
+  );
 }
 
 /**

@@ -27,7 +27,9 @@ export type TypedArray =
 interface Facts {
   bytes: number;
   /** the typed array that `Tensor.read` gives: of the storage bits */
-  array: new (buffer: ArrayBuffer) => TypedArray;
+  array: new (
+    buffer: ArrayBuffer,
+  ) => TypedArray;
   isFloat: boolean;
   /** as safetensors spells it */
   stored: string;
@@ -56,7 +58,10 @@ export function isDType(value: unknown): value is DType {
 /** @throws QuantariaError `ERR_DTYPE` naming the argument if `value` is no dtype, or not one of `allowed` */
 export function checkDType(name: string, value: unknown, allowed: readonly DType[] = DTYPES): DType {
   if (isDType(value) && allowed.includes(value)) return value;
-  throw new QuantariaError('ERR_DTYPE', `${name}: ${typeof value === 'string' ? value : `a value of type ${typeof value}`} came, expected ${allowed.join(', ')}`);
+  throw new QuantariaError(
+    'ERR_DTYPE',
+    `${name}: ${typeof value === 'string' ? value : `a value of type ${typeof value}`} came, expected ${allowed.join(', ')}`,
+  );
 }
 
 export const FLOAT_DTYPES: readonly DType[] = DTYPES.filter((dtype) => FACTS[dtype].isFloat);

@@ -1,3 +1,5 @@
+export { Checkpoint, openCheckpoint, type ReadOptions, type TensorInfo } from './checkpoint/reader';
+export { SafetensorsWriter } from './checkpoint/writer';
 export {
   buildId,
   type CudaStatus,
@@ -17,8 +19,6 @@ export { dequantize, quantize } from './ops/quantize';
 export { QuantizedTensor } from './quantized';
 export type { QuantScheme } from './scheme';
 export { Tensor, type TensorOptions } from './tensor';
-export { Checkpoint, openCheckpoint, type ReadOptions, type TensorInfo } from './checkpoint/reader';
-export { SafetensorsWriter } from './checkpoint/writer';
 export { version } from './version';
 
 import { groupedToSequential, sequentialToGrouped } from './ops/moe';

@@ -102,7 +102,8 @@ export interface Native {
 export function translate(error: unknown): unknown {
   if (error instanceof Error && !(error instanceof QuantariaError)) {
     const code = (error as Error & { code?: unknown }).code;
-    if (typeof code === 'string' && code.startsWith('ERR_')) return new QuantariaError(code as ErrorCode, error.message);
+    if (typeof code === 'string' && code.startsWith('ERR_'))
+      return new QuantariaError(code as ErrorCode, error.message);
   }
   return error;
 }

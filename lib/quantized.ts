@@ -1,9 +1,9 @@
 import type { DeviceId } from './device';
 import { checkDevice } from './device';
 import { QuantariaError } from './errors';
+import { partsOf, type StoredForm, storedForm, storedFromParts } from './ops/stored_form';
 import { type QuantScheme, validateScheme } from './scheme';
-import { type StoredForm, partsOf, storedForm, storedFromParts } from './ops/stored_form';
-import { Tensor, checkShape, show } from './tensor';
+import { checkShape, show, Tensor } from './tensor';
 
 /** Held by this module alone: the constructor is not for others. */
 const OWN = Symbol('QuantizedTensor');
@@ -21,7 +21,10 @@ export class QuantizedTensor implements Disposable {
 
   private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm, token: symbol) {
     if (token !== OWN) {
-      throw new QuantariaError('ERR_ARGUMENT', 'quantized tensors are made by quantize and fromParts, not by `new`');
+      throw new QuantariaError(
+        'ERR_ARGUMENT',
+        'quantized tensors are made by quantize and fromParts, not by `new`',
+      );
     }
     this.scheme = Object.freeze({ ...scheme });
     this.shape = Object.freeze([...shape]);
@@ -77,6 +80,11 @@ export class QuantizedTensor implements Disposable {
 
   get byteLength(): number {
     return Object.values(this.#stored).reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+  }
+
+  /** @internal Also false for what only has the prototype. */
+  static is(value: unknown): value is QuantizedTensor {
+    return typeof value === 'object' && value !== null && #stored in value;
   }
 
   get disposed(): boolean {

@@ -128,14 +128,20 @@ const kFields: Record<QuantScheme['kind'], Record<string, Field>> = {
   spqr: { bits: oneOf(3, 4), groupSize: positiveInteger, outlierThreshold: nonNegative },
 };
 
-function refuse(field: string, came: unknown, expected: string): never {
-  let shown: string | undefined;
+/** A value for a message, as JSON where it has some of a sensible length. */
+function shownValue(value: unknown): string {
+  if (Array.isArray(value) && value.length > 16) return `an array of ${value.length}`;
+  if (typeof value !== 'object' && typeof value !== 'string')
+    return typeof value === 'function' ? 'a function' : String(value);
   try {
-    shown = JSON.stringify(came);
+    return JSON.stringify(value) ?? 'an object';
   } catch {
-    shown = undefined; // cycles and bigints
+    return 'an object'; // cycles, bigints, getters that throw
   }
-  shown = typeof came === 'number' || shown === undefined ? String(came) : shown;
+}
+
+function refuse(field: string, came: unknown, expected: string): never {
+  const shown = shownValue(came);
   throw new QuantariaError('ERR_ARGUMENT', `${field}: ${shown} came, expected ${expected}`);
 }
 

@@ -1,5 +1,5 @@
-import { type DeviceId, checkDevice, getDefaultDevice } from './device';
-import { type DType, type TypedArray, arrayOf, bytesOf, checkDType, isFloat } from './dtype';
+import { checkDevice, type DeviceId, getDefaultDevice } from './device';
+import { arrayOf, bytesOf, checkDType, type DType, isFloat, type TypedArray } from './dtype';
 import { QuantariaError } from './errors';
 import { type NativeTensor, native } from './native';
 
@@ -38,7 +38,8 @@ function refuseShape(name: string, shape: unknown): never {
 
 /** A value for a message: short, and never throwing. */
 export function show(value: unknown, depth = 0): string {
-  if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value);
+  if (typeof value === 'string')
+    return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value);
   if (Array.isArray(value) && depth < 2) {
     if (value.length > MAX_RANK) return `an array of ${value.length}`;
     return `[${Array.from({ length: value.length }, (_, i) => show(value[i], depth + 1)).join(', ')}]`;
@@ -50,8 +51,12 @@ export function show(value: unknown, depth = 0): string {
 
 /** @throws QuantariaError `ERR_ARGUMENT` unless an integer from `min` to `max` */
 export function checkInteger(name: string, value: unknown, min: number, max: number): number {
-  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return value as number;
-  throw new QuantariaError('ERR_ARGUMENT', `${name}: ${show(value)} came, expected an integer from ${min} to ${max}`);
+  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max)
+    return value as number;
+  throw new QuantariaError(
+    'ERR_ARGUMENT',
+    `${name}: ${show(value)} came, expected an integer from ${min} to ${max}`,
+  );
 }
 
 /** @throws QuantariaError `ERR_ARGUMENT` unless undefined or an object */
@@ -88,13 +93,20 @@ const valueError = (i: number, value: unknown, dtype: string): QuantariaError =>
  * @throws QuantariaError `ERR_ARGUMENT` for what is no number or what the dtype cannot hold, `ERR_SHAPE` unless of `count` values
  */
 function convertNumbers(data: unknown, count: number, dtype: DType): TypedArray {
-  const length = typeof data === 'object' && data !== null ? (data as { length?: unknown }).length : undefined;
+  const length =
+    typeof data === 'object' && data !== null ? (data as { length?: unknown }).length : undefined;
   if (!Number.isSafeInteger(length) || data instanceof BigInt64Array || data instanceof BigUint64Array) {
-    throw new QuantariaError('ERR_ARGUMENT', `data: ${show(data)} came, expected a typed array or an array of numbers`);
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `data: ${show(data)} came, expected a typed array or an array of numbers`,
+    );
   }
-  if (length !== count) throw new QuantariaError('ERR_SHAPE', `data: ${length} values came, the shape takes ${count}`);
+  if (length !== count)
+    throw new QuantariaError('ERR_SHAPE', `data: ${length} values came, the shape takes ${count}`);
   const numbers = data as ArrayLike<number>;
-  const array = new (arrayOf(isFloat(dtype) ? 'float32' : dtype))(allocate(count * (isFloat(dtype) ? 4 : bytesOf(dtype))));
+  const array = new (arrayOf(isFloat(dtype) ? 'float32' : dtype))(
+    allocate(count * (isFloat(dtype) ? 4 : bytesOf(dtype))),
+  );
   for (let i = 0; i < count; i++) {
     const value = numbers[i];
     if (typeof value !== 'number') {
@@ -105,7 +117,8 @@ function convertNumbers(data: unknown, count: number, dtype: DType): TypedArray 
       array[i] = BigInt(value);
     } else {
       array[i] = value;
-      if (!isFloat(dtype) && (array[i] !== value || (dtype === 'bool' && value > 1))) throw valueError(i, value, dtype);
+      if (!isFloat(dtype) && (array[i] !== value || (dtype === 'bool' && value > 1)))
+        throw valueError(i, value, dtype);
     }
   }
   return array;
@@ -151,7 +164,10 @@ export class Tensor<D extends DType = DType> implements Disposable {
     const count = dims.reduce((a, b) => a * b, 1);
     if (view && holdsBitsOf(view, dtype)) return Tensor.#fromBits(view, dtype, dims, count) as Tensor<D>;
     if (data instanceof Uint16Array && options.dtype === undefined) {
-      throw new QuantariaError('ERR_DTYPE', 'dtype: none came, but a Uint16Array may hold float16 or bfloat16');
+      throw new QuantariaError(
+        'ERR_DTYPE',
+        'dtype: none came, but a Uint16Array may hold float16 or bfloat16',
+      );
     }
     const numbers = convertNumbers(data, count, dtype);
     const values = Tensor.#fromBits(numbers, isFloat(dtype) ? 'float32' : dtype, dims, count);
@@ -221,12 +237,18 @@ export class Tensor<D extends DType = DType> implements Disposable {
     const wanted = copyShape('shape', shape);
     const open = wanted.indexOf(-1);
     if (open >= 0) {
-      const rest = checkShape('shape', wanted.map((n, i) => (i === open ? 1 : n))).reduce((a, b) => a * b, 1);
+      const rest = checkShape(
+        'shape',
+        wanted.map((n, i) => (i === open ? 1 : n)),
+      ).reduce((a, b) => a * b, 1);
       wanted[open] = rest > 0 && this.size % rest === 0 ? this.size / rest : 0;
     }
     const dims = checkShape('shape', wanted);
     if (dims.reduce((a, b) => a * b, 1) !== this.size) {
-      throw new QuantariaError('ERR_SHAPE', `shape: [${wanted}] came for ${this.size} values of shape [${this.shape}]`);
+      throw new QuantariaError(
+        'ERR_SHAPE',
+        `shape: [${wanted}] came for ${this.size} values of shape [${this.shape}]`,
+      );
     }
     return new Tensor<D>(native.tensorReshape(this.#live(), dims));
   }

@@ -121,7 +121,11 @@ async function main() {
 
   const disk = [];
   for (let i = 0; i < repeat; i++) {
-    const { seconds: took, bytesOut, peakRssBytes } = run(values.model, onDisk, ['quantize', '--recipe', 'int4']);
+    const {
+      seconds: took,
+      bytesOut,
+      peakRssBytes,
+    } = run(values.model, onDisk, ['quantize', '--recipe', 'int4']);
     disk.push({ took, ofDisk: bytesOut / took / diskRate(values.disk, bytesOut), peakRssBytes, bytesOut });
   }
   const took = median(disk.map((sample) => sample.took));
@@ -155,7 +159,14 @@ function report(rows, { inputBytes, values }) {
     if (reached < wanted / 2 || row.peakRssBytes > 2 ** 30) failed = true;
   }
   if (values.out) {
-    const result = { date: new Date().toISOString().slice(0, 10), machine, node: process.version, inputBytes, goals: GOALS, rows };
+    const result = {
+      date: new Date().toISOString().slice(0, 10),
+      machine,
+      node: process.version,
+      inputBytes,
+      goals: GOALS,
+      rows,
+    };
     fs.writeFileSync(values.out, `${JSON.stringify(result, null, 2)}\n`);
   }
   if (failed) {

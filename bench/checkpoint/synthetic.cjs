@@ -33,7 +33,10 @@ function makePool() {
 
 function layerTensors(layer) {
   const prefix = `language_model.model.layers.${layer}`;
-  const attention = ['q', 'k', 'v', 'o'].map((p) => [`${prefix}.self_attn.${p}_proj.weight`, [HIDDEN, HIDDEN]]);
+  const attention = ['q', 'k', 'v', 'o'].map((p) => [
+    `${prefix}.self_attn.${p}_proj.weight`,
+    [HIDDEN, HIDDEN],
+  ]);
   return [
     ...attention,
     [`${prefix}.input_layernorm.weight`, [HIDDEN]],
@@ -81,7 +84,7 @@ async function writeShard(directory, file, tensors, pool) {
       bits.set(part, at);
       at += part.length;
     }
-      const tensor = Tensor.from(bits, shape, { dtype: 'bfloat16' });
+    const tensor = Tensor.from(bits, shape, { dtype: 'bfloat16' });
     await writer.write(name, tensor);
   }
   await writer.finish();

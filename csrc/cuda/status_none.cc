@@ -3,6 +3,10 @@
 
 namespace quantaria::cuda {
 
-Status status() { return {.reason = "this build has no CUDA backend: it was compiled without nvcc"}; }
+Status status() {
+  Status none;
+  none.reason = "this build has no CUDA backend: it was compiled without nvcc";
+  return none;
+}
 
 }  // namespace quantaria::cuda

@@ -33,7 +33,8 @@ export async function readJsonObject(path: string): Promise<JsonObject | null> {
     // Reading a pipe would wait for its other end.
     if (!stat.isFile()) throw new QuantariaError('ERR_IO', `${path}: not a regular file`);
     const { size } = stat;
-    if (size > MAX_BYTES) throw new QuantariaError('ERR_FORMAT', `${path}: ${size} bytes, at most ${MAX_BYTES} expected`);
+    if (size > MAX_BYTES)
+      throw new QuantariaError('ERR_FORMAT', `${path}: ${size} bytes, at most ${MAX_BYTES} expected`);
     bytes = await fs.readFile(path);
   } catch (error) {
     if (isMissing(error)) return null;

@@ -20,7 +20,19 @@ export interface ShardLayout {
 
 /** The order in which the reference writer lays out dtypes, last first: wide types come before narrow ones, so that each tensor is aligned. */
 const DTYPE_RANKS = [
-  ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
+  ...[
+    'BOOL',
+    'F4',
+    'F6_E2M3',
+    'F6_E3M2',
+    'U8',
+    'I8',
+    'F8_E5M2',
+    'F8_E4M3',
+    'F8_E8M0',
+    'F8_E4M3FNUZ',
+    'F8_E5M2FNUZ',
+  ],
   ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
 ];
 /** The format's limit; readers refuse more. */
@@ -32,17 +44,23 @@ const BITS: Readonly<Record<string, number>> = {
 
 /** Bytes of a tensor. @throws QuantariaError `ERR_ARGUMENT` for an unknown dtype or a size that is not whole bytes */
 export function bytesOfEntry({ name, dtype, shape }: Entry): number {
-  if (!DTYPE_RANKS.includes(dtype)) throw new QuantariaError('ERR_ARGUMENT', `tensor ${name}: unknown dtype ${dtype}`);
+  if (!DTYPE_RANKS.includes(dtype))
+    throw new QuantariaError('ERR_ARGUMENT', `tensor ${name}: unknown dtype ${dtype}`);
   const bytes = (shape.reduce((a, b) => a * b, 1) * (BITS[dtype] ?? 8)) / 8;
   if (Number.isSafeInteger(bytes)) return bytes;
   throw new QuantariaError('ERR_ARGUMENT', `tensor ${name}: ${dtype} [${shape}] does not fill whole bytes`);
 }
 
 const byDTypeThenName = (a: Entry, b: Entry): number =>
-  DTYPE_RANKS.indexOf(b.dtype) - DTYPE_RANKS.indexOf(a.dtype) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
+  DTYPE_RANKS.indexOf(b.dtype) - DTYPE_RANKS.indexOf(a.dtype) ||
+  (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
 
 /** Lays out one file as the reference writer would. */
-export function layoutShard(file: string, entries: readonly Entry[], metadata: Record<string, string>): ShardLayout {
+export function layoutShard(
+  file: string,
+  entries: readonly Entry[],
+  metadata: Record<string, string>,
+): ShardLayout {
   const header = [`"__metadata__":${JSON.stringify(metadata)}`];
   const offsets = new Map<string, { begin: number; bytes: number; entry: Entry }>();
   let end = 0;
@@ -59,7 +77,10 @@ export function layoutShard(file: string, entries: readonly Entry[], metadata: R
   }
   const json = Buffer.from(`{${header.join(',')}}`);
   if (json.length > MAX_HEADER_BYTES) {
-    throw new QuantariaError('ERR_ARGUMENT', `${file}: a header of ${json.length} bytes, at most ${MAX_HEADER_BYTES} can be`);
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `${file}: a header of ${json.length} bytes, at most ${MAX_HEADER_BYTES} can be`,
+    );
   }
   // Padded with spaces, so that the data begins at a multiple of eight.
   const padded = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');

@@ -1,11 +1,11 @@
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
-import { type DeviceId, checkDevice } from '../device';
-import { type DType, bytesOf, dtypeOfStored } from '../dtype';
+import { checkDevice, type DeviceId } from '../device';
+import { bytesOf, type DType, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeMappedFile, type NativeTensor, native } from '../native';
-import { Tensor, checkOptions, show } from '../tensor';
-import { type JsonObject, ioError, isJsonObject, isMissing, readJsonObject } from './json_file';
+import { checkOptions, show, Tensor } from '../tensor';
+import { ioError, isJsonObject, isMissing, type JsonObject, readJsonObject } from './json_file';
 
 export const INDEX_FILE = 'model.safetensors.index.json';
 export const SINGLE_FILE = 'model.safetensors';
@@ -55,7 +55,8 @@ export class Checkpoint {
 
   /** @internal Use `openCheckpoint`. */
   constructor(directory: string, config: JsonObject | null, shards: readonly Shard[], token: symbol) {
-    if (token !== OWN) throw new QuantariaError('ERR_ARGUMENT', 'checkpoints are opened by openCheckpoint, not by `new`');
+    if (token !== OWN)
+      throw new QuantariaError('ERR_ARGUMENT', 'checkpoints are opened by openCheckpoint, not by `new`');
     this.directory = directory;
     this.config = config;
     this.#files = shards.map((shard) => shard.mapped);
@@ -64,7 +65,10 @@ export class Checkpoint {
       for (const entry of entries) {
         const other = tensors.get(entry.name);
         if (other) {
-          throw new QuantariaError('ERR_FORMAT', `tensor ${show(entry.name)} is in ${other.file} and in ${entry.file}`);
+          throw new QuantariaError(
+            'ERR_FORMAT',
+            `tensor ${show(entry.name)} is in ${other.file} and in ${entry.file}`,
+          );
         }
         tensors.set(entry.name, entry);
       }
@@ -101,7 +105,11 @@ export class Checkpoint {
   view(name: string, range?: readonly [number, number]): NativeTensor {
     const entry = this.#find(name);
     const dtype = dtypeOfStored(entry.dtype);
-    if (!dtype) throw new QuantariaError('ERR_DTYPE', `tensor ${show(name)} is ${entry.dtype}, which cannot be computed with`);
+    if (!dtype)
+      throw new QuantariaError(
+        'ERR_DTYPE',
+        `tensor ${show(name)} is ${entry.dtype}, which cannot be computed with`,
+      );
     if (range === undefined) return native.mappedTensor(entry.mapped, entry.begin, dtype, entry.shape);
     const [start, end] = checkRange(name, entry.shape, range);
     const rest = entry.shape.slice(1);
@@ -138,11 +146,20 @@ function checkRange(name: string, shape: readonly number[], range: unknown): [nu
   const rows = shape[0];
   if (Array.isArray(range) && range.length === 2 && rows !== undefined) {
     const [start, end] = range as [number, number];
-    if (Number.isSafeInteger(start) && Number.isSafeInteger(end) && 0 <= start && start <= end && end <= rows) {
+    if (
+      Number.isSafeInteger(start) &&
+      Number.isSafeInteger(end) &&
+      0 <= start &&
+      start <= end &&
+      end <= rows
+    ) {
       return [start, end];
     }
   }
-  throw new QuantariaError('ERR_SHAPE', `range: ${show(range)} came for tensor ${show(name)} of shape [${shape}]`);
+  throw new QuantariaError(
+    'ERR_SHAPE',
+    `range: ${show(range)} came for tensor ${show(name)} of shape [${shape}]`,
+  );
 }
 
 interface Shard {
@@ -168,7 +185,10 @@ async function openShard(directory: string, file: string): Promise<Shard> {
 function checkShardName(index: string, file: unknown): string {
   const fine = typeof file === 'string' && /^[^/\\\0]+$/.test(file) && file !== '.' && file !== '..';
   if (fine) return file;
-  throw new QuantariaError('ERR_FORMAT', `${index}: ${show(file)} is not the name of a file in the same directory`);
+  throw new QuantariaError(
+    'ERR_FORMAT',
+    `${index}: ${show(file)} is not the name of a file in the same directory`,
+  );
 }
 
 async function openIndexed(directory: string, indexPath: string, index: JsonObject): Promise<Shard[]> {
@@ -184,13 +204,19 @@ async function openIndexed(directory: string, indexPath: string, index: JsonObje
     }
     shards.push(await openShard(directory, file));
   }
-  const held = new Map(shards.flatMap((shard) => shard.entries.map((entry) => [entry.name, entry.file] as const)));
+  const held = new Map(
+    shards.flatMap((shard) => shard.entries.map((entry) => [entry.name, entry.file] as const)),
+  );
   for (const [name, file] of Object.entries(map)) {
-    if (held.get(name) !== file) throw new QuantariaError('ERR_FORMAT', `${indexPath}: tensor ${show(name)} is not in ${file}`);
+    if (held.get(name) !== file)
+      throw new QuantariaError('ERR_FORMAT', `${indexPath}: tensor ${show(name)} is not in ${file}`);
   }
   for (const [name, file] of held) {
     if (!Object.hasOwn(map, name)) {
-      throw new QuantariaError('ERR_FORMAT', `${indexPath}: tensor ${show(name)} of ${file} is not in the weight_map`);
+      throw new QuantariaError(
+        'ERR_FORMAT',
+        `${indexPath}: tensor ${show(name)} of ${file} is not in the weight_map`,
+      );
     }
   }
   return shards;
@@ -201,7 +227,8 @@ async function findSingle(directory: string): Promise<string> {
   const files = (await fs.readdir(directory)).filter((file) => file.endsWith('.safetensors')).sort();
   if (files.includes(SINGLE_FILE)) return SINGLE_FILE;
   if (files.length === 1) return files[0] as string;
-  const found = files.length === 0 ? 'no safetensors file' : `${files.length} safetensors files and no ${INDEX_FILE}`;
+  const found =
+    files.length === 0 ? 'no safetensors file' : `${files.length} safetensors files and no ${INDEX_FILE}`;
   throw new QuantariaError('ERR_FORMAT', `${directory}: ${found}`);
 }
 
@@ -212,13 +239,18 @@ async function findSingle(directory: string): Promise<string> {
  */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   if (typeof dir !== 'string' || dir === '' || dir.includes('\0')) {
-    throw new QuantariaError('ERR_ARGUMENT', `dir: ${show(dir)} came, expected the path of a file or directory`);
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `dir: ${show(dir)} came, expected the path of a file or directory`,
+    );
   }
   let isDirectory: boolean;
   try {
     isDirectory = (await fs.stat(dir)).isDirectory();
   } catch (error) {
-    throw isMissing(error) ? new QuantariaError('ERR_IO', `${dir}: no such file or directory`) : ioError(dir, error);
+    throw isMissing(error)
+      ? new QuantariaError('ERR_IO', `${dir}: no such file or directory`)
+      : ioError(dir, error);
   }
   const directory = isDirectory ? dir : path.dirname(dir);
   const indexPath = path.join(directory, INDEX_FILE);

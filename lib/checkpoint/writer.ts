@@ -1,12 +1,12 @@
-import { createReadStream, rmSync } from 'node:fs';
+import { createReadStream, lstatSync, rmSync, type Stats } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { bytesOf, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeOutputFile, type NativeTensor, native } from '../native';
-import { Tensor, checkShape, show } from '../tensor';
+import { checkShape, show, Tensor } from '../tensor';
 import { ioError } from './json_file';
-import { type Entry, type ShardLayout, layoutShard } from './layout';
+import { type Entry, layoutShard, type ShardLayout } from './layout';
 
 /** Makes a rename durable: the directory's own contents must reach the disk too. */
 export async function syncDirectory(directory: string): Promise<void> {
@@ -70,12 +70,16 @@ export class ShardFile {
     rows?: { bytes: number; stride: number },
   ): Promise<number> {
     const place = this.layout.tensors.get(name);
-    if (!place) throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} has no place in ${this.layout.file}`);
+    if (!place)
+      throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} has no place in ${this.layout.file}`);
     const { shape, dtype } = native.tensorInfo(tensor);
     const bytes = shape.reduce((a, b) => a * b, bytesOf(dtype));
     const span = rows && bytes > 0 ? (bytes / rows.bytes - 1) * rows.stride + rows.bytes : bytes;
     if (offset + span > place.bytes) {
-      throw new QuantariaError('ERR_SHAPE', `tensor ${show(name)}: ${span} bytes at ${offset} of ${place.bytes}`);
+      throw new QuantariaError(
+        'ERR_SHAPE',
+        `tensor ${show(name)}: ${span} bytes at ${offset} of ${place.bytes}`,
+      );
     }
     await native.outputWrite(this.#file, place.begin + offset, tensor, rows?.bytes, rows?.stride);
     return bytes;
@@ -102,11 +106,33 @@ export class ShardFile {
   }
 }
 
+function removeQuietly(file: string): void {
+  try {
+    rmSync(file, { force: true });
+  } catch {
+    // a name that cannot be, of which the caller has the error already
+  }
+}
+
+/** A rename replaces what it finds, also a device: that is nobody's wish. @throws QuantariaError `ERR_IO` */
+function checkReplaceable(file: string): void {
+  let found: Stats | undefined;
+  try {
+    found = lstatSync(file, { throwIfNoEntry: false });
+  } catch (error) {
+    throw ioError(file, error);
+  }
+  if (found && !found.isFile() && !found.isSymbolicLink()) {
+    throw new QuantariaError('ERR_IO', `${file}: something that is not a regular file is there`);
+  }
+}
+
 /** Writers of one process do not share a temporary name, even where they write the same file. */
 let writers = 0;
 
 /** A name or text that UTF-8 can hold. */
-const isText = (value: unknown): value is string => typeof value === 'string' && !/\p{Surrogate}/u.test(value);
+const isText = (value: unknown): value is string =>
+  typeof value === 'string' && !/\p{Surrogate}/u.test(value);
 
 function checkEntry(entry: unknown): Entry {
   const { name, dtype, shape } = (typeof entry === 'object' && entry !== null ? entry : {}) as Partial<Entry>;
@@ -118,11 +144,18 @@ function checkEntry(entry: unknown): Entry {
 
 function checkMetadata(metadata: unknown): Record<string, string> {
   if (typeof metadata !== 'object' || metadata === null) {
-    throw new QuantariaError('ERR_ARGUMENT', `metadata: ${show(metadata)} came, expected an object of strings`);
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `metadata: ${show(metadata)} came, expected an object of strings`,
+    );
   }
   const pairs = Object.entries(metadata);
   const wrong = pairs.find(([key, value]) => !isText(key) || !isText(value));
-  if (wrong) throw new QuantariaError('ERR_ARGUMENT', `metadata.${wrong[0]}: ${show(wrong[1])} came, expected a string`);
+  if (wrong)
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `metadata.${wrong[0]}: ${show(wrong[1])} came, expected a string`,
+    );
   return Object.fromEntries(pairs);
 }
 
@@ -130,7 +163,10 @@ function checkFits(entry: Entry, bytes: number, tensor: Tensor): void {
   const { name, dtype, shape } = entry;
   const wanted = dtypeOfStored(dtype);
   if (tensor.dtype !== (wanted ?? 'uint8')) {
-    throw new QuantariaError('ERR_DTYPE', `tensor ${show(name)}: ${tensor.dtype} came, expected ${wanted ?? `uint8 for ${dtype}`}`);
+    throw new QuantariaError(
+      'ERR_DTYPE',
+      `tensor ${show(name)}: ${tensor.dtype} came, expected ${wanted ?? `uint8 for ${dtype}`}`,
+    );
   }
   const fits = wanted
     ? shape.length === tensor.shape.length && shape.every((n, i) => n === tensor.shape[i])
@@ -161,16 +197,23 @@ export class SafetensorsWriter {
   /** @throws QuantariaError `ERR_ARGUMENT` for entries that cannot be, `ERR_IO` if the file cannot be created */
   constructor(file: string, entries: readonly Entry[], metadata: Record<string, string> = { format: 'pt' }) {
     if (typeof file !== 'string' || file === '' || file.includes('\0') || !Array.isArray(entries)) {
-      throw new QuantariaError('ERR_ARGUMENT', `file: ${show(file)} came, expected a path and a list of entries`);
+      throw new QuantariaError(
+        'ERR_ARGUMENT',
+        `file: ${show(file)} came, expected a path and a list of entries`,
+      );
     }
     const checked = entries.map(checkEntry);
     this.#path = file;
-    this.#temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}-${++writers}.partial`);
+    this.#temporary = path.join(
+      path.dirname(file),
+      `.${path.basename(file)}.${process.pid}-${++writers}.partial`,
+    );
     const layout = layoutShard(path.basename(file), checked, checkMetadata(metadata));
+    checkReplaceable(file);
     try {
       this.#shard = new ShardFile(layout, this.#temporary);
     } catch (error) {
-      rmSync(this.#temporary, { force: true }); // a disk that is too small is noticed when the file is there already
+      removeQuietly(this.#temporary); // a disk that is too small is noticed when the file is there already
       throw error;
     }
     this.#missing = new Set(checked.map((entry) => entry.name));
@@ -185,7 +228,10 @@ export class SafetensorsWriter {
     const handle = Tensor.native(tensor, 'tensor');
     const place = this.#shard.layout.tensors.get(name);
     if (!place || !this.#missing.has(name)) {
-      throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} was not announced, or is written already`);
+      throw new QuantariaError(
+        'ERR_ARGUMENT',
+        `tensor ${show(name)} was not announced, or is written already`,
+      );
     }
     checkFits(place.entry, place.bytes, tensor);
     this.#missing.delete(name);

@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { LAYOUTS, type Layout } from '../models';
 import { convertCheckpoint } from '../pipeline/convert';
-import { type DeviceFlags, bytes, deviceOption, threadsOption, useDevice } from './flags';
+import { bytes, type DeviceFlags, deviceOption, threadsOption, useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { formatBytes, print, printJson, progressPrinter } from './output';
 
@@ -21,9 +21,19 @@ export function convert(program: Command): void {
     .command('convert')
     .description('rewrite a checkpoint with its experts in another layout, byte for byte')
     .argument('<model>', 'a directory or a .safetensors file')
-    .addOption(new Option('--to <layout>', "sequential: a linear layer each; grouped: Aria's stacks; fused: transformers v5's").choices([...LAYOUTS]).makeOptionMandatory())
+    .addOption(
+      new Option(
+        '--to <layout>',
+        "sequential: a linear layer each; grouped: Aria's stacks; fused: transformers v5's",
+      )
+        .choices([...LAYOUTS])
+        .makeOptionMandatory(),
+    )
     .requiredOption('--out <dir>', 'where to write')
-    .option('--expert-template <path>', 'name of an expert in the sequential layout, mlp.experts.{expert}.{projection}')
+    .option(
+      '--expert-template <path>',
+      'name of an expert in the sequential layout, mlp.experts.{expert}.{projection}',
+    )
     .option('--max-shard-size <size>', 'tensors of one output file (default: 5GB)', bytes)
     .option('--max-memory <size>', 'memory for weights under way (default: 512MB)', bytes)
     .option('--resume', 'go on with an interrupted run')

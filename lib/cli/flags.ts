@@ -9,7 +9,11 @@ function refuse(expected: string): never {
 export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = /^-?\d+$/.test(text) ? Number(text) : Number.NaN;
-    return value >= min && value <= max ? value : refuse(max === Number.MAX_SAFE_INTEGER ? `an integer from ${min}` : `an integer from ${min} to ${max}`);
+    return value >= min && value <= max
+      ? value
+      : refuse(
+          max === Number.MAX_SAFE_INTEGER ? `an integer from ${min}` : `an integer from ${min} to ${max}`,
+        );
   };
 }
 
@@ -24,7 +28,9 @@ const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1e3, M: 1e6, G: 1e9,
 export function bytes(text: string): number {
   const found = /^(\d+(?:\.\d+)?)([KMGT]?)B?$/i.exec(text);
   const value = found ? Number(found[1]) * (UNITS[(found[2] ?? '').toUpperCase()] ?? Number.NaN) : Number.NaN;
-  return Number.isFinite(value) && value >= 1 ? Math.floor(value) : refuse('a size such as 64000, 500MB or 2GB');
+  return Number.isFinite(value) && value >= 1
+    ? Math.floor(value)
+    : refuse('a size such as 64000, 500MB or 2GB');
 }
 
 export function groupSize(text: string): number {

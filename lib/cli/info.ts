@@ -9,12 +9,20 @@ export function info(program: Command): void {
     .command('info')
     .description('devices, instruction sets and the state of CUDA')
     .action(({ json }: { json?: boolean }) => {
-      const result = { version, build: buildId(), node: process.version, devices: devices(), cuda: cudaStatus() };
+      const result = {
+        version,
+        build: buildId(),
+        node: process.version,
+        devices: devices(),
+        cuda: cudaStatus(),
+      };
       if (json) return printJson(result);
       print(`quantaria ${version}`, `build    ${result.build}`, `node     ${result.node}`);
       for (const device of result.devices) {
         const threads = device.threads === undefined ? '' : `, ${device.threads} threads`;
-        print(`device   ${device.id}: ${device.name}, ${device.isa ?? device.computeCapability}${threads}, ${formatBytes(device.memoryBytes)}`);
+        print(
+          `device   ${device.id}: ${device.name}, ${device.isa ?? device.computeCapability}${threads}, ${formatBytes(device.memoryBytes)}`,
+        );
       }
       const { available, reason, driver, runtime } = result.cuda;
       const versions = `runtime ${runtime ?? 'none'}, driver ${driver ?? 'none'}`;

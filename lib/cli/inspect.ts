@@ -11,7 +11,8 @@ export function inspect(program: Command): void {
     .action(async (model: string, { json }: { json?: boolean }) => {
       const found = await inspectModel(model);
       if (json) return printJson(found);
-      const experts = found.experts > 0 ? `, ${found.experts} experts a layer (${found.expertLayout ?? 'quantized'})` : '';
+      const experts =
+        found.experts > 0 ? `, ${found.experts} experts a layer (${found.expertLayout ?? 'quantized'})` : '';
       print(
         `${found.architecture}${found.known ? '' : ' (not known: read by general rules)'}: ${found.layers} layers${experts}`,
         `${count(found.parameters)} parameters, ${formatBytes(found.bytes)}${found.format ? `, ${found.format}` : ''}`,
@@ -28,7 +29,11 @@ export function inspect(program: Command): void {
         '',
         ...table(
           ['dtype', 'tensors', 'bytes'],
-          Object.entries(found.dtypes).map(([dtype, part]) => [dtype, String(part.tensors), formatBytes(part.bytes)]),
+          Object.entries(found.dtypes).map(([dtype, part]) => [
+            dtype,
+            String(part.tensors),
+            formatBytes(part.bytes),
+          ]),
         ),
         ...found.notes.map((note) => `note: ${note}`),
       );

@@ -20,7 +20,9 @@ function program(): Command {
   for (const add of [info, inspect, convert, plan, quantize, verify]) add(quantaria);
   for (const command of quantaria.commands) {
     command.showSuggestionAfterError(false).exitOverride();
-    command.option('--json', 'print one JSON object on stdout').option('--debug', 'show stack traces of errors');
+    command
+      .option('--json', 'print one JSON object on stdout')
+      .option('--debug', 'show stack traces of errors');
   }
   return quantaria;
 }
@@ -38,7 +40,7 @@ async function main(): Promise<void> {
   } catch (error) {
     if (error instanceof CommanderError) {
       // Commander has said it already; help and version end this way too. Without any command it shows the help alone.
-      if (error.code === 'commander.help') report(new Error('a command expected'));
+      if (error.code === 'commander.help' && error.exitCode !== 0) report(new Error('a command expected'));
       process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
       return;
     }

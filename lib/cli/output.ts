@@ -36,7 +36,10 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   const widths = head.map((_, i) => Math.max(...all.map((row) => (row[i] ?? '').length)));
   const numeric = head.map((_, i) => rows.length > 0 && rows.every((row) => /^[\d.,%-]/.test(row[i] ?? '')));
   return all.map((row) =>
-    row.map((cell, i) => (numeric[i] ? cell.padStart(widths[i] as number) : cell.padEnd(widths[i] as number))).join('  ').trimEnd(),
+    row
+      .map((cell, i) => (numeric[i] ? cell.padStart(widths[i] as number) : cell.padEnd(widths[i] as number)))
+      .join('  ')
+      .trimEnd(),
   );
 }
 
@@ -55,7 +58,9 @@ export function progressPrinter(what: string): (progress: Progress) => void {
     const text = `${what} ${(share * 100).toFixed(0).padStart(3)} %  ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}  ${rate}/s`;
     if (process.stderr.isTTY) {
       const filled = Math.round(share * BAR);
-      process.stderr.write(`\r[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}] ${text}\x1b[K${done ? '\n' : ''}`);
+      process.stderr.write(
+        `\r[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}] ${text}\x1b[K${done ? '\n' : ''}`,
+      );
     } else {
       log(text);
     }

@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/reader';
-import { type QuantizePlan, planQuantization } from '../pipeline/quantize_plan';
+import { planQuantization, type QuantizePlan } from '../pipeline/quantize_plan';
 import { formatBytes, log, print, printJson } from './output';
-import { type PlanFlags, addPlanFlags, planOptions } from './plan_flags';
+import { addPlanFlags, type PlanFlags, planOptions } from './plan_flags';
 import { summaryTable } from './summary_table';
 
 /** `quantaria plan <model>`: which tensor gets which bits; nothing is written. */
@@ -18,7 +18,12 @@ export function plan(program: Command): void {
     printRemarks(planned);
     const { averageBits, bytes, method, format, warnings, notes } = planned;
     if (flags.json) {
-      const tensors = planned.tensors.map(({ target, role, scheme, reason }) => ({ name: target.name, role, scheme, reason }));
+      const tensors = planned.tensors.map(({ target, role, scheme, reason }) => ({
+        name: target.name,
+        role,
+        scheme,
+        reason,
+      }));
       return printJson({ averageBits, bytes, method, format: format.name, warnings, notes, tensors });
     }
     print(...summaryTable(planned.tensors), '', planLine(planned));

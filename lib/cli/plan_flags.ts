@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { FORMAT_NAMES, type FormatName, PRESET_NAMES, isPreset } from '../recipe';
 import type { QuantizePlanOptions } from '../pipeline/quantize_plan';
+import { FORMAT_NAMES, type FormatName, isPreset, PRESET_NAMES } from '../recipe';
 import { groupSize, positive } from './flags';
 
 /** What decides a plan, the same for `plan` and `quantize`. */
@@ -25,7 +25,17 @@ export function addPlanFlags(command: Command): Command {
   return command
     .option('--recipe <preset|file>', `${PRESET_NAMES.join(', ')}, or a JSON file`, recipeName)
     .addOption(new Option('--method <name>', 'how codes are found').choices(['rtn']))
-    .addOption(new Option('--bits <n>', 'one integer scheme for all linear weights').choices(['2', '3', '4', '5', '6', '8', '16']))
+    .addOption(
+      new Option('--bits <n>', 'one integer scheme for all linear weights').choices([
+        '2',
+        '3',
+        '4',
+        '5',
+        '6',
+        '8',
+        '16',
+      ]),
+    )
     .option('--group-size <n>', 'weights that share a scale; -1 for whole rows', groupSize)
     .addOption(new Option('--format <name>', 'output format').choices([...FORMAT_NAMES]))
     .option('--usage <file>', 'expert frequencies, as `usage --json` writes them')

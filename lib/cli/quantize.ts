@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
 import { type QuantizeSummary, quantizeCheckpoint } from '../pipeline/quantize';
-import { type DeviceFlags, bytes, deviceOption, integer, threadsOption, useDevice } from './flags';
+import { bytes, type DeviceFlags, deviceOption, integer, threadsOption, useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { formatBytes, log, print, printJson, progressPrinter } from './output';
-import { summaryTable } from './summary_table';
 import { planLine, printRemarks } from './plan';
-import { type PlanFlags, addPlanFlags, planOptions } from './plan_flags';
+import { addPlanFlags, type PlanFlags, planOptions } from './plan_flags';
+import { summaryTable } from './summary_table';
 
 interface Flags extends PlanFlags, DeviceFlags {
   out: string;

@@ -25,7 +25,10 @@ export function verify(program: Command): void {
       for (const problem of result.problems) log(`problem: ${problem}`);
       if (!result.ok) {
         const count = result.problems.length;
-        throw new QuantariaError('ERR_FORMAT', `${model}: ${count} problem${count === 1 ? '' : 's'} found, the first: ${result.problems[0]}`);
+        throw new QuantariaError(
+          'ERR_FORMAT',
+          `${model}: ${count} problem${count === 1 ? '' : 's'} found, the first: ${result.problems[0]}`,
+        );
       }
       if (flags.json) return;
       const quantized = result.tensors.filter(({ scheme }) => scheme !== null).length;

@@ -11,7 +11,12 @@ type IntegerDType = 'int8' | 'uint8' | 'int16' | 'int32';
  * @returns uint8 `[rows, 4 ceil(columns bits / 32)]`
  * @throws QuantariaError on the queue, `ERR_ARGUMENT`, for a code out of range
  */
-export function packBits(codes: Tensor, bits: number, order?: readonly number[], offset = 0): Tensor<'uint8'> {
+export function packBits(
+  codes: Tensor,
+  bits: number,
+  order?: readonly number[],
+  offset = 0,
+): Tensor<'uint8'> {
   return Tensor.wrap(native.packBits(Tensor.native(codes, 'codes'), bits, offset, order));
 }
 
@@ -29,7 +34,9 @@ export function unpackBits<D extends IntegerDType = 'uint8'>(
   options: { offset?: number; dtype?: D } = {},
 ): Tensor<D> {
   const dtype: DType = options.dtype ?? (bits === 16 ? 'int32' : 'uint8');
-  return Tensor.wrap(native.unpackBits(Tensor.native(packed, 'packed'), columns, bits, options.offset ?? 0, dtype, order));
+  return Tensor.wrap(
+    native.unpackBits(Tensor.native(packed, 'packed'), columns, bits, options.offset ?? 0, dtype, order),
+  );
 }
 
 /** Each byte's two halves exchanged: bitsandbytes keeps the first code in the high nibble. */

@@ -1,8 +1,8 @@
-import { type DType, FLOAT_DTYPES, checkDType } from '../dtype';
+import { checkDType, type DType, FLOAT_DTYPES } from '../dtype';
 import { QuantariaError } from '../errors';
 import type { Piece } from '../models';
 import { type NativeTensor, native } from '../native';
-import { Tensor, show } from '../tensor';
+import { show, Tensor } from '../tensor';
 import { pieceView, scoped } from './pieces';
 
 /** One routed expert as three linear weights `[out, in]`. */
@@ -79,18 +79,28 @@ export function sequentialToGrouped(experts: SequentialExpert[]): GroupedExperts
     for (const projection of ['gate', 'up', 'down'] as const) {
       scoped((own) => {
         const { stack, piece: place } = places[projection];
-        native.tensorCopyInto(handleOf(matrices[projection], expert, projection), own(pieceView(stacks[stack], place)));
+        native.tensorCopyInto(
+          handleOf(matrices[projection], expert, projection),
+          own(pieceView(stacks[stack], place)),
+        );
       });
     }
   });
   return { fc1: Tensor.wrap(stacks.fc1), fc2: Tensor.wrap(stacks.fc2) };
 }
 
-function checkStacks(fc1: Tensor, fc2: Tensor): { experts: number; hidden: number; inter: number; dtype: DType } {
+function checkStacks(
+  fc1: Tensor,
+  fc2: Tensor,
+): { experts: number; hidden: number; inter: number; dtype: DType } {
   const [experts, hidden, both] = fc1.shape;
   const [experts2, inter, hidden2] = fc2.shape;
   const fits =
-    fc1.shape.length === 3 && fc2.shape.length === 3 && experts === experts2 && hidden === hidden2 && both === 2 * (inter ?? 0);
+    fc1.shape.length === 3 &&
+    fc2.shape.length === 3 &&
+    experts === experts2 &&
+    hidden === hidden2 &&
+    both === 2 * (inter ?? 0);
   if (!fits) {
     throw new QuantariaError(
       'ERR_SHAPE',
@@ -108,9 +118,13 @@ function handleOf(tensor: unknown, expert: number, projection: string): NativeTe
 
 function checkExperts(experts: SequentialExpert[]): { hidden: number; inter: number; dtype: DType } {
   let first: Tensor | undefined;
-  experts.forEach((matrices, expert) => {
+  for (let expert = 0; expert < experts.length; expert++) {
+    const matrices = experts[expert] as SequentialExpert; // holes included, which forEach passes over
     if (typeof matrices !== 'object' || matrices === null) {
-      throw new QuantariaError('ERR_ARGUMENT', `experts[${expert}]: ${show(matrices)} came, expected {gate, up, down}`);
+      throw new QuantariaError(
+        'ERR_ARGUMENT',
+        `experts[${expert}]: ${show(matrices)} came, expected {gate, up, down}`,
+      );
     }
     handleOf(matrices.gate, expert, 'gate');
     first ??= matrices.gate;
@@ -127,10 +141,17 @@ function checkExperts(experts: SequentialExpert[]): { hidden: number; inter: num
         );
       }
       if (tensor.dtype !== first.dtype) {
-        throw new QuantariaError('ERR_DTYPE', `experts[${expert}].${projection}: ${tensor.dtype} came, expected ${first.dtype}`);
+        throw new QuantariaError(
+          'ERR_DTYPE',
+          `experts[${expert}].${projection}: ${tensor.dtype} came, expected ${first.dtype}`,
+        );
       }
     }
-  });
+  }
   const [inter, hidden] = (first as Tensor).shape;
-  return { hidden: hidden as number, inter: inter as number, dtype: checkDType('experts', first?.dtype, FLOAT_DTYPES) };
+  return {
+    hidden: hidden as number,
+    inter: inter as number,
+    dtype: checkDType('experts', first?.dtype, FLOAT_DTYPES),
+  };
 }

@@ -1,9 +1,9 @@
-import { type DType, FLOAT_DTYPES, checkDType } from '../dtype';
+import { checkDType, type DType, FLOAT_DTYPES } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeTensor, native } from '../native';
 import { QuantizedTensor } from '../quantized';
 import { type QuantScheme, schemeLabel, validateScheme } from '../scheme';
-import { Tensor, checkOptions, show } from '../tensor';
+import { checkOptions, show, Tensor } from '../tensor';
 
 /** @internal What a pipeline wants beside the result: the relative error of the weight, float32 `[1]`. */
 export interface MeasuredQuantization {
@@ -17,7 +17,8 @@ export function quantizeMatrix(
   shape: readonly [number, number],
   scheme: QuantScheme,
 ): MeasuredQuantization {
-  if (scheme.kind === 'spqr') throw new QuantariaError('ERR_UNSUPPORTED', 'scheme: spqr is not supported yet');
+  if (scheme.kind === 'spqr')
+    throw new QuantariaError('ERR_UNSUPPORTED', 'scheme: spqr is not supported yet');
   const { relativeError, ...stored } = native.quantize(weight, scheme);
   const tensors = Object.entries(stored).map(([name, handle]) => [name, Tensor.wrap(handle)] as const);
   return {
@@ -37,7 +38,10 @@ export function quantize(w: Tensor, scheme: QuantScheme): QuantizedTensor {
   const checked = validateScheme(scheme);
   checkDType('w.dtype', w.dtype, ['float32', 'float16', 'bfloat16']);
   if (w.shape.length !== 2) {
-    throw new QuantariaError('ERR_SHAPE', `w: shape [${w.shape}] came, ${schemeLabel(checked)} takes [out, in]`);
+    throw new QuantariaError(
+      'ERR_SHAPE',
+      `w: shape [${w.shape}] came, ${schemeLabel(checked)} takes [out, in]`,
+    );
   }
   const { quantized, relativeError } = quantizeMatrix(weight, w.shape as [number, number], checked);
   relativeError.dispose();
@@ -50,10 +54,12 @@ export function quantize(w: Tensor, scheme: QuantScheme): QuantizedTensor {
  * @returns `[out, in]`
  */
 export function dequantize(q: QuantizedTensor, opts?: { dtype?: DType }): Tensor {
-  if (!(q instanceof QuantizedTensor)) {
+  if (!QuantizedTensor.is(q)) {
     throw new QuantariaError('ERR_ARGUMENT', `q: ${show(q)} came, expected a QuantizedTensor`);
   }
   const dtype = checkDType('dtype', checkOptions(opts).dtype ?? 'float32', FLOAT_DTYPES);
-  const stored = Object.entries(q.stored).map(([name, tensor]) => [name, Tensor.native(tensor, name)] as const);
+  const stored = Object.entries(q.stored).map(
+    ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
+  );
   return Tensor.wrap(native.dequantize(q.scheme, Object.fromEntries(stored), q.shape, dtype));
 }

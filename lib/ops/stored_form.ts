@@ -61,7 +61,10 @@ function codeRows(scheme: QuantScheme, [rows, columns]: readonly [number, number
 }
 
 /** Shape of the scales (and zeros) of an integer scheme. */
-export function constantsShape(scheme: IntScheme, [rows, columns]: readonly [number, number]): [number, number] {
+export function constantsShape(
+  scheme: IntScheme,
+  [rows, columns]: readonly [number, number],
+): [number, number] {
   switch (scheme.granularity) {
     case 'tensor':
       return [1, 1];
@@ -113,7 +116,11 @@ function constants(scheme: QuantScheme, shape: readonly [number, number]): Part[
 /** The tensors of a stored form, known from scheme and shape alone. */
 export function storedForm(scheme: QuantScheme, shape: readonly [number, number]): Part[] {
   const [rows, columns] = codeRows(scheme, shape);
-  const packed: Part = { name: 'packed', dtype: 'uint8', shape: [rows, bitRowBytes(columns, codeBits(scheme))] };
+  const packed: Part = {
+    name: 'packed',
+    dtype: 'uint8',
+    shape: [rows, bitRowBytes(columns, codeBits(scheme))],
+  };
   return [packed, ...constants(scheme, shape)];
 }
 
@@ -126,7 +133,11 @@ function codesPart(scheme: QuantScheme): { dtype: 'uint8' | 'int8' | 'int16' | '
 }
 
 /** The canonical parts of a stored form, as new tensors. */
-export function partsOf(scheme: QuantScheme, shape: readonly number[], stored: StoredForm): Record<string, Tensor> {
+export function partsOf(
+  scheme: QuantScheme,
+  shape: readonly number[],
+  stored: StoredForm,
+): Record<string, Tensor> {
   const dims = shape as [number, number];
   const { dtype, offset } = codesPart(scheme);
   const columns = codeRows(scheme, dims)[1];
@@ -141,8 +152,8 @@ export function partsOf(scheme: QuantScheme, shape: readonly number[], stored: S
 
 /** absmax float32 `[blocks]` that the double-quantized constants decode to. */
 function nestedAbsmax(stored: StoredForm): Tensor {
-  const [codes, scales, offset] = [stored.absmaxCodes, stored.absmaxScales, stored.absmaxOffset].map((tensor) =>
-    Tensor.native(tensor, 'absmax'),
+  const [codes, scales, offset] = [stored.absmaxCodes, stored.absmaxScales, stored.absmaxOffset].map(
+    (tensor) => Tensor.native(tensor, 'absmax'),
   );
   return Tensor.wrap(native.nestedAbsmax(codes!, scales!, offset!));
 }
@@ -157,7 +168,9 @@ export function storedFromParts(
   const codes = takePart(parts, { name: 'codes', dtype, shape: [...shape] });
   const flat = codes.reshape(codeRows(scheme, shape));
   const stored: Record<string, Tensor> = {
-    packed: isRestricted(scheme) ? packRestricted(flat, scheme, offset) : packBits(flat, codeBits(scheme), undefined, offset),
+    packed: isRestricted(scheme)
+      ? packRestricted(flat, scheme, offset)
+      : packBits(flat, codeBits(scheme), undefined, offset),
   };
   flat.dispose();
   const known = new Set(['codes']);
@@ -172,7 +185,10 @@ export function storedFromParts(
   }
   const unknown = Object.keys(parts).find((name) => !known.has(name));
   if (unknown !== undefined) {
-    throw new QuantariaError('ERR_ARGUMENT', `parts.${unknown}: no such part; expected ${[...known].join(', ')}`);
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `parts.${unknown}: no such part; expected ${[...known].join(', ')}`,
+    );
   }
   return stored;
 }
@@ -201,6 +217,7 @@ function takePart(parts: Readonly<Record<string, Tensor>>, { name, dtype, shape 
     throw new QuantariaError('ERR_DTYPE', `parts.${name}: ${tensor.dtype} came, expected ${dtype}`);
   }
   const fits = tensor.shape.length === shape.length && tensor.shape.every((n, i) => n === shape[i]);
-  if (!fits) throw new QuantariaError('ERR_SHAPE', `parts.${name}: [${tensor.shape}] came, expected [${shape}]`);
+  if (!fits)
+    throw new QuantariaError('ERR_SHAPE', `parts.${name}: [${tensor.shape}] came, expected [${shape}]`);
   return tensor;
 }

@@ -6,7 +6,13 @@ import { REPORT_FILE } from './report';
 
 /** Weights in whatever form, and what Quantaria and others write beside them: not carried over to another checkpoint. */
 const NOT_CARRIED = /\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx|ot)$|\.index\.json$|^\./i;
-const REWRITTEN = new Set(['config.json', REPORT_FILE, 'quantize_config.json', 'quanto_qmap.json', 'quantization_map.json']);
+const REWRITTEN = new Set([
+  'config.json',
+  REPORT_FILE,
+  'quantize_config.json',
+  'quanto_qmap.json',
+  'quantization_map.json',
+]);
 
 /** The files beside a checkpoint's weights, by name: tokenizer, generation settings, licence and so on. */
 export async function carriedFiles(directory: string): Promise<Record<string, FileContent>> {

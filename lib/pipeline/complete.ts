@@ -1,7 +1,7 @@
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { isMissing } from '../checkpoint/json_file';
-import { type ShardLayout, indexOf } from '../checkpoint/layout';
+import { indexOf, type ShardLayout } from '../checkpoint/layout';
 import { INDEX_FILE } from '../checkpoint/reader';
 import type { FileContent } from '../checkpoint/writer';
 

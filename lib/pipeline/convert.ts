@@ -1,13 +1,13 @@
 import { layoutShards } from '../checkpoint/layout';
 import { openCheckpoint } from '../checkpoint/reader';
 import { QuantariaError } from '../errors';
-import { type Layout, describeModel, layoutTensors } from '../models';
+import { describeModel, type Layout, layoutTensors } from '../models';
 import { carriedFiles } from './carry';
 import { isComplete } from './complete';
 import { readConfigText } from './config_file';
 import { copyUnits, pieceUnits } from './copy_units';
 import { fingerprintOf } from './fingerprint';
-import { OutputDirectory, isUnfinished, removeWork } from './output';
+import { isUnfinished, OutputDirectory, removeWork } from './output';
 import { PeakRss } from './rss';
 import { type Progress, runUnits } from './run';
 
@@ -45,7 +45,10 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
   try {
     const described = describeModel(source.config, source.entries());
     if (described.experts === 0) {
-      throw new QuantariaError('ERR_ARGUMENT', `${model}: ${described.architecture} has no routed experts to convert`);
+      throw new QuantariaError(
+        'ERR_ARGUMENT',
+        `${model}: ${described.architecture} has no routed experts to convert`,
+      );
     }
     const targets = layoutTensors(described, options.to, { sequentialTemplate: options.expertTemplate });
     const shards = layoutShards(
@@ -70,12 +73,19 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
       seconds: (performance.now() - began) / 1000,
       peakRssBytes: rss.stop(),
     });
-    if (options.resume && !(await isUnfinished(options.out)) && (await isComplete(options.out, shards, files))) {
+    if (
+      options.resume &&
+      !(await isUnfinished(options.out)) &&
+      (await isComplete(options.out, shards, files))
+    ) {
       await removeWork(options.out);
       return summary();
     }
     const output = await OutputDirectory.open(options.out, shards, units, {
-      fingerprint: fingerprintOf(source, { to: options.to, shards: shards.map(({ file, header }) => [file, header.toString()]) }),
+      fingerprint: fingerprintOf(source, {
+        to: options.to,
+        shards: shards.map(({ file, header }) => [file, header.toString()]),
+      }),
       resume: options.resume ?? false,
     });
     try {

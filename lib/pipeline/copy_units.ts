@@ -40,7 +40,8 @@ export function pieceUnits(source: Checkpoint, target: TargetTensor): WorkUnit[]
   const stacked = target.shape.length === 3;
   const shape = stacked ? target.shape.slice(1) : target.shape;
   const dtype = dtypeOfStored(target.dtype);
-  if (!dtype) throw new QuantariaError('ERR_DTYPE', `${target.name}: ${target.dtype} weights cannot be rearranged`);
+  if (!dtype)
+    throw new QuantariaError('ERR_DTYPE', `${target.name}: ${target.dtype} weights cannot be rearranged`);
   const bytes = slabBytes(source, target, slabs.size);
   return [...slabs].map(([slab, parts]) => ({
     key: `pieces ${target.name} ${slab}`,
@@ -96,13 +97,17 @@ export function assembleStack(
   [start, end]: readonly [number, number],
 ): NativeTensor {
   const dtype = dtypeOfStored(target.dtype);
-  if (!dtype || !('pieces' in target.from)) throw new QuantariaError('ERR_DTYPE', `${target.name} is no stack of weights`);
+  if (!dtype || !('pieces' in target.from))
+    throw new QuantariaError('ERR_DTYPE', `${target.name} is no stack of weights`);
   const stack = native.tensorEmpty(dtype, [end - start, ...target.shape.slice(1)]);
   scoped((own) => {
     for (const { linear, piece } of 'pieces' in target.from ? target.from.pieces : []) {
       if (piece.expert === null || piece.expert < start || piece.expert >= end) continue;
       const slab = own(native.tensorSelect(stack, 0, piece.expert - start));
-      native.tensorCopyInto(own(linearView(source, linear)), own(pieceView(slab, { ...piece, expert: null })));
+      native.tensorCopyInto(
+        own(linearView(source, linear)),
+        own(pieceView(slab, { ...piece, expert: null })),
+      );
     }
   });
   return stack;

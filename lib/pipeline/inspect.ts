@@ -1,5 +1,5 @@
 import type { Role } from '../models';
-import { type StoredModel, openModel } from './stored_model';
+import { openModel, type StoredModel } from './stored_model';
 
 export interface PartSummary {
   tensors: number;

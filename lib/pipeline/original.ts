@@ -1,6 +1,14 @@
 import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
 import { QuantariaError } from '../errors';
-import { LAYOUTS, type Layout, type ModelMap, type TargetTensor, describeModel, diskName, layoutTensors } from '../models';
+import {
+  describeModel,
+  diskName,
+  LAYOUTS,
+  type Layout,
+  layoutTensors,
+  type ModelMap,
+  type TargetTensor,
+} from '../models';
 import type { NativeTensor } from '../native';
 import { assembleStack, linearView } from './copy_units';
 

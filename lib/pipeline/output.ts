@@ -1,7 +1,7 @@
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { ioError } from '../checkpoint/json_file';
-import { type ShardLayout, indexOf } from '../checkpoint/layout';
+import { indexOf, type ShardLayout } from '../checkpoint/layout';
 import { INDEX_FILE } from '../checkpoint/reader';
 import { type FileContent, ShardFile, syncDirectory, writeFileAtomic } from '../checkpoint/writer';
 import { QuantariaError } from '../errors';
@@ -52,7 +52,12 @@ export class OutputDirectory {
   #unsynced = 0;
   #syncing: Promise<void> = Promise.resolve();
 
-  private constructor(directory: string, layouts: readonly ShardLayout[], journal: Journal, created: string | null) {
+  private constructor(
+    directory: string,
+    layouts: readonly ShardLayout[],
+    journal: Journal,
+    created: string | null,
+  ) {
     this.#directory = directory;
     this.#layouts = layouts;
     this.#journal = journal;
@@ -91,7 +96,8 @@ export class OutputDirectory {
     const final = path.join(this.#directory, shard.layout.file);
     const temporary = this.#temporary(shard);
     // After a crash of the system, units whose notes were lost are done again: into the file that holds the others.
-    if (shard.remaining > 0 && !(await exists(temporary)) && (await exists(final))) await fs.rename(final, temporary);
+    if (shard.remaining > 0 && !(await exists(temporary)) && (await exists(final)))
+      await fs.rename(final, temporary);
     if (await exists(temporary)) shard.file = new ShardFile(shard.layout, temporary);
   }
 
@@ -146,7 +152,8 @@ export class OutputDirectory {
     await removeWork(this.#directory);
     if (this.#created === null) return;
     const outermost = path.dirname(this.#created);
-    for (let made = path.resolve(this.#directory); made !== outermost; made = path.dirname(made)) await fs.rmdir(made);
+    for (let made = path.resolve(this.#directory); made !== outermost; made = path.dirname(made))
+      await fs.rmdir(made);
   }
 
   #temporary(shard: OpenShard): string {

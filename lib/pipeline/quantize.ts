@@ -1,21 +1,26 @@
 import * as path from 'node:path';
+import { readJsonObject } from '../checkpoint/json_file';
 import { type Entry, layoutShards } from '../checkpoint/layout';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
-import { readJsonObject } from '../checkpoint/json_file';
 import { QuantariaError } from '../errors';
 import type { TargetTensor } from '../models';
+import { version } from '../version';
 import { carriedFiles } from './carry';
 import { isComplete } from './complete';
 import { readConfigText, withMembers } from './config_file';
 import { copyUnits, pieceUnits } from './copy_units';
 import { fingerprintOf } from './fingerprint';
-import { OutputDirectory, isUnfinished, removeWork } from './output';
-import { type PlannedTensor, type QuantizePlan, type QuantizePlanOptions, planQuantization } from './quantize_plan';
+import { isUnfinished, OutputDirectory, removeWork } from './output';
+import {
+  type PlannedTensor,
+  planQuantization,
+  type QuantizePlan,
+  type QuantizePlanOptions,
+} from './quantize_plan';
 import { type QuantizeResult, quantizeUnits } from './quantize_units';
 import { REPORT_FILE, type Report, type ReportTensor } from './report';
 import { PeakRss } from './rss';
-import { type Progress, type WorkUnit, runUnits } from './run';
-import { version } from '../version';
+import { type Progress, runUnits, type WorkUnit } from './run';
 
 export interface QuantizeOptions extends QuantizePlanOptions {
   out: string;
@@ -185,10 +190,16 @@ async function finishedReport(
   const found = (await readJsonObject(path.join(out, REPORT_FILE))) as Report | null;
   if (found === null) return null;
   if (found.fingerprint !== fingerprint) {
-    throw new QuantariaError('ERR_ARGUMENT', `--resume: ${out} is complete, with other options or of another model`);
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `--resume: ${out} is complete, with other options or of another model`,
+    );
   }
   (await openCheckpoint(out)).close();
-  if ((await readJsonObject(path.join(out, 'config.json'))) === null || !(await isComplete(out, shards, {}))) {
+  if (
+    (await readJsonObject(path.join(out, 'config.json'))) === null ||
+    !(await isComplete(out, shards, {}))
+  ) {
     throw new QuantariaError('ERR_FORMAT', `--resume: ${out} was complete, but its files have changed since`);
   }
   await removeWork(out);

@@ -1,10 +1,24 @@
+import { bytesOfEntry, type Entry } from '../checkpoint/layout';
 import type { Checkpoint } from '../checkpoint/reader';
-import { type Entry, bytesOfEntry } from '../checkpoint/layout';
 import { type DType, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
-import { type Fit, type Format, type FormatConfig, type FormatContext, detectFormat, getFormat } from '../formats';
-import { DECODER_LINEAR_ROLES, type Linear, type ModelMap, type Role, type TargetTensor } from '../models';
-import { describeModel, layoutTensors } from '../models';
+import {
+  detectFormat,
+  type Fit,
+  type Format,
+  type FormatConfig,
+  type FormatContext,
+  getFormat,
+} from '../formats';
+import {
+  DECODER_LINEAR_ROLES,
+  describeModel,
+  type Linear,
+  layoutTensors,
+  type ModelMap,
+  type Role,
+  type TargetTensor,
+} from '../models';
 import { type FormatName, type ModelPlan, planModel, readUsage, resolveRecipe } from '../recipe';
 import { type QuantScheme, schemeLabel } from '../scheme';
 import { readSidecars } from './stored_model';
@@ -65,7 +79,10 @@ const METHODS = ['rtn'];
  * Decides what becomes of every tensor, and which tensors the output will hold, from names and shapes alone.
  * @throws QuantariaError `ERR_ARGUMENT`, `ERR_FORMAT`, `ERR_UNSUPPORTED`
  */
-export async function planQuantization(source: Checkpoint, options: QuantizePlanOptions): Promise<QuantizePlan> {
+export async function planQuantization(
+  source: Checkpoint,
+  options: QuantizePlanOptions,
+): Promise<QuantizePlan> {
   const model = describeModel(source.config, source.entries());
   await refuseQuantized(source, model);
   const usage = options.usage === undefined ? undefined : await readUsage(options.usage);
@@ -81,7 +98,9 @@ export async function planQuantization(source: Checkpoint, options: QuantizePlan
 
   const quantizedExperts = [...fits].some(([linear, fit]) => linear.role === 'expert' && fit.scheme !== null);
   const layout = quantizedExperts ? 'sequential' : (model.expertLayout ?? 'sequential');
-  const targets = layoutTensors(model, layout, { sequentialTemplate: quantizedExperts ? options.expertTemplate : undefined });
+  const targets = layoutTensors(model, layout, {
+    sequentialTemplate: quantizedExperts ? options.expertTemplate : undefined,
+  });
   const decisions = indexDecisions(decided);
   const drafts = targets.map((target) => draft(target, decisions, fits));
   const format = asked.settle(quantizedOf(drafts));
@@ -90,6 +109,7 @@ export async function planQuantization(source: Checkpoint, options: QuantizePlan
     return { ...tensor, entries, bytes: entries.reduce((sum, entry) => sum + bytesOfPart(entry), 0) };
   });
   const context = formatContext(model, modelDtype, tensors, source, method);
+  const isPlain = context.quantized.length === 0;
   return {
     model,
     method,
@@ -99,8 +119,9 @@ export async function planQuantization(source: Checkpoint, options: QuantizePlan
     tensors,
     unmatched: decided.unmatched,
     ...sizesOf(tensors),
-    formatConfig: format.config(context),
-    warnings: format.warnings(context),
+    // Where nothing is quantized, the output is the plain model that it was.
+    formatConfig: isPlain ? { quantizationConfig: null, files: {} } : format.config(context),
+    warnings: isPlain ? [] : format.warnings(context),
     notes: [...model.notes, ...decided.notes],
   };
 }
@@ -112,7 +133,10 @@ async function refuseQuantized(source: Checkpoint, model: ModelMap): Promise<voi
   const format = detectFormat(config, new Set(source.names()), await readSidecars(source.directory), model);
   if (!named && format === null) return;
   const how = named ? `quant_method ${JSON.stringify(named.quant_method ?? 'unknown')}` : format?.name;
-  throw new QuantariaError('ERR_ARGUMENT', `${source.directory}: already quantized (${how}); quantize the original`);
+  throw new QuantariaError(
+    'ERR_ARGUMENT',
+    `${source.directory}: already quantized (${how}); quantize the original`,
+  );
 }
 
 /** The dtype that most of the linear weights have. */
@@ -201,7 +225,8 @@ function reasonOf(reason = 'kept: no rule matches', fit?: Fit): string {
 
 /** A tensor that is not one linear weight: a norm, a bias, or a stack of experts that all stay as they are. */
 function draftOther(target: TargetTensor, decisions: Decisions, fits: ReadonlyMap<Linear, Fit>): Draft {
-  const source = 'copy' in target.from ? target.from.copy : (target.from.pieces[0]?.linear.source.tensor ?? '');
+  const source =
+    'copy' in target.from ? target.from.copy : (target.from.pieces[0]?.linear.source.tensor ?? '');
   const stack = decisions.stacks.get(source);
   const other = decisions.others.get(source);
   return {
@@ -260,5 +285,7 @@ function sizesOf(tensors: readonly PlannedTensor[]): { averageBits: number; byte
 /** Of a tensor that several modules share, only this module's rows. */
 function bytesOfPart(entry: PlannedTensor['entries'][number]): number {
   const { region, name, dtype, shape } = entry;
-  return bytesOfEntry(region === undefined ? entry : { name, dtype, shape: [region.count, ...shape.slice(2)] });
+  return bytesOfEntry(
+    region === undefined ? entry : { name, dtype, shape: [region.count, ...shape.slice(2)] },
+  );
 }

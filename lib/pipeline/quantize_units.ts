@@ -1,14 +1,14 @@
+import { bytesOfEntry } from '../checkpoint/layout';
 import type { Checkpoint } from '../checkpoint/reader';
-import { bytesOf } from '../dtype';
-import type { Format } from '../formats';
 import type { DType } from '../dtype';
+import { bytesOf } from '../dtype';
+import { QuantariaError } from '../errors';
+import type { Format } from '../formats';
+import type { Linear } from '../models';
 import { type NativeTensor, native } from '../native';
 import { pieceView } from '../ops/pieces';
 import { quantizeMatrix } from '../ops/quantize';
-import { QuantariaError } from '../errors';
 import { Tensor } from '../tensor';
-import type { Linear } from '../models';
-import { bytesOfEntry } from '../checkpoint/layout';
 import type { UnitResult } from './journal';
 import type { Write } from './output';
 import type { PlannedTensor, QuantizePlan } from './quantize_plan';
@@ -38,7 +38,10 @@ export function quantizeUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[
   }
   return [...slabs].map(([key, members]) => {
     const elements = members.reduce((sum, { linear }) => sum + linear.shape[0] * linear.shape[1], 0);
-    const stored = members.reduce((sum, { entries }) => sum + entries.reduce((s, e) => s + bytesOfEntry(e), 0), 0);
+    const stored = members.reduce(
+      (sum, { entries }) => sum + entries.reduce((s, e) => s + bytesOfEntry(e), 0),
+      0,
+    );
     return {
       key,
       inputBytes: elements * bytesOf(plan.modelDtype),
@@ -50,7 +53,8 @@ export function quantizeUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[
   });
 }
 
-const isQuantized = (tensor: PlannedTensor): tensor is Planned => tensor.scheme !== null && tensor.linear !== null;
+const isQuantized = (tensor: PlannedTensor): tensor is Planned =>
+  tensor.scheme !== null && tensor.linear !== null;
 
 async function quantizeSlab(
   source: Checkpoint,
@@ -116,5 +120,7 @@ function placeOf(entry: PlannedTensor['entries'][number], tensor: Tensor | undef
 
 /** Says which tensor an error of a kernel is about. */
 function inTensor(name: string, error: unknown): unknown {
-  return error instanceof QuantariaError ? new QuantariaError(error.code, `${name}: ${error.message}`) : error;
+  return error instanceof QuantariaError
+    ? new QuantariaError(error.code, `${name}: ${error.message}`)
+    : error;
 }

@@ -46,7 +46,10 @@ export async function runUnits(
 ): Promise<Map<string, UnitResult>> {
   const results = new Map<string, UnitResult>();
   const underWay = new Set<Promise<void>>();
-  const progress: Progress = { doneBytes: 0, totalBytes: units.reduce((sum, unit) => sum + unit.inputBytes, 0) };
+  const progress: Progress = {
+    doneBytes: 0,
+    totalBytes: units.reduce((sum, unit) => sum + unit.inputBytes, 0),
+  };
   let memory = 0;
   let failure: { error: unknown } | null = null;
 

@@ -2,8 +2,15 @@ import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { ioError, isMissing, readJsonObject } from '../checkpoint/json_file';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
-import { type Format, type StoredCheckpoint, type StoredModule, detectFormat, formatNames, getFormat } from '../formats';
-import { type ModelMap, describeModel } from '../models';
+import {
+  detectFormat,
+  type Format,
+  formatNames,
+  getFormat,
+  type StoredCheckpoint,
+  type StoredModule,
+} from '../formats';
+import { describeModel, type ModelMap } from '../models';
 import { REPORT_FILE, type Report } from './report';
 
 /** A checkpoint with all that its files say of it. */

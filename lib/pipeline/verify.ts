@@ -8,7 +8,7 @@ import type { QuantScheme } from '../scheme';
 import { Tensor } from '../tensor';
 import { rolesOf } from './inspect';
 import { Original, type OriginalTensor } from './original';
-import { type StoredModel, openModel } from './stored_model';
+import { openModel, type StoredModel } from './stored_model';
 
 export interface VerifiedTensor {
   name: string;
@@ -28,20 +28,30 @@ const RTN_FACTOR = 1.5;
 const COMPENSATED_FACTOR = 4;
 /** Of the stored relative errors, which are float32. */
 const ROUNDING = 1e-6;
+/** How far a relative error may be from the reported one: damage that is small in a large tensor shows here only. */
+const REPEATED = 1e-4;
 /** Kept tensors are looked at in parts of so many elements. */
 const PART = 1 << 24;
 
 /**
  * Checks that every tensor of a checkpoint decodes to finite values and, against the original, that nothing is missing, was
  * skipped without a rule, or is further away than its scheme explains.
- * @throws QuantariaError (as a rejection) if a checkpoint cannot be opened; what is wrong in it is a problem of the result
+ * @throws QuantariaError (as a rejection) if a checkpoint cannot be read, or the original is malformed; what is wrong in the
+ *   checkpoint itself is a problem of the result
  */
 export async function verifyModel(
   directory: string,
   against: string | null = null,
   onProgress?: (done: number, total: number) => void,
 ): Promise<Verification> {
-  const opened = await openModel(directory);
+  let opened: StoredModel;
+  try {
+    opened = await openModel(directory);
+  } catch (error) {
+    // A malformed model is what this is to find; one that cannot be read at all was not verified.
+    if (!(error instanceof QuantariaError) || error.code === 'ERR_IO') throw error;
+    return { ok: false, problems: [error.message], tensors: [] };
+  }
   const original = against === null ? null : await Original.open(against).catch(closeAnd(opened));
   try {
     return await new Verifier(opened, original).run(onProgress);
@@ -51,10 +61,12 @@ export async function verifyModel(
   }
 }
 
-const closeAnd = (opened: StoredModel) => (error: unknown): never => {
-  opened.checkpoint.close();
-  throw error;
-};
+const closeAnd =
+  (opened: StoredModel) =>
+  (error: unknown): never => {
+    opened.checkpoint.close();
+    throw error;
+  };
 
 class Verifier {
   readonly #problems: string[] = [];
@@ -73,7 +85,8 @@ class Verifier {
     let done = 0;
     for (const module of modules) {
       await this.#guard(module.module, () => this.#checkModule(module));
-      onProgress?.((done += module.tensors.length), total);
+      done += module.tensors.length;
+      onProgress?.(done, total);
     }
     for (const name of kept) {
       await this.#guard(name, () => this.#checkKept(name));
@@ -105,7 +118,8 @@ class Verifier {
       this.#problems.push(`${name}: shape [${module.shape}], [${source.shape}] in the original`);
       return;
     }
-    const scheme = report?.tensors.find((tensor) => tensor.name === name)?.scheme ?? module.scheme;
+    const reported = report?.tensors.find((tensor) => tensor.name === name);
+    const scheme = reported?.scheme ?? module.scheme;
     const relativeError = await this.#measure(name, values, source);
     this.#tensors.push({ name, scheme, relativeError });
     if (source === null) {
@@ -117,6 +131,13 @@ class Verifier {
     if ((relativeError as number) > factor * expected + ROUNDING) {
       this.#problems.push(
         `${name}: relative error ${relativeError?.toPrecision(4)}, at most ${factor} x ${expected.toPrecision(4)} of round-to-nearest expected`,
+      );
+    } else if (
+      reported &&
+      Math.abs((relativeError as number) - reported.relativeError) > REPEATED * expected + ROUNDING
+    ) {
+      this.#problems.push(
+        `${name}: relative error ${relativeError?.toPrecision(6)}, ${reported.relativeError.toPrecision(6)} when it was written`,
       );
     }
   }
@@ -167,7 +188,8 @@ class Verifier {
       const parts = [checkpoint.bytes(name, start, end), source.bytes(start, end)];
       const floats = parts.map((part) => native.tensorCopy(part, 'float32'));
       try {
-        if ((await native.compare(floats[0] as NativeTensor, floats[1] as NativeTensor)).error > 0) return true;
+        if ((await native.compare(floats[0] as NativeTensor, floats[1] as NativeTensor)).error > 0)
+          return true;
       } finally {
         for (const tensor of [...parts, ...floats]) native.tensorDispose(tensor);
       }
@@ -184,7 +206,10 @@ class Verifier {
     const sum = { error: 0, reference: 0, nonFinite: 0 };
     for (let start = 0; start < rows; start += step) {
       const range = shape.length === 0 ? undefined : ([start, Math.min(rows, start + step)] as const);
-      const parts = [this.opened.checkpoint.view(name, range), ...(source === null ? [] : [source.view(range)])];
+      const parts = [
+        this.opened.checkpoint.view(name, range),
+        ...(source === null ? [] : [source.view(range)]),
+      ];
       const floats = parts.map((part) => native.tensorCopy(part, 'float32'));
       try {
         const found = await native.compare(floats[0] as NativeTensor, floats[1] ?? null);

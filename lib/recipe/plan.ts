@@ -56,7 +56,12 @@ export function planModel(model: ModelMap, recipe: Recipe | null, options: PlanO
     }
     if (rule.scheme !== null && !QUANTIZABLE.includes(linear.dtype)) {
       refused.push(linear.name);
-      return { linear, scheme: null, rule: index, reason: `kept: weights of type ${linear.dtype} are not quantized` };
+      return {
+        linear,
+        scheme: null,
+        rule: index,
+        reason: `kept: weights of type ${linear.dtype} are not quantized`,
+      };
     }
     return { linear, scheme: rule.scheme, rule: index, reason: `rule ${index + 1}, ${rule.text}` };
   });

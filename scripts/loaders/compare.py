@@ -6,6 +6,8 @@
     python compare.py logits QUANTIZED DENSE   # both loaded by transformers: no key missing or unexpected, equal logits
 
 Prints one JSON object; exits 1 if anything differs by more than --tolerance (relative to the largest magnitude).
+LLM.int8 alone needs one: its products quantize the activations (about 3e-2 on logits), and its library multiplies by
+1/127 where the format divides (1e-7 on weights). MX checkpoints need --dtype bfloat16, which their library decodes to.
 """
 
 import argparse
@@ -32,7 +34,7 @@ def largest_difference(found, expected):
 
 def compare_weights(arguments):
     tensors, config = read_checkpoint(arguments.quantized)
-    dense, _ = read_checkpoint(arguments.dense)
+    dense = load_file(Path(arguments.dense) / "model.safetensors")
     worst, count, exact, dtypes = ("", 0.0), 0, 0, set()
     for module, weight in library_of(config, arguments.quantized)(tensors, config, arguments.quantized):
         expected = dense[f"{module}.weight"]
@@ -45,31 +47,44 @@ def compare_weights(arguments):
     return {"modules": count, "exact": exact, "worst": worst, "dtypes": sorted(dtypes), "ok": count > 0 and worst[1] <= arguments.tolerance}
 
 
-def load(directory, dtype):
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+def load(directory, config, dtype):
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    multimodal = hasattr(AutoConfig.from_pretrained(directory), "vision_config")
-    loader = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-    model, info = loader.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model, info = loader.from_pretrained(directory, config=config, dtype=dtype, output_loading_info=True)
     return model.eval(), {key: sorted(str(name) for name in names) for key, names in info.items() if names}
 
 
-def load_quanto(directory, dense_directory, dtype):
+def load_dense(arguments, dtype):
+    """The configuration is the quantized checkpoint's, so that the two models differ in their weights alone."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(arguments.quantized)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return load(arguments.dense, config, dtype)
+
+
+def load_quantized(arguments, dtype):
+    from transformers import AutoConfig
+
+    directory = Path(arguments.quantized)
+    qmap = directory / "quanto_qmap.json"
+    if not qmap.exists():
+        return load(directory, AutoConfig.from_pretrained(directory), dtype)
     from optimum.quanto import requantize
 
-    model, _ = load(dense_directory, dtype)
+    model, _ = load_dense(arguments, dtype)
     tensors, _ = read_checkpoint(directory)
-    requantize(model, tensors, json.loads((Path(directory) / "quanto_qmap.json").read_text()))
+    requantize(model, tensors, json.loads(qmap.read_text()))
     return model.eval(), {}
 
 
 def compare_logits(arguments):
     dtype = getattr(torch, arguments.dtype)
-    dense, _ = load(arguments.dense, dtype)
-    if (Path(arguments.quantized) / "quanto_qmap.json").exists():
-        quantized, keys = load_quanto(arguments.quantized, arguments.dense, dtype)
-    else:
-        quantized, keys = load(arguments.quantized, dtype)
+    dense, missing = load_dense(arguments, dtype)
+    assert not missing, missing
+    quantized, keys = load_quantized(arguments, dtype)
     vocabulary = dense.get_output_embeddings().weight.shape[0]
     ids = torch.randint(3, vocabulary, (2, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
  * Writes the dense checkpoint that a quantized one stands for, as Quantaria decodes it: what compare.py holds the loaders'
- * own decoding against. Needs `npm run build`.
+ * own decoding against. config.json is copied as it is, and compare.py leaves its quantization aside. Needs `npm run build`.
  *
  *   node scripts/loaders/dequantize.cjs <quantized> <out> [--dtype bfloat16]
  */
@@ -41,8 +41,7 @@ async function main([quantized, out, flag, asked]) {
   }
   for (const { name } of kept) await writer.write(name, await checkpoint.read(name));
   await writer.finish();
-  const { quantization_config: _, ...config } = checkpoint.config;
-  fs.writeFileSync(path.join(out, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
+  fs.copyFileSync(path.join(quantized, 'config.json'), path.join(out, 'config.json'));
 }
 
 main(process.argv.slice(2)).catch((error) => {

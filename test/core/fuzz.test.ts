@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { chownSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -7,15 +7,19 @@ import * as quantaria from '../../lib';
 
 const root = join(__dirname, '..', '..');
 const CALLS = 12_000;
+const NOBODY = 65534;
 
 /** Runs the fuzzer in a process of its own: a crash is a failed test that names the seed. */
 function fuzz(mode: 'public' | 'raw', seed: number): { functions: string[]; calls: number; rejected: number } {
   const directory = mkdtempSync(join(tmpdir(), 'quantaria-fuzz-'));
+  // Names are random: never with the rights to harm the machine.
+  const user = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {};
+  if (user.uid) chownSync(directory, NOBODY, NOBODY);
   try {
     const { status, signal, stdout, stderr } = spawnSync(
       process.execPath,
       ['--expose-gc', join(__dirname, 'fuzz_child.cjs'), root, mode, String(seed), String(CALLS)],
-      { cwd: directory, encoding: 'utf8', timeout: 60_000, env: { ...process.env, QUANTARIA_POISON: '1' } },
+      { ...user, cwd: directory, encoding: 'utf8', timeout: 60_000, env: { ...process.env, QUANTARIA_POISON: '1' } },
     );
     expect({ seed, status, signal, stderr }).toEqual({ seed, status: 0, signal: null, stderr: '' });
     return JSON.parse(stdout);

@@ -60,18 +60,25 @@ function keep(value) {
 /** Expected of public functions: the library's own error, or what the argument threw. */
 const expected = (error) => error === OWN || (error instanceof quantaria.QuantariaError && /^ERR_/.test(error.code));
 
+let current = ['nothing', []];
+let finished = false;
+
 async function main() {
   const raw = mode === 'raw';
   const binding = require(require('node:path').join(packageRoot, 'build', 'Release', 'quantaria.node'));
   const all = targets(raw ? binding : quantaria);
   if (raw) for (const shape of [[4], [3, 4], [2, 2, 2]]) for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape));
+  const writer = new quantaria.SafetensorsWriter('model.safetensors', [{ name: 'w', dtype: 'F32', shape: [3, 4] }]);
+  await writer.write('w', quantaria.Tensor.zeros([3, 4]));
+  await writer.finish();
   let rejected = 0;
   for (let i = 0; i < calls; i++) {
     const [name, call] = all[i % all.length];
     const args = random.args(name);
+    current = [name, args];
+    if (i % 1000 === 0) pool.push(await quantaria.openCheckpoint('.'));
     try {
       const result = call(args);
-      // A promise that reads a pipe or waits for a lock would stall: all of them settle.
       const settled = result instanceof Promise ? await result : result;
       keep(settled);
     } catch (error) {
@@ -85,9 +92,12 @@ async function main() {
     }
   }
   await quantaria.synchronize().catch(() => {});
+  finished = true;
   console.log(JSON.stringify({ functions: all.map(([name]) => name), calls, rejected }));
 }
 
+// With nothing left to wait for, a promise that is pending will not settle any more.
+process.on('exit', (code) => code === 0 && !finished && fail(...current, 'never settled'));
 process.on('uncaughtException', (error) => fail('uncaught', [], error));
 process.on('unhandledRejection', (error) => (mode === 'raw' || expected(error) ? undefined : fail('unhandled', [], error)));
-main();
+main().catch((error) => fail('the fuzzer itself', current, error));

@@ -68,7 +68,9 @@ export function tree(directory: string): Record<string, string> {
   return files;
 }
 
-const product = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
+export { random };
+
+export const product = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 
 /** Small random weights as a file holds them: BF16, F16 (both as random bits of exponents that are common) or F32. */
 export function randomBytes(dtype: string, shape: readonly number[], next: () => number): Buffer {

@@ -110,7 +110,7 @@ function expertWarnings(context: FormatContext): string[] {
   }
   if (experts.some(({ scheme }) => scheme.kind === 'mx' && scheme.element === 'e4m3')) {
     found.push(
-      'compressed-tensors: transformers v5 reads the block scales of MXFP8 experts as one factor a row; mxfp4, fp8 and int8 experts load',
+      'compressed-tensors: transformers v5 fails on MXFP8 experts (it takes their block scales for one factor a row); mxfp4, fp8 and int8 experts load',
     );
   }
   if (keptExperts || new Set(experts.map(settingOf)).size > 1) {
