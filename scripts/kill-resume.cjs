@@ -37,7 +37,10 @@ function defectOf(file) {
     const header = Buffer.alloc(Math.min(Number(length.readBigUInt64LE()), size));
     fs.readSync(fd, header, 0, header.length, 8);
     const { __metadata__: _, ...tensors } = JSON.parse(header.toString('utf8'));
-    const end = Object.values(tensors).reduce((most, { data_offsets: offsets }) => Math.max(most, offsets[1]), 0);
+    const end = Object.values(tensors).reduce(
+      (most, { data_offsets: offsets }) => Math.max(most, offsets[1]),
+      0,
+    );
     const expected = 8 + header.length + end;
     return size === expected ? null : `${size} bytes, ${expected} expected`;
   } catch (error) {
@@ -50,7 +53,9 @@ function defectOf(file) {
 /** What is wrong with the files that have a final name. Whole ones are not read again: they may not change any more. */
 function defectsOf(directory, whole) {
   const defects = [];
-  const names = fs.existsSync(directory) ? fs.readdirSync(directory).filter((name) => !name.startsWith('.')) : [];
+  const names = fs.existsSync(directory)
+    ? fs.readdirSync(directory).filter((name) => !name.startsWith('.'))
+    : [];
   for (const name of names) {
     const file = path.join(directory, name);
     if (whole.has(name)) continue;
@@ -108,7 +113,8 @@ function run(model, out, flags, killAfter, defects) {
       clearInterval(poll);
       clearTimeout(kill);
       defects.push(...defectsOf(out, new Set()));
-      if (signal !== 'SIGKILL' && code !== 0) reject(new Error(`quantize failed: ${stderr.trim().split('\n').at(-1)}`));
+      if (signal !== 'SIGKILL' && code !== 0)
+        reject(new Error(`quantize failed: ${stderr.trim().split('\n').at(-1)}`));
       resolve({ killed: signal === 'SIGKILL', milliseconds: performance.now() - began });
     });
   });
@@ -147,7 +153,14 @@ async function main([model, killsText, seedText, ...flags]) {
     fs.rmSync(out, { recursive: true });
     console.error(`${killed} of ${kills} kills, ${outputs} outputs compared, ${defects.length} defects`);
   }
-  console.log(JSON.stringify({ kills: killed, outputs, files: Object.keys(expected).length, defects: [...new Set(defects)] }));
+  console.log(
+    JSON.stringify({
+      kills: killed,
+      outputs,
+      files: Object.keys(expected).length,
+      defects: [...new Set(defects)],
+    }),
+  );
   if (defects.length > 0) process.exitCode = 1;
 }
 

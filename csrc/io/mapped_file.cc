@@ -58,7 +58,7 @@ MappedFile::~MappedFile() {
 
 std::shared_ptr<Storage> MappedFile::range(int64_t offset, int64_t bytes) {
   if (offset < 0 || bytes < 0 || offset > size_ || bytes > size_ - offset)
-    fail(ErrorCode::format, path_, ": bytes ", offset, " to ", offset + bytes, " of a file of ", size_);
+    fail(ErrorCode::format, path_, ": ", bytes, " bytes at ", offset, " of a file of ", size_);
   std::byte* begin = data_ + offset;
   auto owner = std::make_shared<RangeInUse>(RangeInUse{shared_from_this(), begin, bytes});
   return std::make_shared<Storage>(std::move(owner), begin, bytes, false);

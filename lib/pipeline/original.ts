@@ -11,6 +11,7 @@ import {
 } from '../models';
 import type { NativeTensor } from '../native';
 import { assembleStack, linearView } from './copy_units';
+import { expertTargets } from './expert_targets';
 
 /** A tensor of an original under the name that another layout gives it. */
 export interface OriginalTensor {
@@ -102,7 +103,9 @@ export class Original {
   /** Null for a layout that this model cannot have; its own it always has. */
   #targets(layout: Layout): Targets | null {
     try {
-      return new Map(layoutTensors(this.#model, layout).map((target) => [this.#key(target.name), target]));
+      const targets =
+        layout === 'sequential' ? expertTargets(this.#model) : layoutTensors(this.#model, layout);
+      return new Map(targets.map((target) => [this.#key(target.name), target]));
     } catch (error) {
       const own = this.#model.expertLayout ?? 'sequential';
       if (layout !== own && error instanceof QuantariaError && error.code === 'ERR_UNSUPPORTED') return null;

@@ -21,6 +21,7 @@ import {
 } from '../models';
 import { type FormatName, type ModelPlan, planModel, readUsage, resolveRecipe } from '../recipe';
 import { type QuantScheme, schemeLabel } from '../scheme';
+import { expertTargets } from './expert_targets';
 import { readSidecars } from './stored_model';
 
 /** What the command line or a program asks for. */
@@ -97,10 +98,9 @@ export async function planQuantization(
   const fits = fitAll(decided, asked, modelDtype);
 
   const quantizedExperts = [...fits].some(([linear, fit]) => linear.role === 'expert' && fit.scheme !== null);
-  const layout = quantizedExperts ? 'sequential' : (model.expertLayout ?? 'sequential');
-  const targets = layoutTensors(model, layout, {
-    sequentialTemplate: quantizedExperts ? options.expertTemplate : undefined,
-  });
+  const targets = quantizedExperts
+    ? expertTargets(model, options.expertTemplate)
+    : layoutTensors(model, model.expertLayout ?? 'sequential');
   const decisions = indexDecisions(decided);
   const drafts = targets.map((target) => draft(target, decisions, fits));
   const format = asked.settle(quantizedOf(drafts));

@@ -236,7 +236,8 @@ class Verifier {
   /** A decoder weight that stayed as it was must have a rule that says so. */
   #checkRules(kept: readonly string[]): void {
     const { format, model, report } = this.opened;
-    if (format === null) return;
+    // A plain or converted model: nobody meant to quantize it.
+    if (format === null && report === null) return;
     const ruled = new Set((report?.tensors ?? []).filter((tensor) => tensor.ruled).map(({ name }) => name));
     const weights = new Set(model.linears.map(({ source }) => source.tensor));
     const roles = rolesOf(this.opened);

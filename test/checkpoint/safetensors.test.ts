@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { type DType, SafetensorsWriter, Tensor, memory, openCheckpoint, synchronize } from '../../lib';
+import { type DType, SafetensorsWriter, Tensor, dequantize, memory, openCheckpoint, quantize, synchronize } from '../../lib';
 import { rejectsCode, throwsCode } from '../core/errors';
 import { bytes, container, f32, scratch, writeContainer } from './files';
 
@@ -92,12 +92,11 @@ test('tensors lie wide types first, then by name, and begin at multiples of thei
 test('names of any script, of digits, and names that objects have already are names', async () => {
   const file = join(scratch(), 'x.safetensors');
   const names = ['模型.权重', 'é😀', '10', '2', '__proto__', 'constructor', 'a"b\\c', ' ', 'toString', '\u0001', ''];
-  await write(file, Object.fromEntries(names.map((name, i) => [name, ['I32', Tensor.from(Int32Array.of(i), [1])]] as const).filter(([name]) => name !== '__proto__')));
-  const writer = new SafetensorsWriter(join(scratch(), 'y.safetensors'), [{ name: '__proto__', dtype: 'I32', shape: [1] }]);
-  await writer.write('__proto__', Tensor.from(Int32Array.of(4), [1]));
+  const writer = new SafetensorsWriter(file, names.map((name) => ({ name, dtype: 'I32', shape: [1] })));
+  for (const [i, name] of names.entries()) await writer.write(name, Tensor.from(Int32Array.of(i), [1]));
   await writer.finish();
   const checkpoint = await openCheckpoint(file);
-  expect(checkpoint.names().sort()).toEqual(names.filter((name) => name !== '__proto__').sort());
+  expect(checkpoint.names().sort()).toEqual([...names].sort());
   for (const name of checkpoint.names()) expect(await (await checkpoint.read(name)).read()).toEqual(Int32Array.of(names.indexOf(name)));
 });
 
@@ -224,12 +223,18 @@ test('who reads the old file goes on reading it while a new one takes its place'
 
 test('abort, a tensor that is missing and a tensor that fails leave nothing behind', async () => {
   const directory = scratch();
-  const start = () => new SafetensorsWriter(join(directory, 'x.safetensors'), [{ name: 'a', dtype: 'U8', shape: [1, 2] }]);
+  const start = () => new SafetensorsWriter(join(directory, 'x.safetensors'), [{ name: 'a', dtype: 'F32', shape: [1, 2] }]);
   const aborted = start();
   await aborted.abort();
   await aborted.abort();
   expect(readdirSync(directory)).toEqual([]);
   await rejectsCode(start().finish(), 'ERR_ARGUMENT', /"a" was announced and never written/);
+  expect(readdirSync(directory)).toEqual([]);
+  const failed = dequantize(quantize(Tensor.from([Number.NaN, 1], [1, 2]), { kind: 'nf4', blockSize: 64 }));
+  const writer = start();
+  const writing = rejectsCode(writer.write('a', failed), 'ERR_ARGUMENT', /row 0, column 0/);
+  await rejectsCode(writer.finish(), 'ERR_ARGUMENT', /"a" was announced and never written/);
+  await writing;
   expect(readdirSync(directory)).toEqual([]);
 });
 

@@ -2,12 +2,13 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { version } from '../../lib/version';
-import { EXAMPLE, cli, lastLine, readJson, temporaryDirectory, tree } from '../pipeline/helpers';
+import { cli, EXAMPLE, lastLine, readJson, temporaryDirectory, tree } from '../pipeline/helpers';
 
 const work = temporaryDirectory();
 const at = (name: string) => path.join(work, name);
 
-const ROLES = 'expert shared-expert dense-ffn attention router embedding lm-head norm vision projector other'.split(' ');
+const ROLES =
+  'expert shared-expert dense-ffn attention router embedding lm-head norm vision projector other'.split(' ');
 const number = expect.any(Number);
 const text = expect.any(String);
 
@@ -41,7 +42,14 @@ describe('commands, with --json and without', () => {
       cuda: { available: expect.any(Boolean) },
     });
     expect(found.devices).toContainEqual(
-      expect.objectContaining({ id: 'cpu', kind: 'cpu', name: text, memoryBytes: number, threads: number, isa: text }),
+      expect.objectContaining({
+        id: 'cpu',
+        kind: 'cpu',
+        name: text,
+        memoryBytes: number,
+        threads: number,
+        isa: text,
+      }),
     );
     expect(found.cuda).toHaveProperty('reason');
     expect(await words('info')).toMatch(/^quantaria \d+\.\d+\.\d+/);
@@ -50,14 +58,21 @@ describe('commands, with --json and without', () => {
   test('inspect: architecture, layers, experts, parameters, bytes, parts by role', async () => {
     const found = await json('inspect', EXAMPLE);
     // The figures of the example's own README.
-    expect(found).toMatchObject({ architecture: 'aria', layers: 3, experts: 16, parameters: 1_663_616, bytes: 3_327_232 });
+    expect(found).toMatchObject({
+      architecture: 'aria',
+      layers: 3,
+      experts: 16,
+      parameters: 1_663_616,
+      bytes: 3_327_232,
+    });
     const parts = found.parts as Record<string, Record<string, number>>;
     expect(Object.keys(parts).every((role) => ROLES.includes(role))).toBe(true);
     expect(parts.expert).toEqual({ tensors: 6, parameters: 1_179_648, bytes: 2 * 1_179_648 });
     expect(parts.attention?.parameters).toBe(196_608);
     expect(parts['shared-expert']?.parameters).toBe(147_456);
     expect(parts.router?.parameters).toBe(6_144);
-    for (const part of Object.values(parts)) expect(part).toEqual({ tensors: number, parameters: number, bytes: number });
+    for (const part of Object.values(parts))
+      expect(part).toEqual({ tensors: number, parameters: number, bytes: number });
     expect(await words('inspect', EXAMPLE)).toMatch(/aria: 3 layers, 16 experts/);
   });
 
@@ -70,7 +85,9 @@ describe('commands, with --json and without', () => {
     for (const tensor of tensors) {
       expect(tensor).toMatchObject({ name: text, reason: text });
       expect(ROLES).toContain(tensor.role);
-      expect(tensor.scheme === null || typeof (tensor.scheme as { kind: unknown }).kind === 'string').toBe(true);
+      expect(tensor.scheme === null || typeof (tensor.scheme as { kind: unknown }).kind === 'string').toBe(
+        true,
+      );
     }
     expect(await words('plan', EXAMPLE, '--recipe', 'int4')).toMatch(/bits a weight/);
     expect(tree(work)).toEqual(before);
@@ -80,7 +97,9 @@ describe('commands, with --json and without', () => {
     const found = await json('convert', EXAMPLE, '--to', 'sequential', '--out', at('convert-json'));
     const counts = { tensorsIn: 94, tensorsOut: 94 - 6 + 3 * 16 * 3, bytes: 3_327_232 };
     expect(found).toEqual({ ...counts, seconds: number, peakRssBytes: number });
-    expect(await words('convert', EXAMPLE, '--to', 'sequential', '--out', at('convert'))).toMatch(/94 tensors in, 232 out/);
+    expect(await words('convert', EXAMPLE, '--to', 'sequential', '--out', at('convert'))).toMatch(
+      /94 tensors in, 232 out/,
+    );
     expect(tree(at('convert'))).toEqual(tree(at('convert-json')));
   });
 
@@ -104,9 +123,12 @@ describe('commands, with --json and without', () => {
     for (const tensor of found.tensors) expect(tensor).toMatchObject({ name: text, relativeError: number });
     expect(stderr).toMatch(/^quantizing +100 %/m);
     expect(stderr).toMatch(/^warning: /m);
-    expect(stderr).not.toMatch(/\r|\x1b/); // plain lines where there is no terminal
+    // Plain lines where there is no terminal.
+    for (const control of ['\r', '\x1b']) expect(stderr).not.toContain(control);
 
-    expect(await words('quantize', EXAMPLE, '--out', at('quantize'))).toMatch(/165 tensors quantized, 67 kept/);
+    expect(await words('quantize', EXAMPLE, '--out', at('quantize'))).toMatch(
+      /165 tensors quantized, 67 kept/,
+    );
     expect(tree(at('quantize'))).toEqual(tree(at('quantize-json')));
   });
 
@@ -123,7 +145,10 @@ describe('commands, with --json and without', () => {
     fs.truncateSync(path.join(at('broken'), 'model.safetensors'), 100_000);
     const bad = await cli('verify', at('broken'), '--json');
     expect(bad.code).toBe(1);
-    expect(JSON.parse(bad.stdout)).toMatchObject({ ok: false, problems: [expect.stringContaining('model.safetensors')] });
+    expect(JSON.parse(bad.stdout)).toMatchObject({
+      ok: false,
+      problems: [expect.stringContaining('model.safetensors')],
+    });
     expect(lastLine(bad.stderr)).toMatch(/^error: /);
   });
 
@@ -144,8 +169,26 @@ describe('help and version', () => {
     expect(code).toBe(0);
     for (const command of commands) expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
     const pages = await Promise.all(commands.map((command) => cli(command, '--help')));
-    for (const page of pages) expect(page).toMatchObject({ code: 0, stdout: expect.stringContaining('--json'), stderr: '' });
-    const flags = ['recipe', 'method', 'bits', 'group-size', 'format', 'text', 'samples', 'seq-len', 'usage', 'target-bits', 'max-shard-size', 'max-memory', 'resume', 'out', 'device', 'threads'];
+    for (const page of pages)
+      expect(page).toMatchObject({ code: 0, stdout: expect.stringContaining('--json'), stderr: '' });
+    const flags = [
+      'recipe',
+      'method',
+      'bits',
+      'group-size',
+      'format',
+      'text',
+      'samples',
+      'seq-len',
+      'usage',
+      'target-bits',
+      'max-shard-size',
+      'max-memory',
+      'resume',
+      'out',
+      'device',
+      'threads',
+    ];
     for (const flag of flags) expect(pages[4]?.stdout).toContain(`--${flag}`);
   });
 });
@@ -172,9 +215,25 @@ describe('exit 2: unknown or ill-formed commands, flags and values', () => {
     ['an unknown flag of none', ['--nosuch'], /--nosuch/],
     ['an operand of info', ['info', 'x'], /too many arguments/],
     ...['inspect', 'plan', 'verify', 'convert', 'quantize'].map(
-      (command): Case => [`${command} without a model`, [command, ...(command === 'quantize' || command === 'convert' ? ['--out', out] : []), ...(command === 'convert' ? ['--to', 'fused'] : [])], /missing required argument 'model'/],
+      (command): Case => [
+        `${command} without a model`,
+        [
+          command,
+          ...(command === 'quantize' || command === 'convert' ? ['--out', out] : []),
+          ...(command === 'convert' ? ['--to', 'fused'] : []),
+        ],
+        /missing required argument 'model'/,
+      ],
     ),
-    ...['info', 'inspect', 'plan', 'verify', 'convert', 'quantize'].map((command): Case => [`an unknown flag of ${command}`, [command, '--nosuch'], /--nosuch/]),
+    ...['info', 'inspect', 'plan', 'verify'].map(
+      (command): Case => [`an unknown flag of ${command}`, [command, '--nosuch'], /--nosuch/],
+    ),
+    [
+      'an unknown flag of convert',
+      ['convert', EXAMPLE, '--to', 'fused', '--out', out, '--nosuch'],
+      /--nosuch/,
+    ],
+    ['an unknown flag of quantize', quantize('--nosuch'), /--nosuch/],
     ['two models', ['inspect', EXAMPLE, EXAMPLE], /too many arguments/],
     ['quantize without --out', ['quantize', EXAMPLE], /--out/],
     ['convert without --out', ['convert', EXAMPLE, '--to', 'fused'], /--out/],
@@ -213,9 +272,11 @@ describe('exit 2: unknown or ill-formed commands, flags and values', () => {
         ['--device', 'cuda:'],
         ['--device', 'cuda:-1'],
       ] as const
-    ).map(([flag, value]): Case => [`${flag} ${JSON.stringify(value)}`, quantize(flag, value), new RegExp(flag)]),
+    ).map(
+      ([flag, value]): Case => [`${flag} ${JSON.stringify(value)}`, quantize(flag, value), new RegExp(flag)],
+    ),
   ];
-  test.concurrent.each(cases)('%s', (_, args, message) => expectError(args, 2, message));
+  for (const [name, args, message] of cases) test.concurrent(name, () => expectError(args, 2, message));
 });
 
 describe('exit 1: a run that failed', () => {
@@ -232,8 +293,14 @@ describe('exit 1: a run that failed', () => {
   const needsUsage = file('usage.json', { rules: [{ match: { usage: 'top:2' }, scheme: null }] });
 
   const cases: readonly Case[] = [
-    ...['inspect', 'plan', 'verify'].map((command): Case => [`${command} of a missing model`, [command, missing], /missing: no such file/]),
-    ['convert of a missing model', ['convert', missing, '--to', 'fused', '--out', out], /missing: no such file/],
+    ...['inspect', 'plan', 'verify'].map(
+      (command): Case => [`${command} of a missing model`, [command, missing], /missing: no such file/],
+    ),
+    [
+      'convert of a missing model',
+      ['convert', missing, '--to', 'fused', '--out', out],
+      /missing: no such file/,
+    ],
     ['quantize of a missing model', ['quantize', missing, '--out', out], /missing: no such file/],
     ['a directory without weights', ['inspect', bare], /no safetensors file/],
     ['a malformed model', ['inspect', broken], /broken\.safetensors/],
@@ -242,7 +309,11 @@ describe('exit 1: a run that failed', () => {
     ['a missing original', ['verify', EXAMPLE, '--against', missing], /missing/],
     ['a malformed original', ['verify', EXAMPLE, '--against', broken], /broken\.safetensors/],
     ['an output that is not empty', ['quantize', EXAMPLE, '--out', busy], /busy: it is not empty/],
-    ['an output of convert that is not empty', ['convert', EXAMPLE, '--to', 'fused', '--out', busy], /busy: it is not empty/],
+    [
+      'an output of convert that is not empty',
+      ['convert', EXAMPLE, '--to', 'fused', '--out', busy],
+      /busy: it is not empty/,
+    ],
     ['an output that is not empty, with --resume', ['quantize', EXAMPLE, '--out', busy, '--resume'], /busy/],
     ['an empty --out', ['quantize', EXAMPLE, '--out', ''], /./],
     ['CUDA where there is none', quantize('--device', 'cuda:99'), /cuda:99/],
@@ -254,11 +325,16 @@ describe('exit 1: a run that failed', () => {
     ['a recipe that needs usage', quantize('--recipe', needsUsage), /usage/],
     ['a missing usage file', quantize('--usage', `${missing}.json`), /missing\.json/],
     ['a usage file that is none', quantize('--usage', empty), /usage/],
-    ['a format that cannot hold the recipe', quantize('--recipe', 'nf4', '--format', 'gptq'), /gptq cannot hold nf4/],
+    [
+      'a format that cannot hold the recipe',
+      quantize('--recipe', 'nf4', '--format', 'gptq'),
+      /gptq cannot hold nf4/,
+    ],
     ['bits beside a recipe that sets them', quantize('--recipe', 'nf4', '--bits', '4'), /--bits/],
+    ['bits for a target average, which are not chosen yet', quantize('--target-bits', '4'), /target/],
     ['an expert template without places', quantize('--expert-template', 'nosuch'), /nosuch/],
   ];
-  test.concurrent.each(cases)('%s', (_, args, message) => expectError(args, 1, message));
+  for (const [name, args, message] of cases) test.concurrent(name, () => expectError(args, 1, message));
 
   test('nothing was written by any of them', () => {
     expect(fs.existsSync(out)).toBe(false);
@@ -281,8 +357,19 @@ describe('values that are fine', () => {
     ['--bits', '8', '--group-size', '-1'],
     ['--text', '/nowhere', '--samples', '4', '--seq-len', '32', '--method', 'rtn'], // of no use to this method
   ];
-  test.concurrent.each(cases.map((flags, i) => [flags.join(' '), flags, i] as const))('%s', async (_, flags, i) => {
-    const { code, stderr } = await cli('quantize', EXAMPLE, '--out', at(`fine-${i}`), '--bits', '4', ...flags);
-    expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' });
-  });
+  test.concurrent.each(cases.map((flags, i) => [flags.join(' '), flags, i] as const))(
+    '%s',
+    async (_, flags, i) => {
+      const { code, stderr } = await cli(
+        'quantize',
+        EXAMPLE,
+        '--out',
+        at(`fine-${i}`),
+        '--bits',
+        '4',
+        ...flags,
+      );
+      expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' });
+    },
+  );
 });

@@ -6,10 +6,19 @@ import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { verifyModel } from '../../lib/pipeline/verify';
 import type { FormatName } from '../../lib/recipe';
 import { rejectsCode } from '../core/errors';
-import { type Checkpoint, aria, deepseek, gptOss, llama, mixtral, qwen2Moe, qwen3Moe } from '../models/checkpoints';
+import {
+  aria,
+  type Checkpoint,
+  deepseek,
+  gptOss,
+  llama,
+  mixtral,
+  qwen2Moe,
+  qwen3Moe,
+} from '../models/checkpoints';
 import { checkOutput } from './check_output';
-import { type StackNames, fused, groupedAria, mixtralNames, toSequential } from './expert_stacks';
-import { SHARED_MODELS, type Stored, readTensors, temporaryDirectory, writeModel } from './helpers';
+import { fused, groupedAria, mixtralNames, type StackNames, toSequential } from './expert_stacks';
+import { readTensors, SHARED_MODELS, type Stored, temporaryDirectory, writeModel } from './helpers';
 
 const work = temporaryDirectory();
 
@@ -32,7 +41,11 @@ const unknown: Checkpoint = {
       ['mlp.up_proj.weight', 48, 32],
       ['mlp.down_proj.weight', 32, 48],
       ['input_layernorm.weight', 32],
-    ].map(([name, ...shape]) => ({ name: `model.layers.${layer}.${name}`, dtype: 'BF16', shape: shape as number[] })),
+    ].map(([name, ...shape]) => ({
+      name: `model.layers.${layer}.${name}`,
+      dtype: 'BF16',
+      shape: shape as number[],
+    })),
   ),
 };
 
@@ -40,13 +53,33 @@ const families: Family[] = [
   { name: 'Aria, sequential', checkpoint: aria({ form: 'sequential' }), architecture: 'aria' },
   { name: 'Aria, grouped', checkpoint: aria({ form: 'grouped' }), architecture: 'aria', stacks: groupedAria },
   { name: 'Mixtral', checkpoint: mixtral(), architecture: 'mixtral' },
-  { name: 'Mixtral, fused', checkpoint: mixtral('fused'), architecture: 'mixtral', stacks: fused('', mixtralNames) },
+  {
+    name: 'Mixtral, fused',
+    checkpoint: mixtral('fused'),
+    architecture: 'mixtral',
+    stacks: fused('', mixtralNames),
+  },
   { name: 'Qwen2-MoE', checkpoint: qwen2Moe(), architecture: 'qwen2_moe' },
-  { name: 'Qwen2-MoE, fused', checkpoint: qwen2Moe('fused'), architecture: 'qwen2_moe', stacks: fused('mlp.experts') },
+  {
+    name: 'Qwen2-MoE, fused',
+    checkpoint: qwen2Moe('fused'),
+    architecture: 'qwen2_moe',
+    stacks: fused('mlp.experts'),
+  },
   { name: 'Qwen3-MoE', checkpoint: qwen3Moe(), architecture: 'qwen3_moe' },
-  { name: 'Qwen3-MoE, fused', checkpoint: qwen3Moe('fused'), architecture: 'qwen3_moe', stacks: fused('mlp.experts') },
+  {
+    name: 'Qwen3-MoE, fused',
+    checkpoint: qwen3Moe('fused'),
+    architecture: 'qwen3_moe',
+    stacks: fused('mlp.experts'),
+  },
   { name: 'DeepSeek-V2', checkpoint: deepseek(), architecture: 'deepseek_v2' },
-  { name: 'DeepSeek-V2, fused', checkpoint: deepseek('fused'), architecture: 'deepseek_v2', stacks: fused('mlp.experts') },
+  {
+    name: 'DeepSeek-V2, fused',
+    checkpoint: deepseek('fused'),
+    architecture: 'deepseek_v2',
+    stacks: fused('mlp.experts'),
+  },
   { name: 'DeepSeek-V3', checkpoint: deepseek('sequential', { v3: true }), architecture: 'deepseek_v3' },
   { name: 'Llama', checkpoint: llama(), architecture: 'llama' },
   { name: 'an unknown model', checkpoint: unknown, architecture: 'nosuch' },
@@ -55,7 +88,9 @@ const families: Family[] = [
 /** A fused Mixtral has its router in another block than a sequential one. */
 const inSequentialBlock = ({ architecture, stacks }: Family, tensors: Map<string, Stored>) =>
   architecture === 'mixtral' && stacks
-    ? new Map([...tensors].map(([name, tensor]) => [name.replace('.mlp.gate.', '.block_sparse_moe.gate.'), tensor]))
+    ? new Map(
+        [...tensors].map(([name, tensor]) => [name.replace('.mlp.gate.', '.block_sparse_moe.gate.'), tensor]),
+      )
     : tensors;
 
 const jobs: readonly { recipe?: string; bits?: number; groupSize?: number; format?: FormatName }[] = [
@@ -73,29 +108,34 @@ describe.each(families)('$name', (family) => {
   const stored = readTensors(model);
   const sequential = inSequentialBlock(family, stacks ? toSequential(stored, stacks) : stored);
 
-  test.each(jobs)('%o: every decoder weight is round-to-nearest or kept by a rule, and verify passes', async (job) => {
-    const out = path.join(work, `${name} ${JSON.stringify(job)}`);
-    if (job.format === 'gptq' && name.startsWith('DeepSeek')) {
-      // None of its small widths is a multiple of 32, and nothing at all in the asked format is not what was meant.
-      await rejectsCode(quantizeCheckpoint(model, { ...job, out }), 'ERR_ARGUMENT', /32/);
-      expect(fs.existsSync(out)).toBe(false);
-      return;
-    }
-    await quantizeCheckpoint(model, { ...job, out });
-    const isStacked = !JSON.stringify(fs.readFileSync(path.join(out, 'report.json'), 'utf8')).includes('.experts.0.');
-    const report = await checkOutput(out, isStacked ? stored : sequential);
-    expect(report.architecture).toBe(architecture);
-    for (const { name: own, role, scheme, ruled, reason } of report.tensors) {
-      const isWeight = /proj(_with_mqa)?\.weight$|\.w[123]\.weight$/.test(own);
-      if (!isWeight || !['expert', 'shared-expert', 'dense-ffn', 'attention'].includes(role)) continue;
-      expect({ own, ruled }).toEqual({ own, ruled: true });
-      // What the format could not hold says why.
-      if (scheme === null) expect(reason).toMatch(/kept: /);
-    }
-    expect(report.quantized).toBeGreaterThan(0);
-    const { ok, problems } = await verifyModel(out, model);
-    expect({ ok, problems }).toEqual({ ok: true, problems: [] });
-  });
+  test.each(jobs)(
+    '%o: every decoder weight is round-to-nearest or kept by a rule, and verify passes',
+    async (job) => {
+      const out = path.join(work, `${name} ${JSON.stringify(job)}`);
+      if (job.format === 'gptq' && name.startsWith('DeepSeek')) {
+        // None of its small widths is a multiple of 32, and nothing at all in the asked format is not what was meant.
+        await rejectsCode(quantizeCheckpoint(model, { ...job, out }), 'ERR_ARGUMENT', /32/);
+        expect(fs.existsSync(out)).toBe(false);
+        return;
+      }
+      await quantizeCheckpoint(model, { ...job, out });
+      const isStacked = !JSON.stringify(fs.readFileSync(path.join(out, 'report.json'), 'utf8')).includes(
+        '.experts.0.',
+      );
+      const report = await checkOutput(out, isStacked ? stored : sequential);
+      expect(report.architecture).toBe(architecture);
+      for (const { name: own, role, scheme, ruled, reason } of report.tensors) {
+        const isWeight = /proj(_with_mqa)?\.weight$|\.w[123]\.weight$/.test(own);
+        if (!isWeight || !['expert', 'shared-expert', 'dense-ffn', 'attention'].includes(role)) continue;
+        expect({ own, ruled }).toEqual({ own, ruled: true });
+        // What the format could not hold says why.
+        if (scheme === null) expect(reason).toMatch(/kept: /);
+      }
+      expect(report.quantized).toBeGreaterThan(0);
+      const { ok, problems } = await verifyModel(out, model);
+      expect({ ok, problems }).toEqual({ ok: true, problems: [] });
+    },
+  );
 
   test('inspect counts every parameter and byte once', async () => {
     const { parameters, bytes, parts, known } = await inspectModel(model);
@@ -108,7 +148,25 @@ describe.each(families)('$name', (family) => {
 });
 
 describe('gpt-oss, whose experts stay in their stacks', () => {
-  const model = writeModel(path.join(work, 'gpt-oss'), gptOss());
+  // In blocks of 32, as its own layout has them.
+  const { config, tensors } = gptOss();
+  const widened = tensors.map((tensor) => ({
+    ...tensor,
+    shape: tensor.shape.map((n) => ({ 24: 32, 48: 64 })[n] ?? n),
+  }));
+  const model = writeModel(path.join(work, 'gpt-oss'), { config, tensors: widened });
+
+  test('whatever quantizes the experts, biases stay as they are and verify passes', async () => {
+    for (const recipe of ['int4', 'nf4', 'mxfp8']) {
+      const out = path.join(work, `gpt-oss-${recipe}`);
+      await quantizeCheckpoint(model, { out, recipe });
+      const [before, after] = [readTensors(model), readTensors(out)];
+      for (const [name, { bytes }] of before) {
+        if (/bias|sinks|norm/.test(name)) expect(after.get(name)?.bytes.equals(bytes), name).toBe(true);
+      }
+      expect((await verifyModel(out, model)).problems).toEqual([]);
+    }
+  });
 
   test('mxfp4 writes its own layout, which verify takes', async () => {
     const out = path.join(work, 'gpt-oss-mxfp4');
@@ -124,15 +182,18 @@ describe('gpt-oss, whose experts stay in their stacks', () => {
 });
 
 describe('other dtypes', () => {
-  test.each(['F16', 'F32'])('%s models, in formats that store scales in the model dtype and in float32', async (dtype) => {
-    const model = writeModel(path.join(work, dtype), mixtral(), { dtype });
-    for (const job of jobs) {
-      const out = path.join(work, `${dtype} ${JSON.stringify(job)}`);
-      await quantizeCheckpoint(model, { ...job, out });
-      await checkOutput(out, readTensors(model));
-      expect((await verifyModel(out, model)).problems).toEqual([]);
-    }
-  });
+  test.each(['F16', 'F32'])(
+    '%s models, in formats that store scales in the model dtype and in float32',
+    async (dtype) => {
+      const model = writeModel(path.join(work, dtype), mixtral(), { dtype });
+      for (const job of jobs) {
+        const out = path.join(work, `${dtype} ${JSON.stringify(job)}`);
+        await quantizeCheckpoint(model, { ...job, out });
+        await checkOutput(out, readTensors(model));
+        expect((await verifyModel(out, model)).problems).toEqual([]);
+      }
+    },
+  );
 
   test('a model of several dtypes keeps each kept tensor in its own', async () => {
     const { config, tensors } = llama();
@@ -149,7 +210,13 @@ describe('other dtypes', () => {
     const [before, after] = [readTensors(model), readTensors(out)];
     for (const [name, { dtype, shape, bytes }] of before) {
       const own = after.get(name);
-      if (own) expect({ name, dtype: own.dtype, shape: own.shape, same: own.bytes.equals(bytes) }).toEqual({ name, dtype, shape, same: true });
+      if (own)
+        expect({ name, dtype: own.dtype, shape: own.shape, same: own.bytes.equals(bytes) }).toEqual({
+          name,
+          dtype,
+          shape,
+          same: true,
+        });
       else expect(name).toMatch(/_proj\.weight$/);
     }
     expect((await verifyModel(out, model)).problems).toEqual([]);

@@ -1,12 +1,13 @@
 /** Holds a quantized directory against its original: everything that its report says is found out again from the files. */
 import { expect } from 'vitest';
-import { dequantize, quantize } from '../../lib';
-import { openModel } from '../../lib/pipeline/stored_model';
+import { dequantize, type QuantScheme, quantize, Tensor } from '../../lib';
+import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import type { Report } from '../../lib/pipeline/report';
-import { type QuantScheme, Tensor } from '../../lib';
-import { type Stored, floatsOf, product, readJson, readTensors } from './helpers';
+import { openModel } from '../../lib/pipeline/stored_model';
+import { verifyModel } from '../../lib/pipeline/verify';
+import { floatsOf, product, readJson, readTensors, type Stored } from './helpers';
 
-const DECODER = ['expert', 'shared-expert', 'dense-ffn', 'attention'];
+export const DECODER = ['expert', 'shared-expert', 'dense-ffn', 'attention'];
 const DTYPES: Readonly<Record<string, 'float32' | 'float16' | 'bfloat16'>> = {
   F32: 'float32',
   F16: 'float16',
@@ -45,7 +46,6 @@ function relativeError(values: Float32Array, original: Float32Array): number {
 /**
  * @param out what was quantized
  * @param sequential the original's tensors with an expert's matrices each, by the names that the output should use
- * @param weights names of the decoder's linear weights that were kept, which the averages count too
  * @returns the report
  */
 export async function checkOutput(out: string, sequential: ReadonlyMap<string, Stored>): Promise<Report> {
@@ -83,15 +83,23 @@ export async function checkOutput(out: string, sequential: ReadonlyMap<string, S
         if (module === undefined || opened.format === null) throw new Error(`${name} is not in the output`);
         const parts = module.tensors.map((part) => stored.get(part) as Stored);
         for (const part of module.tensors) used.add(part);
-        own = parts.reduce((sum, part, i) => sum + part.bytes.length / (users.get(module.tensors[i]!) ?? 1), 0);
+        own = parts.reduce(
+          (sum, part, i) => sum + part.bytes.length / (users.get(module.tensors[i]!) ?? 1),
+          0,
+        );
         using decoded = await opened.format.decode(module, opened.stored.read);
         using values = dequantize(decoded);
         const found = await values.toFloat32();
         const expected = await roundToNearest(original, scheme);
         expect(found.length).toBe(expected.length);
-        expect(Buffer.from(found.buffer).equals(Buffer.from(expected.buffer)), `${name} decodes to round-to-nearest`).toBe(true);
+        expect(
+          Buffer.from(found.buffer).equals(Buffer.from(expected.buffer)),
+          `${name} decodes to round-to-nearest`,
+        ).toBe(true);
         const error = relativeError(expected, floatsOf(original));
-        expect(Math.abs(told - error), `relative error of ${name}`).toBeLessThanOrEqual(roundingOf(original.shape) * error);
+        expect(Math.abs(told - error), `relative error of ${name}`).toBeLessThanOrEqual(
+          roundingOf(original.shape) * error,
+        );
       }
       expect({ name, bytes }).toEqual({ name, bytes: own });
       const isWeight = /(\.weight|_proj)$/.test(name) && original.shape.length >= 2;
@@ -110,4 +118,23 @@ export async function checkOutput(out: string, sequential: ReadonlyMap<string, S
   } finally {
     opened.checkpoint.close();
   }
+}
+
+/** Quantizes, holds everything against the files and the original, and verifies: only weights without a rule may fail. */
+export async function quantizeAndCheck({
+  model,
+  expected,
+  options,
+}: {
+  model: string;
+  expected: ReadonlyMap<string, Stored>;
+  options: QuantizeOptions;
+}): Promise<Report & { out: string }> {
+  await quantizeCheckpoint(model, options);
+  const report = await checkOutput(options.out, expected);
+  const unruled = report.tensors.filter(({ role, ruled }) => DECODER.includes(role) && !ruled);
+  const { ok, problems } = await verifyModel(options.out, model);
+  const missed = unruled.map(({ name }) => `${name}: kept as it is, and no rule says so`);
+  expect({ ok, problems: problems.sort() }).toEqual({ ok: missed.length === 0, problems: missed.sort() });
+  return { ...report, out: options.out };
 }

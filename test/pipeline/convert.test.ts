@@ -2,14 +2,14 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../lib';
+import type { Layout } from '../../lib/models';
 import { convertCheckpoint } from '../../lib/pipeline/convert';
 import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { verifyModel } from '../../lib/pipeline/verify';
-import type { Layout } from '../../lib/models';
 import { rejectsCode } from '../core/errors';
 import { llama, mixtral, qwen2Moe } from '../models/checkpoints';
-import { type StackNames, fused, groupedAria, mixtralNames, toSequential } from './expert_stacks';
-import { EXAMPLE, type Stored, readTensors, temporaryDirectory, tree, writeModel } from './helpers';
+import { fused, groupedAria, mixtralNames, type StackNames, toSequential } from './expert_stacks';
+import { EXAMPLE, readTensors, type Stored, temporaryDirectory, tree, writeModel } from './helpers';
 
 const work = temporaryDirectory();
 const LAYOUTS: readonly Layout[] = ['sequential', 'grouped', 'fused'];
@@ -60,7 +60,11 @@ const models: Model[] = [
 ];
 
 /** A model's tensors by their sequential names, experts cut out where they are stacked. */
-function sequentialOf(directory: string, layout: Layout, { stacks, sequentialName }: Model): Map<string, Stored> {
+function sequentialOf(
+  directory: string,
+  layout: Layout,
+  { stacks, sequentialName }: Model,
+): Map<string, Stored> {
   const stored = readTensors(directory);
   const cut = layout === 'sequential' ? stored : toSequential(stored, stacks[layout]);
   return new Map([...cut].map(([name, tensor]) => [sequentialName(name, layout), tensor]));
@@ -128,7 +132,8 @@ describe.each(models)('$name', (model) => {
     await convertCheckpoint(model.source, { to: 'sequential', out, maxShardBytes });
     expectSame(readTensors(out), readTensors(directory(model.own, 'sequential')));
     const sizes = new Map<string, number[]>();
-    for (const { file, bytes } of readTensors(out).values()) sizes.set(file, [...(sizes.get(file) ?? []), bytes.length]);
+    for (const { file, bytes } of readTensors(out).values())
+      sizes.set(file, [...(sizes.get(file) ?? []), bytes.length]);
     expect(sizes.size).toBeGreaterThan(1);
     for (const own of sizes.values()) {
       // A file is larger only where one tensor alone is.
@@ -144,7 +149,9 @@ test('an expert template names the sequential experts', async () => {
   const expertTemplate = 'mlp.experts.{expert}.{projection}';
   await convertCheckpoint(EXAMPLE, { to: 'sequential', out, expertTemplate });
   const original = toSequential(readTensors(EXAMPLE), groupedAria);
-  const renamed = new Map([...original].map(([name, tensor]) => [name.replace('experts.experts.', 'experts.'), tensor]));
+  const renamed = new Map(
+    [...original].map(([name, tensor]) => [name.replace('experts.experts.', 'experts.'), tensor]),
+  );
   expectSame(readTensors(out), renamed);
 });
 
@@ -177,7 +184,11 @@ describe('--resume', () => {
     const first = await convertCheckpoint(EXAMPLE, { to: 'sequential', out, resume: true });
     const files = tree(out);
     const times = fs.readdirSync(out).map((name) => fs.statSync(path.join(out, name)).mtimeMs);
-    const { seconds, peakRssBytes, ...again } = await convertCheckpoint(EXAMPLE, { to: 'sequential', out, resume: true });
+    const { seconds, peakRssBytes, ...again } = await convertCheckpoint(EXAMPLE, {
+      to: 'sequential',
+      out,
+      resume: true,
+    });
     expect(first).toMatchObject(again);
     expect(tree(out)).toEqual(files);
     expect(fs.readdirSync(out).map((name) => fs.statSync(path.join(out, name)).mtimeMs)).toEqual(times);

@@ -1,12 +1,14 @@
+import { spawn } from 'node:child_process';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { MAIN, EXAMPLE, endOf, temporaryDirectory, tree } from './helpers';
-import { spawn } from 'node:child_process';
+import { EXAMPLE, endOf, MAIN, temporaryDirectory, tree } from './helpers';
 
 const work = temporaryDirectory();
 
 async function run(args: readonly string[], out: string, environment: Record<string, string> = {}) {
-  const child = spawn(process.execPath, [MAIN, ...args, '--out', out], { env: { ...process.env, ...environment } });
+  const child = spawn(process.execPath, [MAIN, ...args, '--out', out], {
+    env: { ...process.env, ...environment },
+  });
   const { code, stderr } = await endOf(child);
   expect({ code, stderr: code === 0 ? '' : stderr }).toEqual({ code: 0, stderr: '' });
   return tree(out);

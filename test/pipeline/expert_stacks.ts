@@ -12,11 +12,9 @@ export interface StackNames {
 }
 
 const projections = (path: string, index: number) =>
-  ['gate_proj', 'up_proj', 'down_proj'].map((name) => `${path}.${index}.${name}.weight`) as unknown as readonly [
-    string,
-    string,
-    string,
-  ];
+  ['gate_proj', 'up_proj', 'down_proj'].map(
+    (name) => `${path}.${index}.${name}.weight`,
+  ) as unknown as readonly [string, string, string];
 
 /** Aria's `fc1` and `fc2`. */
 export const groupedAria: StackNames = {
@@ -27,7 +25,10 @@ export const groupedAria: StackNames = {
 };
 
 /** transformers v5's stacks of most families. */
-export const fused = (path: string, names?: (index: number) => readonly [string, string, string]): StackNames => ({
+export const fused = (
+  path: string,
+  names?: (index: number) => readonly [string, string, string],
+): StackNames => ({
   gateUp: 'mlp.experts.gate_up_proj',
   down: 'mlp.experts.down_proj',
   transposed: false,
@@ -35,11 +36,9 @@ export const fused = (path: string, names?: (index: number) => readonly [string,
 });
 
 export const mixtralNames = (index: number) =>
-  ['w1', 'w3', 'w2'].map((name) => `block_sparse_moe.experts.${index}.${name}.weight`) as unknown as readonly [
-    string,
-    string,
-    string,
-  ];
+  ['w1', 'w3', 'w2'].map(
+    (name) => `block_sparse_moe.experts.${index}.${name}.weight`,
+  ) as unknown as readonly [string, string, string];
 
 function transpose(bytes: Buffer, rows: number, columns: number, width: number): Buffer {
   const result = Buffer.alloc(bytes.length);

@@ -7,15 +7,15 @@ import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { rejectsCode } from '../core/errors';
 import { llama, mixtral } from '../models/checkpoints';
 import {
-  EXAMPLE,
-  MAIN,
-  type Tensors,
   cli,
+  EXAMPLE,
   endOf,
   lastLine,
+  MAIN,
   random,
   randomBytes,
   readTensors,
+  type Tensors,
   temporaryDirectory,
   tree,
   writeModel,
@@ -33,26 +33,31 @@ describe('output that cannot be written', () => {
   test.each([
     ['at once', []],
     ['after some shards', ['--max-shard-size', '100KB']],
-  ])('a full disk, %s: exit 1, an error that names the file, nothing half-written under a final name', async (name, flags) => {
-    const out = path.join(work, `full ${name}`);
-    const args = ['quantize', EXAMPLE, '--out', out, '--recipe', 'int8', ...flags];
-    // Shards are below 200 kB or above 1 MB; the report has about 100 kB.
-    const { code, signal, stdout, stderr } = await limited(flags.length === 0 ? 500 : 90, args);
-    expect({ code, signal, stdout }).toEqual({ code: 1, signal: null, stdout: '' });
-    expect(lastLine(stderr)).toMatch(/^error: .*(safetensors|json).*(too large|EFBIG)/i);
-    expect(stderr).not.toMatch(/^\s+at /m);
-    const names = fs.existsSync(out) ? fs.readdirSync(out) : [];
-    expect(names.filter((file) => /^config\.json$|index|\.partial$/.test(file))).toEqual([]);
-    for (const file of names.filter((own) => own.endsWith('.safetensors'))) {
-      (await openCheckpoint(path.join(out, file))).close();
-    }
+  ])(
+    'a full disk, %s: exit 1, an error that names the file, nothing half-written under a final name',
+    async (name, flags) => {
+      const out = path.join(work, `full ${name}`);
+      const args = ['quantize', EXAMPLE, '--out', out, '--recipe', 'int8', ...flags];
+      // Shards are below 200 kB or above 1 MB; the report has about 100 kB.
+      const { code, signal, stdout, stderr } = await limited(flags.length === 0 ? 500 : 90, args);
+      expect({ code, signal, stdout }).toEqual({ code: 1, signal: null, stdout: '' });
+      expect(lastLine(stderr)).toMatch(/^error: .*(safetensors|json).*(too large|EFBIG)/i);
+      expect(stderr).not.toMatch(/^\s+at /m);
+      const names = fs.existsSync(out) ? fs.readdirSync(out) : [];
+      expect(names.filter((file) => /^config\.json$|index|\.partial$/.test(file))).toEqual([]);
+      for (const file of names.filter((own) => own.endsWith('.safetensors'))) {
+        (await openCheckpoint(path.join(out, file))).close();
+      }
 
-    // With room again, the run can be gone on with.
-    expect((await cli(...args, '--resume')).code).toBe(0);
-    const undisturbed = path.join(work, `room ${name}`);
-    expect((await cli('quantize', EXAMPLE, '--out', undisturbed, '--recipe', 'int8', ...flags)).code).toBe(0);
-    expect(tree(out)).toEqual(tree(undisturbed));
-  });
+      // With room again, the run can be gone on with.
+      expect((await cli(...args, '--resume')).code).toBe(0);
+      const undisturbed = path.join(work, `room ${name}`);
+      expect((await cli('quantize', EXAMPLE, '--out', undisturbed, '--recipe', 'int8', ...flags)).code).toBe(
+        0,
+      );
+      expect(tree(out)).toEqual(tree(undisturbed));
+    },
+  );
 
   test.each([
     ['under a regular file', (file: string) => path.join(file, 'out')],
@@ -98,11 +103,17 @@ describe('weights that cannot be quantized', () => {
   test('before any unit is done, the directory is as it was', async () => {
     const first = tensors.map((tensor) => ({
       ...tensor,
-      bytes: Buffer.from(Uint16Array.from({ length: tensor.shape.reduce((a, b) => a * b, 1) }, () => 0x7fc0).buffer),
+      bytes: Buffer.from(
+        Uint16Array.from({ length: tensor.shape.reduce((a, b) => a * b, 1) }, () => 0x7fc0).buffer,
+      ),
     }));
     const model = writeModel(path.join(work, 'all-nan'), { config, tensors: first });
     const out = path.join(work, 'deep', 'er', 'all-nan');
-    await rejectsCode(quantizeCheckpoint(model, { out, recipe: 'int4', maxMemoryBytes: 1 }), 'ERR_ARGUMENT', /NaN|finite/i);
+    await rejectsCode(
+      quantizeCheckpoint(model, { out, recipe: 'int4', maxMemoryBytes: 1 }),
+      'ERR_ARGUMENT',
+      /NaN|finite/i,
+    );
     expect(fs.existsSync(path.join(work, 'deep'))).toBe(false);
   });
 
@@ -131,8 +142,16 @@ describe('models that cannot be read: exit 1, an error that names the file, noth
   const shard = 'model-00002-of-00003.safetensors';
 
   test.each<readonly [string, (model: string) => void, RegExp]>([
-    ['config.json is not JSON', (model) => fs.writeFileSync(path.join(model, 'config.json'), '{"a": '), /config\.json/],
-    ['config.json is a list', (model) => fs.writeFileSync(path.join(model, 'config.json'), '[]'), /config\.json/],
+    [
+      'config.json is not JSON',
+      (model) => fs.writeFileSync(path.join(model, 'config.json'), '{"a": '),
+      /config\.json/,
+    ],
+    [
+      'config.json is a list',
+      (model) => fs.writeFileSync(path.join(model, 'config.json'), '[]'),
+      /config\.json/,
+    ],
     [
       'config.json is a directory',
       (model) => {
@@ -149,12 +168,22 @@ describe('models that cannot be read: exit 1, an error that names the file, noth
       (model) => fs.writeFileSync(path.join(model, 'model.safetensors.index.json'), '<html>'),
       /index\.json/,
     ],
-    ['there are no weights', (model) => fs.readdirSync(model).forEach((file) => /safetensors/.test(file) && fs.rmSync(path.join(model, file))), /no safetensors/],
+    [
+      'there are no weights',
+      (model) => {
+        for (const file of fs.readdirSync(model))
+          if (/safetensors/.test(file)) fs.rmSync(path.join(model, file));
+      },
+      /no safetensors/,
+    ],
   ])('%s', async (name, damage, what) => {
     const model = copy(name);
     damage(model);
     const out = path.join(work, `${name}-out`);
-    for (const args of [['quantize', model, '--out', out], ['convert', model, '--to', 'fused', '--out', out], ['plan', model], ['inspect', model]]) {
+    for (const args of [
+      ['quantize', model, '--out', out],
+      ['inspect', model],
+    ]) {
       const { code, stdout, stderr } = await cli(...args, '--json');
       expect({ args, code, stdout }).toEqual({ args, code: 1, stdout: '' });
       expect(lastLine(stderr)).toMatch(/^error: /);
@@ -166,7 +195,10 @@ describe('models that cannot be read: exit 1, an error that names the file, noth
 
 describe('what is unusual and works', () => {
   test('one byte of memory for weights under way gives the same files', async () => {
-    const outs = [1, 512e6].map((maxMemoryBytes) => ({ out: path.join(work, `memory-${maxMemoryBytes}`), maxMemoryBytes }));
+    const outs = [1, 512e6].map((maxMemoryBytes) => ({
+      out: path.join(work, `memory-${maxMemoryBytes}`),
+      maxMemoryBytes,
+    }));
     for (const options of outs) await quantizeCheckpoint(EXAMPLE, { ...options, recipe: 'nf4' });
     const [little, much] = outs.map(({ out }) => tree(out));
     expect(little).toEqual(much);
@@ -175,11 +207,18 @@ describe('what is unusual and works', () => {
   test('tensor names of 2000 characters', async () => {
     const { config, tensors } = mixtral();
     const name = `model.${'a.very.long.name.'.repeat(120)}weight`;
-    const model = writeModel(path.join(work, 'long'), { config, tensors: [...tensors, { name, dtype: 'BF16', shape: [4, 32] }] });
+    const model = writeModel(path.join(work, 'long'), {
+      config,
+      tensors: [...tensors, { name, dtype: 'BF16', shape: [4, 32] }],
+    });
     const out = path.join(work, 'long-out');
     const { stdout } = await cli('quantize', model, '--out', out, '--recipe', 'int4', '--json');
     expect(JSON.parse(stdout).tensors).toContainEqual(expect.objectContaining({ name, scheme: null }));
-    expect(readTensors(out).get(name)?.bytes.equals(readTensors(model).get(name)?.bytes as Buffer)).toBe(true);
+    expect(
+      readTensors(out)
+        .get(name)
+        ?.bytes.equals(readTensors(model).get(name)?.bytes as Buffer),
+    ).toBe(true);
   });
 
   test('paths with spaces, quotes, line breaks and letters of other scripts', async () => {
@@ -192,7 +231,10 @@ describe('what is unusual and works', () => {
 
   test('a checkpoint without config.json, given as one file', async () => {
     const { tensors } = llama();
-    const model = path.join(writeModel(path.join(work, 'bare'), { config: null, tensors }), 'model.safetensors');
+    const model = path.join(
+      writeModel(path.join(work, 'bare'), { config: null, tensors }),
+      'model.safetensors',
+    );
     const out = path.join(work, 'bare-out');
     expect((await cli('quantize', model, '--out', out, '--recipe', 'int8')).code).toBe(0);
     expect((await cli('verify', out, '--against', model)).code).toBe(0);
@@ -208,7 +250,12 @@ describe('what is unusual and works', () => {
     fs.writeFileSync(path.join(model, 'pytorch_model.bin'), 'weights');
     const out = path.join(work, 'beside-out');
     await quantizeCheckpoint(model, { out, recipe: 'int4' });
-    expect(fs.readdirSync(out).sort()).toEqual(['config.json', 'model.safetensors', 'report.json', 'vocab.txt']);
+    expect(fs.readdirSync(out).sort()).toEqual([
+      'config.json',
+      'model.safetensors',
+      'report.json',
+      'vocab.txt',
+    ]);
     expect(fs.lstatSync(path.join(out, 'vocab.txt')).isFile()).toBe(true);
     expect(fs.readFileSync(path.join(out, 'vocab.txt'), 'utf8')).toBe('vocabulary');
   });

@@ -43,7 +43,8 @@ export function readSafetensors(file: string): Map<string, Stored> {
     const bytes = content.subarray(data + offsets[0], data + offsets[1]);
     tensors.set(name, { dtype, shape, bytes, file: path.basename(file) });
   }
-  if (data + end !== content.length) throw new Error(`${file}: ${content.length} bytes, ${data + end} expected`);
+  if (data + end !== content.length)
+    throw new Error(`${file}: ${content.length} bytes, ${data + end} expected`);
   return tensors;
 }
 
@@ -85,7 +86,8 @@ export function randomBytes(dtype: string, shape: readonly number[], next: () =>
     return Buffer.from(Uint16Array.from(bits, (word) => word >>> 16).buffer);
   }
   if (dtype === 'F16') {
-    const half = () => (next() < 0.5 ? 0x8000 : 0) | (Math.floor(8 + next() * 5) << 10) | Math.floor(next() * 1024);
+    const half = () =>
+      (next() < 0.5 ? 0x8000 : 0) | (Math.floor(8 + next() * 5) << 10) | Math.floor(next() * 1024);
     return Buffer.from(Uint16Array.from({ length: size }, half).buffer);
   }
   const width = { I64: 8, I32: 4, U8: 1, F64: 8 }[dtype];

@@ -1,11 +1,11 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { openCheckpoint } from '../../lib';
+import { inspectModel } from '../../lib/pipeline/inspect';
 import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { planQuantization } from '../../lib/pipeline/quantize_plan';
 import { verifyModel } from '../../lib/pipeline/verify';
-import { inspectModel } from '../../lib/pipeline/inspect';
-import { openCheckpoint } from '../../lib';
 import type { FormatName } from '../../lib/recipe';
 import { rejectsCode } from '../core/errors';
 import { checkOutput } from './check_output';
@@ -27,7 +27,14 @@ const HOLDS: Readonly<Record<string, readonly FormatName[]>> = {
   'moe-mixed': ['compressed-tensors', 'gptq', 'quanto'],
   'moe-mixed-2bit': ['compressed-tensors', 'gptq', 'quanto'],
 };
-const FORMATS: readonly FormatName[] = ['compressed-tensors', 'gptq', 'awq', 'bitsandbytes', 'quanto', 'mxfp4'];
+const FORMATS: readonly FormatName[] = [
+  'compressed-tensors',
+  'gptq',
+  'awq',
+  'bitsandbytes',
+  'quanto',
+  'mxfp4',
+];
 const pairs = Object.keys(HOLDS).flatMap((preset) => FORMATS.map((format) => ({ preset, format })));
 const holds = ({ preset, format }: { preset: string; format: FormatName }) => HOLDS[preset]?.includes(format);
 
@@ -36,7 +43,11 @@ describe('the example, every preset in every format that carries it', () => {
     '$preset as $format: values are round-to-nearest, errors, bytes and bits as reported',
     async ({ preset, format }) => {
       const out = path.join(work, `${preset}-${format}`);
-      const { seconds, peakRssBytes, ...summary } = await quantizeCheckpoint(EXAMPLE, { out, recipe: preset, format });
+      const { seconds, peakRssBytes, ...summary } = await quantizeCheckpoint(EXAMPLE, {
+        out,
+        recipe: preset,
+        format,
+      });
       expect(seconds).toBeGreaterThan(0);
       expect(peakRssBytes).toBeGreaterThan(0);
       expect(summary).toEqual(readJson(out, 'report.json'));
@@ -62,42 +73,55 @@ describe('the example, every preset in every format that carries it', () => {
     '$preset as $format is refused before anything is written',
     async ({ preset, format }) => {
       const out = path.join(work, 'refused');
-      await rejectsCode(quantizeCheckpoint(EXAMPLE, { out, recipe: preset, format }), 'ERR_ARGUMENT', /cannot hold/);
+      await rejectsCode(
+        quantizeCheckpoint(EXAMPLE, { out, recipe: preset, format }),
+        'ERR_ARGUMENT',
+        /cannot hold/,
+      );
       expect(fs.existsSync(out)).toBe(false);
     },
   );
 
-  test.each(pairs.filter(holds))('$preset as $format: the plan predicts bits and bytes exactly', async ({ preset, format }) => {
-    using source = await openCheckpoint(EXAMPLE);
-    const plan = await planQuantization(source, { recipe: preset, format });
-    const report = readJson(work, `${preset}-${format}`, 'report.json');
-    expect({ averageBits: plan.averageBits, bytes: plan.bytes }).toEqual({
-      averageBits: report.averageBits,
-      bytes: report.bytesOut,
-    });
-  });
+  test.each(pairs.filter(holds))(
+    '$preset as $format: the plan predicts bits and bytes exactly',
+    async ({ preset, format }) => {
+      using source = await openCheckpoint(EXAMPLE);
+      const plan = await planQuantization(source, { recipe: preset, format });
+      const report = readJson(work, `${preset}-${format}`, 'report.json');
+      expect({ averageBits: plan.averageBits, bytes: plan.bytes }).toEqual({
+        averageBits: report.averageBits,
+        bytes: report.bytesOut,
+      });
+    },
+  );
 
-  test.each(pairs.filter(holds))('$preset as $format: quantizing it once more is refused', async ({ preset, format }) => {
-    const model = path.join(work, `${preset}-${format}`);
-    const out = path.join(work, 'twice');
-    await rejectsCode(quantizeCheckpoint(model, { out }), 'ERR_ARGUMENT', /already quantized/);
-    expect(fs.existsSync(out)).toBe(false);
-  });
+  test.each(pairs.filter(holds))(
+    '$preset as $format: quantizing it once more is refused',
+    async ({ preset, format }) => {
+      const model = path.join(work, `${preset}-${format}`);
+      const out = path.join(work, 'twice');
+      await rejectsCode(quantizeCheckpoint(model, { out }), 'ERR_ARGUMENT', /already quantized/);
+      expect(fs.existsSync(out)).toBe(false);
+    },
+  );
 
-  test.each(pairs.filter(holds))('$preset as $format: it has as many parameters as the original', async ({ preset, format }) => {
-    const before = await inspectModel(EXAMPLE);
-    const after = await inspectModel(path.join(work, `${preset}-${format}`));
-    const parameters = ({ parts }: typeof before) =>
-      Object.fromEntries(Object.entries(parts).map(([role, part]) => [role, part.parameters]));
-    expect(parameters(after)).toEqual(parameters(before));
-    // Only gpt-oss has an mxfp4 layout of its own.
-    const found = format === 'mxfp4' ? 'compressed-tensors' : format;
-    expect({ format: after.format, layers: after.layers, experts: after.experts }).toEqual({
-      format: found,
-      layers: 3,
-      experts: 16,
-    });
-  });
+  test.each(pairs.filter(holds))(
+    '$preset as $format: it has as many parameters as the original',
+    async ({ preset, format }) => {
+      const before = await inspectModel(EXAMPLE);
+      const after = await inspectModel(path.join(work, `${preset}-${format}`));
+      const parameters = ({ parts }: typeof before) =>
+        Object.fromEntries(Object.entries(parts).map(([role, part]) => [role, part.parameters]));
+      expect(parameters(after)).toEqual(parameters(before));
+      // Only gpt-oss has an mxfp4 layout of its own.
+      const found = format === 'mxfp4' ? 'compressed-tensors' : format;
+      expect({ format: after.format, layers: after.layers, experts: after.experts }).toEqual({
+        format: found,
+        layers: 3,
+        experts: 16,
+      });
+    },
+  );
 });
 
 describe('what lies beside the weights', () => {
@@ -108,7 +132,9 @@ describe('what lies beside the weights', () => {
     const beside = fs.readdirSync(EXAMPLE).filter((name) => !/safetensors|^config\.json$/.test(name));
     expect(carried.sort()).toEqual(beside.sort());
     for (const name of beside) {
-      expect(fs.readFileSync(path.join(out, name)).equals(fs.readFileSync(path.join(EXAMPLE, name)))).toBe(true);
+      expect(fs.readFileSync(path.join(out, name)).equals(fs.readFileSync(path.join(EXAMPLE, name)))).toBe(
+        true,
+      );
     }
   });
 

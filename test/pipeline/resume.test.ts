@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { rejectsCode } from '../core/errors';
 import { mixtral } from '../models/checkpoints';
-import { EXAMPLE, ROOT, endOf, lastLine, startCli, temporaryDirectory, tree, writeModel } from './helpers';
+import { EXAMPLE, endOf, lastLine, ROOT, startCli, temporaryDirectory, tree, writeModel } from './helpers';
 
 const work = temporaryDirectory();
 /** Several shards, a unit at a time: there is something to interrupt. */
@@ -21,7 +21,11 @@ beforeAll(async () => {
 });
 
 /** Stops a run when a share of its input is done. */
-async function interrupted(out: string, share: number, options: Partial<QuantizeOptions> = SMALL): Promise<void> {
+async function interrupted(
+  out: string,
+  share: number,
+  options: Partial<QuantizeOptions> = SMALL,
+): Promise<void> {
   const controller = new AbortController();
   const running = quantizeCheckpoint(EXAMPLE, {
     ...options,
@@ -52,29 +56,39 @@ describe('killed at random moments, then resumed', () => {
 });
 
 describe('interrupted by a signal', () => {
-  test.each(['SIGINT', 'SIGTERM'] as const)('%s ends with exit 1 and leaves what can be resumed', async (signal) => {
-    const out = path.join(work, signal);
-    const args = ['quantize', EXAMPLE, '--out', out, ...SMALL_FLAGS];
-    const { child, ended } = startCli(args);
-    child.stderr?.once('data', () => child.kill(signal)); // the first words come before any work
-    const { code, stdout, stderr } = await ended;
-    expect({ code, stdout, last: lastLine(stderr) }).toEqual({ code: 1, stdout: '', last: 'error: interrupted' });
-    expect(fs.existsSync(path.join(out, 'config.json'))).toBe(false);
+  test.each(['SIGINT', 'SIGTERM'] as const)(
+    '%s ends with exit 1 and leaves what can be resumed',
+    async (signal) => {
+      const out = path.join(work, signal);
+      const args = ['quantize', EXAMPLE, '--out', out, ...SMALL_FLAGS];
+      const { child, ended } = startCli(args);
+      child.stderr?.once('data', () => child.kill(signal)); // the first words come before any work
+      const { code, stdout, stderr } = await ended;
+      expect({ code, stdout, last: lastLine(stderr) }).toEqual({
+        code: 1,
+        stdout: '',
+        last: 'error: interrupted',
+      });
+      expect(fs.existsSync(path.join(out, 'config.json'))).toBe(false);
 
-    const resumed = await startCli([...args, '--resume']).ended;
-    expect(resumed.code).toBe(0);
-    expect(tree(out)).toEqual(tree(undisturbed));
-  });
+      const resumed = await startCli([...args, '--resume']).ended;
+      expect(resumed.code).toBe(0);
+      expect(tree(out)).toEqual(tree(undisturbed));
+    },
+  );
 
-  test.each([0, 0.1, 0.5, 0.9, 0.99, 1])('after %s of the work, --resume makes the same files', async (share) => {
-    const out = path.join(work, `share-${share}`);
-    // With all done, there is nothing that a signal could stop.
-    if (share < 1) await interrupted(out, share);
-    const names = share < 1 ? fs.readdirSync(out) : [];
-    expect(names.filter((name) => /^config\.json$|index/.test(name))).toEqual([]);
-    await quantizeCheckpoint(EXAMPLE, { ...SMALL, out, resume: true });
-    expect(tree(out)).toEqual(tree(undisturbed));
-  });
+  test.each([0, 0.1, 0.5, 0.9, 0.99, 1])(
+    'after %s of the work, --resume makes the same files',
+    async (share) => {
+      const out = path.join(work, `share-${share}`);
+      // With all done, there is nothing that a signal could stop.
+      if (share < 1) await interrupted(out, share);
+      const names = share < 1 ? fs.readdirSync(out) : [];
+      expect(names.filter((name) => /^config\.json$|index/.test(name))).toEqual([]);
+      await quantizeCheckpoint(EXAMPLE, { ...SMALL, out, resume: true });
+      expect(tree(out)).toEqual(tree(undisturbed));
+    },
+  );
 
   test('before anything is done, the directory is as it was', async () => {
     const signal = AbortSignal.abort();
@@ -113,7 +127,9 @@ describe('after a crash of the system', () => {
     const out = path.join(work, 'crash-all');
     await interrupted(out, 0.6);
     crash(out, 0);
-    const begun = fs.readdirSync(path.join(out, '.quantaria')).filter((name) => name.endsWith('.safetensors'));
+    const begun = fs
+      .readdirSync(path.join(out, '.quantaria'))
+      .filter((name) => name.endsWith('.safetensors'));
     expect(begun.length).toBeGreaterThan(0);
     for (const name of begun) {
       const file = path.join(out, '.quantaria', name);
@@ -123,13 +139,16 @@ describe('after a crash of the system', () => {
     expect(tree(out)).toEqual(tree(undisturbed));
   });
 
-  test.each([1, 10, 40])('the first %s units, in files that have their names already, are kept', async (synced) => {
-    const out = path.join(work, `crash-${synced}`);
-    await interrupted(out, 0.9);
-    crash(out, synced);
-    await quantizeCheckpoint(EXAMPLE, { ...SMALL, out, resume: true });
-    expect(tree(out)).toEqual(tree(undisturbed));
-  });
+  test.each([1, 10, 40])(
+    'the first %s units, in files that have their names already, are kept',
+    async (synced) => {
+      const out = path.join(work, `crash-${synced}`);
+      await interrupted(out, 0.9);
+      crash(out, synced);
+      await quantizeCheckpoint(EXAMPLE, { ...SMALL, out, resume: true });
+      expect(tree(out)).toEqual(tree(undisturbed));
+    },
+  );
 
   test('a torn last line of the journal is as if it were not there', async () => {
     const out = path.join(work, 'torn');
@@ -161,10 +180,18 @@ describe('--resume', () => {
 
   test('on a complete output tells the same and changes nothing', async () => {
     const files = tree(undisturbed);
-    const times = () => fs.readdirSync(undisturbed).map((name) => fs.statSync(path.join(undisturbed, name)).mtimeMs);
+    const times = () =>
+      fs.readdirSync(undisturbed).map((name) => fs.statSync(path.join(undisturbed, name)).mtimeMs);
     const before = times();
-    const { code, stdout } = await startCli(['quantize', EXAMPLE, '--out', undisturbed, ...SMALL_FLAGS, '--resume', '--json'])
-      .ended;
+    const { code, stdout } = await startCli([
+      'quantize',
+      EXAMPLE,
+      '--out',
+      undisturbed,
+      ...SMALL_FLAGS,
+      '--resume',
+      '--json',
+    ]).ended;
     expect(code).toBe(0);
     const report = JSON.parse(fs.readFileSync(path.join(undisturbed, 'report.json'), 'utf8'));
     expect(JSON.parse(stdout)).toMatchObject(report);
@@ -199,7 +226,11 @@ describe('--resume', () => {
     if (!fs.existsSync(partial)) await interrupted(partial, 0.5);
     for (const out of [undisturbed, partial]) {
       const files = tree(out);
-      await rejectsCode(quantizeCheckpoint(EXAMPLE, { ...SMALL, ...other, out, resume: true }), 'ERR_ARGUMENT', /--resume/);
+      await rejectsCode(
+        quantizeCheckpoint(EXAMPLE, { ...SMALL, ...other, out, resume: true }),
+        'ERR_ARGUMENT',
+        /--resume/,
+      );
       expect(tree(out)).toEqual(files);
     }
   });
@@ -208,7 +239,11 @@ describe('--resume', () => {
     const other = writeModel(path.join(work, 'mixtral'), mixtral());
     for (const out of [undisturbed, path.join(work, 'partial')]) {
       const files = tree(out);
-      await rejectsCode(quantizeCheckpoint(other, { ...SMALL, out, resume: true }), 'ERR_ARGUMENT', /--resume/);
+      await rejectsCode(
+        quantizeCheckpoint(other, { ...SMALL, out, resume: true }),
+        'ERR_ARGUMENT',
+        /--resume/,
+      );
       expect(tree(out)).toEqual(files);
     }
   });

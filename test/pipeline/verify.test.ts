@@ -6,13 +6,22 @@ import type { Report } from '../../lib/pipeline/report';
 import { verifyModel } from '../../lib/pipeline/verify';
 import { rejectsCode } from '../core/errors';
 import { llama, mixtral } from '../models/checkpoints';
-import { EXAMPLE, type Stored, readJson, readTensors, temporaryDirectory, writeModel, writeSafetensors } from './helpers';
+import {
+  EXAMPLE,
+  readJson,
+  readTensors,
+  type Stored,
+  temporaryDirectory,
+  writeModel,
+  writeSafetensors,
+} from './helpers';
 
 const work = temporaryDirectory();
 const intact = path.join(work, 'intact');
 const nf4 = path.join(work, 'nf4');
 const layer = 'language_model.model.layers.1.';
-const expert = (index: number, projection = 'up') => `${layer}mlp.experts.experts.${index}.${projection}_proj.weight`;
+const expert = (index: number, projection = 'up') =>
+  `${layer}mlp.experts.experts.${index}.${projection}_proj.weight`;
 
 beforeAll(async () => {
   await quantizeCheckpoint(EXAMPLE, { out: intact, recipe: 'int4' });
@@ -23,7 +32,9 @@ beforeAll(async () => {
 function damaged(name: string, change: (tensors: Map<string, Stored>) => void, from = intact): string {
   const out = path.join(work, name);
   fs.cpSync(from, out, { recursive: true });
-  const tensors = new Map([...readTensors(from)].map(([key, tensor]) => [key, { ...tensor, bytes: Buffer.from(tensor.bytes) }]));
+  const tensors = new Map(
+    [...readTensors(from)].map(([key, tensor]) => [key, { ...tensor, bytes: Buffer.from(tensor.bytes) }]),
+  );
   change(tensors);
   const list = [...tensors].map(([key, tensor]) => ({ name: key, ...tensor }));
   writeSafetensors(path.join(out, 'model.safetensors'), list);
@@ -37,11 +48,17 @@ const get = (tensors: Map<string, Stored>, name: string): Stored => {
 };
 
 /** Verify fails, and every problem is about one of `names`. */
-async function expectProblems(out: string, names: readonly string[], what: RegExp, against: string | null = EXAMPLE) {
+async function expectProblems(
+  out: string,
+  names: readonly string[],
+  what: RegExp,
+  against: string | null = EXAMPLE,
+) {
   const { ok, problems } = await verifyModel(out, against);
   expect(ok).toBe(false);
   expect(problems.length).toBeGreaterThan(0);
-  for (const name of names) expect(problems).toContainEqual(expect.stringContaining(name.replace(/\.weight$/, '')));
+  for (const name of names)
+    expect(problems).toContainEqual(expect.stringContaining(name.replace(/\.weight$/, '')));
   for (const problem of problems) {
     expect(problem).toMatch(what);
     expect(names.some((name) => problem.includes(name.replace(/\.weight$/, '')))).toBe(true);
@@ -64,7 +81,12 @@ describe('what is as it was written passes', () => {
   });
 
   test('a copy that a plain writer wrote passes too', async () => {
-    expect(await verifyModel(damaged('rewritten', () => {}), EXAMPLE)).toMatchObject({ ok: true, problems: [] });
+    expect(
+      await verifyModel(
+        damaged('rewritten', () => {}),
+        EXAMPLE,
+      ),
+    ).toMatchObject({ ok: true, problems: [] });
   });
 });
 
@@ -116,7 +138,11 @@ describe('damage is found, and named', () => {
 
   test('an absmax of NF4 that is NaN', async () => {
     const name = expert(2, 'gate');
-    const out = damaged('absmax', (tensors) => get(tensors, `${name}.absmax`).bytes.writeFloatLE(Number.NaN, 0), nf4);
+    const out = damaged(
+      'absmax',
+      (tensors) => get(tensors, `${name}.absmax`).bytes.writeFloatLE(Number.NaN, 0),
+      nf4,
+    );
     await expectProblems(out, [name], /finite|absmax/, null);
   });
 
@@ -140,19 +166,31 @@ describe('damage is found, and named', () => {
   test.each(['weight_packed', 'weight_scale'])('a matrix without its %s', async (part) => {
     const name = expert(8);
     const out = damaged(`without-${part}`, (tensors) => tensors.delete(name.replace(/weight$/, part)));
-    const result = await verifyModel(out, EXAMPLE).catch((error: Error) => ({ ok: false, problems: [error.message] }));
+    const result = await verifyModel(out, EXAMPLE).catch((error: Error) => ({
+      ok: false,
+      problems: [error.message],
+    }));
     expect(result.ok).toBe(false);
     expect(result.problems).toContainEqual(expect.stringContaining(name.replace(/\.weight$/, '')));
   });
 
   test('a missing norm', async () => {
     const name = 'language_model.model.norm.weight';
-    await expectProblems(damaged('no-norm', (tensors) => tensors.delete(name)), [name], /missing/);
+    await expectProblems(
+      damaged('no-norm', (tensors) => tensors.delete(name)),
+      [name],
+      /missing/,
+    );
   });
 
   test('a tensor too many', async () => {
     const out = damaged('extra', (tensors) =>
-      tensors.set('language_model.model.extra', { dtype: 'F32', shape: [1], bytes: Buffer.alloc(4), file: '' }),
+      tensors.set('language_model.model.extra', {
+        dtype: 'F32',
+        shape: [1],
+        bytes: Buffer.alloc(4),
+        file: '',
+      }),
     );
     await expectProblems(out, ['language_model.model.extra'], /not in the original/);
   });
@@ -248,7 +286,10 @@ describe('a decoder weight that stayed as it is', () => {
   });
 
   test('passes where a rule keeps it', async () => {
-    const rules = [{ match: { role: 'attention' }, scheme }, { match: {}, scheme: null }];
+    const rules = [
+      { match: { role: 'attention' }, scheme },
+      { match: {}, scheme: null },
+    ];
     fs.writeFileSync(recipe, JSON.stringify({ rules }));
     const ruled = path.join(work, 'attention-ruled');
     await quantizeCheckpoint(EXAMPLE, { out: ruled, recipe });
@@ -260,7 +301,9 @@ describe('a decoder weight that stayed as it is', () => {
     fs.cpSync(path.join(work, 'attention-ruled'), edited, { recursive: true });
     const report = readJson<Report>(edited, 'report.json');
     const name = `${layer}mlp.shared_experts.up_proj.weight`;
-    const tensors = report.tensors.map((tensor) => (tensor.name === name ? { ...tensor, ruled: false } : tensor));
+    const tensors = report.tensors.map((tensor) =>
+      tensor.name === name ? { ...tensor, ruled: false } : tensor,
+    );
     fs.writeFileSync(path.join(edited, 'report.json'), JSON.stringify({ ...report, tensors }));
     await expectProblems(edited, [name], /no rule/);
   });
