@@ -7,7 +7,8 @@ namespace quantaria::addon {
 int64_t to_integer(Napi::Value value, const char* name, int64_t min, int64_t max) {
   if (!value.IsNumber()) fail(ErrorCode::argument, name, ": a number expected");
   const double number = value.As<Napi::Number>().DoubleValue();
-  if (!(std::floor(number) == number) || number < static_cast<double>(min) || number > static_cast<double>(max))
+  if (!(std::floor(number) == number) || number < static_cast<double>(min) ||
+      number > static_cast<double>(max))
     fail(ErrorCode::argument, name, ": ", number, ", an integer from ", min, " to ", max, " expected");
   return static_cast<int64_t>(number);
 }
@@ -24,7 +25,8 @@ std::string to_text(Napi::Value value, const char* name) {
 
 std::string to_path(Napi::Value value, const char* name) {
   std::string path = to_text(value, name);
-  if (path.find('\0') != std::string::npos) fail(ErrorCode::argument, name, ": a path holds no NUL character");
+  if (path.find('\0') != std::string::npos)
+    fail(ErrorCode::argument, name, ": a path holds no NUL character");
   return path;
 }
 
@@ -63,7 +65,8 @@ Bytes to_bytes(Napi::Value value, const char* name) {
 }
 
 Napi::Value field(Napi::Value object, const char* name) {
-  if (!object.IsObject()) fail(ErrorCode::argument, "options: an object with the field '", name, "' expected");
+  if (!object.IsObject())
+    fail(ErrorCode::argument, "options: an object with the field '", name, "' expected");
   return object.As<Napi::Object>().Get(name);
 }
 

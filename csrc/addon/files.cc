@@ -19,9 +19,9 @@
 namespace quantaria::addon {
 namespace {
 
-/// Files are opened and written beside the device queue, so that both overlap. Two threads: what a write costs is the
-/// system's copy into fresh pages, which one core does at about 1 GB/s. Never destroyed: they may be at work while the
-/// process ends.
+/// Files are opened and written beside the device queue, so that both overlap. Two threads: what a write
+/// costs is the system's copy into fresh pages, which one core does at about 1 GB/s. Never destroyed: they
+/// may be at work while the process ends.
 Executor& file_threads() {
   static Executor* const instance = std::make_unique<Executor>(2).release();
   return *instance;
@@ -35,7 +35,8 @@ class FileHandle : public Napi::ObjectWrap<FileHandle<T>> {
 
   explicit FileHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<FileHandle<T>>(info) {
     if (info.Length() != 1 || !info[0].IsExternal())
-      throw to_javascript(info.Env(), Error(ErrorCode::argument, "files are opened by functions, not by `new`"));
+      throw to_javascript(info.Env(),
+                          Error(ErrorCode::argument, "files are opened by functions, not by `new`"));
     value_ = *info[0].As<Napi::External<std::shared_ptr<typename T::File>>>().Data();
     napi_type_tag_object(info.Env(), info.This(), &kTag);
   }
@@ -68,13 +69,17 @@ class FileHandle : public Napi::ObjectWrap<FileHandle<T>> {
 struct Mapped {
   using File = io::MappedFile;
   static constexpr uint64_t kTag = 1;
-  static Napi::FunctionReference& constructor(Napi::Env env) { return Environment::of(env).mapped_file_class; }
+  static Napi::FunctionReference& constructor(Napi::Env env) {
+    return Environment::of(env).mapped_file_class;
+  }
 };
 
 struct Output {
   using File = io::OutputFile;
   static constexpr uint64_t kTag = 2;
-  static Napi::FunctionReference& constructor(Napi::Env env) { return Environment::of(env).output_file_class; }
+  static Napi::FunctionReference& constructor(Napi::Env env) {
+    return Environment::of(env).output_file_class;
+  }
 };
 
 Napi::Value header_object(Napi::Env env, const std::shared_ptr<io::MappedFile>& file,
@@ -114,8 +119,8 @@ Napi::Value open_safetensors(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-/// mappedTensor(file, begin, dtype, shape): a view of the file. Where its bytes are not aligned for the dtype, which
-/// the format allows, a copy.
+/// mappedTensor(file, begin, dtype, shape): a view of the file. Where its bytes are not aligned for the
+/// dtype, which the format allows, a copy.
 Napi::Value mapped_tensor(const Napi::CallbackInfo& info) {
   const auto file = FileHandle<Mapped>::get(info[0]);
   const int64_t begin = to_integer(info[1], "begin");
@@ -156,8 +161,8 @@ Napi::Value output_open(const Napi::CallbackInfo& info) {
   return FileHandle<Output>::make(info.Env(), std::move(file));
 }
 
-/// outputWrite(file, offset, tensor, rowBytes, stride): a promise that settles when the tensor's bytes are in the file;
-/// with a row size, each row `stride` bytes after the one before.
+/// outputWrite(file, offset, tensor, rowBytes, stride): a promise that settles when the tensor's bytes are in
+/// the file; with a row size, each row `stride` bytes after the one before.
 Napi::Value output_write(const Napi::CallbackInfo& info) {
   const auto file = FileHandle<Output>::get(info[0]);
   const int64_t offset = to_integer(info[1], "offset");
@@ -167,7 +172,8 @@ Napi::Value output_write(const Napi::CallbackInfo& info) {
   const int64_t row = info[3].IsUndefined() ? bytes : to_integer(info[3], "rowBytes", 1);
   const int64_t stride = info[3].IsUndefined() ? bytes : to_integer(info[4], "stride", row);
   const int64_t rows = bytes == 0 ? 0 : (bytes - 1) / row + 1;
-  if (rows > 0 && offset > kMaxSafeInteger - bytes) fail(ErrorCode::argument, "offset: ", offset, " is too far");
+  if (rows > 0 && offset > kMaxSafeInteger - bytes)
+    fail(ErrorCode::argument, "offset: ", offset, " is too far");
   if (rows > 1 && stride > (kMaxSafeInteger - offset - bytes) / (rows - 1))
     fail(ErrorCode::argument, "stride: ", stride, " is too far for ", rows, " rows");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
@@ -205,8 +211,10 @@ Napi::Value output_close(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void define_files(Napi::Env env, Napi::Object exports, Environment& environment) {
-  environment.mapped_file_class = Napi::Persistent(FileHandle<Mapped>::DefineClass(env, "NativeMappedFile", {}));
-  environment.output_file_class = Napi::Persistent(FileHandle<Output>::DefineClass(env, "NativeOutputFile", {}));
+  environment.mapped_file_class =
+      Napi::Persistent(FileHandle<Mapped>::DefineClass(env, "NativeMappedFile", {}));
+  environment.output_file_class =
+      Napi::Persistent(FileHandle<Output>::DefineClass(env, "NativeOutputFile", {}));
   exports.Set("openSafetensors", Napi::Function::New<guarded<open_safetensors>>(env));
   exports.Set("mappedTensor", Napi::Function::New<guarded<mapped_tensor>>(env));
   exports.Set("mappedClose", Napi::Function::New<guarded<mapped_close>>(env));

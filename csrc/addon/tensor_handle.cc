@@ -48,7 +48,8 @@ Napi::Value tensor_transposed(const Napi::CallbackInfo& info) {
 // A shape's getters may run JavaScript, which may dispose the tensor: it is taken after them.
 Napi::Value tensor_reshape(const Napi::CallbackInfo& info) {
   Shape shape = to_shape(info[1], "shape");
-  return TensorHandle::make_view(info.Env(), reshaped(TensorHandle::get(info[0], "tensor"), std::move(shape)));
+  return TensorHandle::make_view(info.Env(),
+                                 reshaped(TensorHandle::get(info[0], "tensor"), std::move(shape)));
 }
 
 Napi::Value tensor_bitcast(const Napi::CallbackInfo& info) {
@@ -67,7 +68,8 @@ Napi::Value tensor_dispose(const Napi::CallbackInfo& info) {
 
 TensorHandle::TensorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorHandle>(info) {
   if (info.Length() != 1 || !info[0].IsExternal())
-    throw to_javascript(info.Env(), Error(ErrorCode::argument, "tensors are made by operations, not by `new`"));
+    throw to_javascript(info.Env(),
+                        Error(ErrorCode::argument, "tensors are made by operations, not by `new`"));
   auto* payload = info[0].As<Napi::External<Payload>>().Data();
   tensor_ = std::move(payload->tensor);
   accounted_ = payload->accounted;
@@ -85,11 +87,14 @@ Napi::Object TensorHandle::make(Napi::Env env, Tensor tensor) {
   return construct(env, std::move(tensor), bytes);
 }
 
-Napi::Object TensorHandle::make_view(Napi::Env env, Tensor tensor) { return construct(env, std::move(tensor), 0); }
+Napi::Object TensorHandle::make_view(Napi::Env env, Tensor tensor) {
+  return construct(env, std::move(tensor), 0);
+}
 
 TensorHandle& TensorHandle::unwrap(Napi::Value value, const char* name) {
   bool ours = false;
-  if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kTensorTag, &ours) != napi_ok || !ours)
+  if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kTensorTag, &ours) != napi_ok ||
+      !ours)
     fail(ErrorCode::argument, name, ": a tensor expected");
   return *Unwrap(value.As<Napi::Object>());
 }

@@ -29,9 +29,8 @@ Napi::Value from_bytes(const Napi::CallbackInfo& info) {
 /// tensorZeros(dtype, shape)
 Napi::Value zeros(const Napi::CallbackInfo& info) {
   Tensor tensor = empty(cpu::device(), to_dtype(info[0], "dtype"), to_shape(info[1], "shape"));
-  cpu::device().enqueue({}, {tensor}, [tensor] {
-    std::memset(tensor.data(), 0, static_cast<size_t>(tensor.bytes()));
-  });
+  cpu::device().enqueue({}, {tensor},
+                        [tensor] { std::memset(tensor.data(), 0, static_cast<size_t>(tensor.bytes())); });
   return TensorHandle::make(info.Env(), std::move(tensor));
 }
 
@@ -45,7 +44,8 @@ Napi::Value make_empty(const Napi::CallbackInfo& info) {
 Napi::Value copy(const Napi::CallbackInfo& info) {
   const Tensor source = TensorHandle::get(info[0], "tensor");
   Tensor target = empty(cpu::device(), to_dtype(info[1], "dtype"), source.shape);
-  cpu::device().enqueue({source}, {target}, [source, target] { copy_tensor(cpu::device().pool(), source, target); });
+  cpu::device().enqueue({source}, {target},
+                        [source, target] { copy_tensor(cpu::device().pool(), source, target); });
   return TensorHandle::make(info.Env(), std::move(target));
 }
 
@@ -55,10 +55,12 @@ Napi::Value copy_into(const Napi::CallbackInfo& info) {
   const Tensor target = TensorHandle::get(info[1], "target");
   if (!target.storage->writable()) fail(ErrorCode::argument, "target: a view of a file cannot be written");
   if (source.shape != target.shape)
-    fail(ErrorCode::shape, "source ", to_string(source.shape), " does not fit target ", to_string(target.shape));
+    fail(ErrorCode::shape, "source ", to_string(source.shape), " does not fit target ",
+         to_string(target.shape));
   if (source.dtype != target.dtype)
     fail(ErrorCode::dtype, "source ", name_of(source.dtype), ", target ", name_of(target.dtype));
-  cpu::device().enqueue({source}, {target}, [source, target] { copy_tensor(cpu::device().pool(), source, target); });
+  cpu::device().enqueue({source}, {target},
+                        [source, target] { copy_tensor(cpu::device().pool(), source, target); });
   return info.Env().Undefined();
 }
 
@@ -79,7 +81,8 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   // The buffer is a promise of the system until it is written.
   constexpr int64_t kCheckedBytes = int64_t{64} << 20;
   if (target.size >= kCheckedBytes && target.size > usable_memory(cpu::device().memory()))
-    fail(ErrorCode::out_of_memory, "buffer: ", target.size, " bytes cannot be filled, the machine has not that much left");
+    fail(ErrorCode::out_of_memory, "buffer: ", target.size,
+         " bytes cannot be filled, the machine has not that much left");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env(), info[1].As<Napi::Object>());
   cpu::device().post([source, target, settle = settle] {
     std::shared_ptr<const Error> failure = source.storage->failure();

@@ -18,7 +18,8 @@ namespace quantaria {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kCheckedBytes = int64_t{64} << 20;  // fresh memory after which the system's state is looked at again
+constexpr int64_t kCheckedBytes = int64_t{64}
+                                  << 20;  // fresh memory after which the system's state is looked at again
 constexpr int64_t kReserveBytes = int64_t{64} << 20;  // left for everyone else
 
 /// Next size of the form (4..7) * 2^k, so that a freed block fits later requests at under 25 % waste.
@@ -29,8 +30,8 @@ int64_t size_class(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-/// The number after `key` at the start of a line; without a key, the first number of the file. Nothing if it is not there
-/// (a limit may say "max").
+/// The number after `key` at the start of a line; without a key, the first number of the file. Nothing if it
+/// is not there (a limit may say "max").
 std::optional<int64_t> value_in(const char* path, std::string_view key) {
   std::ifstream file(path);
   std::string word;
@@ -51,7 +52,8 @@ struct ControlGroup {
   const char* cache_key;
 };
 constexpr ControlGroup kControlGroups[] = {
-    {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"},
+    {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat",
+     "inactive_file"},
     {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
      "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"},
 };
@@ -90,7 +92,8 @@ int64_t resident_memory() {
 }
 
 int64_t usable_memory(const MemoryCounters& counters) {
-  const int64_t promised = std::max<int64_t>(0, counters.live_bytes + counters.cached_bytes - resident_memory());
+  const int64_t promised =
+      std::max<int64_t>(0, counters.live_bytes + counters.cached_bytes - resident_memory());
   return std::max<int64_t>(0, available_memory() - promised - kReserveBytes);
 }
 
@@ -139,9 +142,8 @@ void HostAllocator::require_fresh(int64_t bytes, int64_t capacity) {
     const std::lock_guard lock(mutex_);
     unchecked_ = kCheckedBytes;  // no memory goes out before there is some
   }
-  fail(ErrorCode::out_of_memory, "cannot allocate ", bytes, " bytes: ", usable,
-       " are available; ", now.live_blocks, " tensors hold ", now.live_bytes,
-       " (dispose() those that are no longer needed)");
+  fail(ErrorCode::out_of_memory, "cannot allocate ", bytes, " bytes: ", usable, " are available; ",
+       now.live_blocks, " tensors hold ", now.live_bytes, " (dispose() those that are no longer needed)");
 }
 
 void HostAllocator::release(std::byte* block, int64_t capacity) {

@@ -48,8 +48,8 @@ int64_t available_memory();
 /// Bytes of this process's own memory that it has touched: without files.
 int64_t resident_memory();
 
-/// Bytes that a process with these blocks can still take. Blocks that nobody has touched yet are not missing from
-/// the system's free memory, but will be.
+/// Bytes that a process with these blocks can still take. Blocks that nobody has touched yet are not missing
+/// from the system's free memory, but will be.
 int64_t usable_memory(const MemoryCounters& counters);
 
 /// Bytes of memory in this machine.

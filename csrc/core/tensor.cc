@@ -51,7 +51,8 @@ Tensor select(const Tensor& tensor, int64_t dim, int64_t index) {
 
 Tensor transposed(const Tensor& tensor) {
   const size_t rank = tensor.shape.size();
-  if (rank < 2) fail(ErrorCode::shape, "transpose of shape ", to_string(tensor.shape), ": two dimensions expected");
+  if (rank < 2)
+    fail(ErrorCode::shape, "transpose of shape ", to_string(tensor.shape), ": two dimensions expected");
   Tensor view = tensor;
   std::swap(view.shape[rank - 2], view.shape[rank - 1]);
   std::swap(view.strides[rank - 2], view.strides[rank - 1]);
@@ -62,7 +63,8 @@ Tensor reshaped(const Tensor& tensor, Shape shape) {
   if (element_count(shape) != tensor.elements())
     fail(ErrorCode::shape, "cannot view shape ", to_string(tensor.shape), " as ", to_string(shape));
   if (!tensor.contiguous())
-    fail(ErrorCode::shape, "cannot reshape a view of shape ", to_string(tensor.shape), " that is not contiguous");
+    fail(ErrorCode::shape, "cannot reshape a view of shape ", to_string(tensor.shape),
+         " that is not contiguous");
   Tensor view = tensor;
   view.strides = row_major(shape);
   view.shape = std::move(shape);

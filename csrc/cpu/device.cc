@@ -6,7 +6,7 @@
 
 namespace quantaria::cpu {
 
-Device::Device() : threads_(available_threads()), pool_(std::make_unique<ThreadPool>(threads_)) {}
+Device::Device() : threads_(available_threads()), pool_(std::make_unique<ThreadPool>(threads_.load())) {}
 
 std::shared_ptr<Storage> Device::allocate(int64_t bytes) {
   std::shared_ptr<std::byte> block = allocator_->allocate(bytes);
@@ -16,7 +16,7 @@ std::shared_ptr<Storage> Device::allocate(int64_t bytes) {
 
 void Device::set_threads(int threads) {
   if (threads < 1 || threads > 1024) fail(ErrorCode::argument, "threads: ", threads, ", 1 to 1024 expected");
-  threads_ = threads;
+  threads_.store(threads);
   // The pool may be at work: exchange it in queue order.
   post([this, threads] { pool_ = std::make_unique<ThreadPool>(threads); });
 }

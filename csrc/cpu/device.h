@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -22,7 +23,7 @@ class Device final : public quantaria::Device {
 
   /// For the bodies of operations. Read on the queue thread only.
   ThreadPool& pool() { return *pool_; }
-  int threads() const { return threads_; }
+  int threads() const { return threads_.load(); }
 
   /// Takes effect for operations queued from now on. ERR_ARGUMENT unless 1 <= threads <= 1024.
   void set_threads(int threads);
@@ -32,7 +33,7 @@ class Device final : public quantaria::Device {
  private:
   std::string id_ = "cpu";
   std::shared_ptr<HostAllocator> allocator_ = std::make_shared<HostAllocator>();
-  int threads_;
+  std::atomic<int> threads_;
   std::unique_ptr<ThreadPool> pool_;
   Executor queue_;
 };

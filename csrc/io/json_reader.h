@@ -8,8 +8,8 @@
 
 namespace quantaria::io {
 
-/// Reads JSON (RFC 8259) piece by piece, without a tree: a header of 100 MB costs no more than what its reader
-/// keeps. Anything that is not JSON throws ERR_FORMAT with the position.
+/// Reads JSON (RFC 8259) piece by piece, without a tree: a header of 100 MB costs no more than what its
+/// reader keeps. Anything that is not JSON throws ERR_FORMAT with the position.
 class JsonReader {
  public:
   /// Strings that are kept, names above all: far beyond anything that a checkpoint needs.
@@ -53,8 +53,8 @@ class JsonReader {
   size_t at_ = 0;
 };
 
-/// The names of one object, to find one that comes twice. Of each only a hash is kept, so that a million of them
-/// cost little; two names of one hash, which nobody meets by chance, count as one.
+/// The names of one object, to find one that comes twice. Of each only a hash is kept, so that a million of
+/// them cost little; two names of one hash, which nobody meets by chance, count as one.
 class NameSet {
  public:
   void add(std::string_view name) { hashes_.push_back(std::hash<std::string_view>{}(name)); }

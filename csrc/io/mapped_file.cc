@@ -47,7 +47,8 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   if (!S_ISREG(status.st_mode)) fail(ErrorCode::io, path, ": not a regular file");
   size_ = status.st_size;
   if (size_ == 0) return;
-  void* address = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
+  void* address =
+      ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
   if (address == MAP_FAILED) fail(ErrorCode::io, path, ": cannot be mapped: ", std::strerror(errno));
   data_ = static_cast<std::byte*>(address);
 }

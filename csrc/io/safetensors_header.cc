@@ -23,10 +23,10 @@ struct StoredDType {
   int bits;
 };
 constexpr std::array<StoredDType, 22> kStoredDTypes{{
-    {"BOOL", 8},        {"U8", 8},   {"I8", 8},       {"F8_E5M2", 8},  {"F8_E4M3", 8}, {"F8_E8M0", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16},  {"F16", 16},    {"BF16", 16},
-    {"I32", 32},        {"U32", 32}, {"F32", 32},     {"I64", 64},     {"U64", 64},    {"F64", 64},
-    {"C64", 64},        {"F4", 4},   {"F6_E2M3", 6},  {"F6_E3M2", 6},
+    {"BOOL", 8},        {"U8", 8},          {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
+    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
+    {"I32", 32},        {"U32", 32},        {"F32", 32},    {"I64", 64},    {"U64", 64},    {"F64", 64},
+    {"C64", 64},        {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6},
 }};
 
 const StoredDType* find_dtype(std::string_view name) {
@@ -45,7 +45,10 @@ std::string shown(const std::string& name) {
 class HeaderReader {
  public:
   HeaderReader(std::string path, std::string_view text, int64_t data_begin, int64_t data_bytes)
-      : path_(std::move(path)), json_(text, path_ + ": header"), data_begin_(data_begin), data_bytes_(data_bytes) {}
+      : path_(std::move(path)),
+        json_(text, path_ + ": header"),
+        data_begin_(data_begin),
+        data_bytes_(data_bytes) {}
 
   SafetensorsHeader read() {
     json_.expect('{');
@@ -114,16 +117,20 @@ class HeaderReader {
       fail(ErrorCode::format, path_, ": tensor ", shown(name), " gives an extra field twice");
     if (!dtype || !shape || !offsets)
       fail(ErrorCode::format, path_, ": tensor ", shown(name), " lacks its ",
-           !dtype ? "dtype" : !shape ? "shape" : "data_offsets");
+           !dtype   ? "dtype"
+           : !shape ? "shape"
+                    : "data_offsets");
     const StoredDType* known = find_dtype(*dtype);
     if (known == nullptr)
       fail(ErrorCode::format, path_, ": tensor ", shown(name), " has the unknown dtype ", shown(*dtype));
     if (offsets->size() != 2)
-      fail(ErrorCode::format, path_, ": tensor ", shown(name), " has ", offsets->size(), " data_offsets, 2 expected");
+      fail(ErrorCode::format, path_, ": tensor ", shown(name), " has ", offsets->size(),
+           " data_offsets, 2 expected");
     check_size(name, *known, *shape, (*offsets)[0], (*offsets)[1]);
     if (header_.tensors.size() == kMaxTensors)
       fail(ErrorCode::format, path_, ": more than ", kMaxTensors, " tensors");
-    header_.tensors.push_back({std::move(name), known->name, std::move(*shape), (*offsets)[0], (*offsets)[1]});
+    header_.tensors.push_back(
+        {std::move(name), known->name, std::move(*shape), (*offsets)[0], (*offsets)[1]});
   }
 
   void once(const std::string& name, const std::string& key, bool seen) {
@@ -143,17 +150,19 @@ class HeaderReader {
     return values;
   }
 
-  void check_size(const std::string& name, const StoredDType& dtype, const std::vector<int64_t>& shape, int64_t begin,
-                  int64_t end) {
+  void check_size(const std::string& name, const StoredDType& dtype, const std::vector<int64_t>& shape,
+                  int64_t begin, int64_t end) {
     int64_t bits = dtype.bits;
     for (const int64_t n : shape)
       if (__builtin_mul_overflow(bits, n, &bits))
-        fail(ErrorCode::format, path_, ": tensor ", shown(name), " of ", shape.size(), " dimensions is too large");
+        fail(ErrorCode::format, path_, ": tensor ", shown(name), " of ", shape.size(),
+             " dimensions is too large");
     if (bits % 8 != 0)
-      fail(ErrorCode::format, path_, ": tensor ", shown(name), " of ", dtype.name, " does not fill whole bytes");
+      fail(ErrorCode::format, path_, ": tensor ", shown(name), " of ", dtype.name,
+           " does not fill whole bytes");
     if (end < begin || end - begin != bits / 8)
-      fail(ErrorCode::format, path_, ": tensor ", shown(name), " lies at ", begin, " to ", end, ", but ", dtype.name,
-           " of shape ", to_string(shape), " takes ", bits / 8, " bytes");
+      fail(ErrorCode::format, path_, ": tensor ", shown(name), " lies at ", begin, " to ", end, ", but ",
+           dtype.name, " of shape ", to_string(shape), " takes ", bits / 8, " bytes");
   }
 
   void check_names() {
@@ -173,11 +182,11 @@ class HeaderReader {
     int64_t at = 0;
     for (TensorEntry& t : header_.tensors) {
       if (t.end > data_bytes_)
-        fail(ErrorCode::format, path_, ": tensor ", shown(t.name), " ends at byte ", t.end, " of ", data_bytes_,
-             " bytes of data");
+        fail(ErrorCode::format, path_, ": tensor ", shown(t.name), " ends at byte ", t.end, " of ",
+             data_bytes_, " bytes of data");
       if (t.begin != at)
-        fail(ErrorCode::format, path_, ": tensor ", shown(t.name), " begins at ", t.begin, ", ", at, " expected (",
-             t.begin < at ? "an overlap" : "a hole", ")");
+        fail(ErrorCode::format, path_, ": tensor ", shown(t.name), " begins at ", t.begin, ", ", at,
+             " expected (", t.begin < at ? "an overlap" : "a hole", ")");
       at = t.end;
       t.begin += data_begin_;
       t.end += data_begin_;
@@ -202,7 +211,8 @@ int bits_of_stored_dtype(std::string_view dtype) {
 }
 
 SafetensorsHeader read_safetensors_header(const std::string& path, const std::byte* file, int64_t size) {
-  if (size < kLengthBytes) fail(ErrorCode::format, path, ": ", size, " bytes are too few for a safetensors file");
+  if (size < kLengthBytes)
+    fail(ErrorCode::format, path, ": ", size, " bytes are too few for a safetensors file");
   uint64_t length = 0;
   std::memcpy(&length, file, sizeof(length));
   if (length > kMaxHeaderBytes)
@@ -210,7 +220,8 @@ SafetensorsHeader read_safetensors_header(const std::string& path, const std::by
   const auto header_bytes = static_cast<int64_t>(length);
   if (header_bytes > size - kLengthBytes)
     fail(ErrorCode::format, path, ": a header of ", length, " bytes in a file of ", size);
-  const std::string_view text(reinterpret_cast<const char*>(file) + kLengthBytes, static_cast<size_t>(length));
+  const std::string_view text(reinterpret_cast<const char*>(file) + kLengthBytes,
+                              static_cast<size_t>(length));
   if (!is_utf8(text)) fail(ErrorCode::format, path, ": the header is not UTF-8");
   const int64_t data_begin = kLengthBytes + header_bytes;
   return HeaderReader(path, text, data_begin, size - data_begin).read();

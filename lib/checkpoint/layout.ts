@@ -11,7 +11,7 @@ export interface Entry {
 /** A file that is to be written: every position is known before any data is. */
 export interface ShardLayout {
   file: string;
-  header: Buffer;
+  header: Uint8Array;
   /** Bytes of the whole file. */
   bytes: number;
   /** Position in the file and size of each tensor. */

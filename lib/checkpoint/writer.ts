@@ -202,7 +202,9 @@ export class SafetensorsWriter {
         `file: ${show(file)} came, expected a path and a list of entries`,
       );
     }
-    const checked = entries.map(checkEntry);
+    const checked: Entry[] = [];
+    // Holes included, which map passes over.
+    for (let i = 0; i < entries.length; i++) checked.push(checkEntry(entries[i]));
     this.#path = file;
     this.#temporary = path.join(
       path.dirname(file),

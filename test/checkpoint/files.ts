@@ -25,12 +25,17 @@ export interface Entry {
 }
 
 /** A safetensors file of entries as they are given, by plain JSON. */
-export function writeContainer(file: string, header: Record<string, unknown>, data: Uint8Array = new Uint8Array(0)): string {
+export function writeContainer(
+  file: string,
+  header: Record<string, unknown>,
+  data: Uint8Array = new Uint8Array(0),
+): string {
   writeFileSync(file, container(JSON.stringify(header), data));
   return file;
 }
 
-export const bytes = (count: number): Uint8Array => Uint8Array.from({ length: count }, (_, i) => (i * 37 + 11) % 251);
+export const bytes = (count: number): Uint8Array =>
+  Uint8Array.from({ length: count }, (_, i) => (i * 37 + 11) % 251);
 
 /** One F32 tensor of shape [2] at an offset. */
 export const f32 = (begin = 0): Entry => ({ dtype: 'F32', shape: [2], data_offsets: [begin, begin + 8] });

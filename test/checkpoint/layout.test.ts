@@ -1,10 +1,11 @@
 import { expect, test } from 'vitest';
-import { type Entry, bytesOfEntry, indexOf, layoutShard, layoutShards } from '../../lib/checkpoint/layout';
+import { bytesOfEntry, type Entry, indexOf, layoutShard, layoutShards } from '../../lib/checkpoint/layout';
 import { throwsCode } from '../core/errors';
 import { random } from '../core/random';
 
 const entry = (name: string, bytes: number): Entry => ({ name, dtype: 'U8', shape: [bytes] });
-const namesOf = (groups: Entry[][], limit: number) => layoutShards(groups, limit).map((shard) => [...shard.tensors.keys()]);
+const namesOf = (groups: Entry[][], limit: number) =>
+  layoutShards(groups, limit).map((shard) => [...shard.tensors.keys()]);
 
 test('one file has the plain name and needs no index', () => {
   const shards = layoutShards([[entry('a', 3)], [entry('b', 4)]], 7);
@@ -15,7 +16,10 @@ test('one file has the plain name and needs no index', () => {
 
 test('several are numbered from 1 with five digits, and the index maps every name, sorted', () => {
   const shards = layoutShards([[entry('b', 5)], [entry('c', 5)], [entry('a', 5)]], 10);
-  expect(shards.map(({ file }) => file)).toEqual(['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']);
+  expect(shards.map(({ file }) => file)).toEqual([
+    'model-00001-of-00002.safetensors',
+    'model-00002-of-00002.safetensors',
+  ]);
   const index = JSON.parse(indexOf(shards) as string);
   expect(index.metadata).toEqual({ total_size: 15 });
   expect(Object.entries(index.weight_map)).toEqual([
@@ -35,11 +39,18 @@ test('any layout holds each tensor once, in files under the limit unless they ho
   const next = random(3);
   for (let round = 0; round < 200; round++) {
     const groups = Array.from({ length: 1 + Math.floor(next() * 8) }, (_, g) =>
-      Array.from({ length: 1 + Math.floor(next() * 4) }, (_, i) => entry(`${g}.${i}`, Math.floor(next() * 30))),
+      Array.from({ length: 1 + Math.floor(next() * 4) }, (_, i) =>
+        entry(`${g}.${i}`, Math.floor(next() * 30)),
+      ),
     );
     const limit = 1 + Math.floor(next() * 60);
     const shards = layoutShards(groups, limit);
-    expect(shards.flatMap((shard) => [...shard.tensors.keys()]).sort()).toEqual(groups.flat().map(({ name }) => name).sort());
+    expect(shards.flatMap((shard) => [...shard.tensors.keys()]).sort()).toEqual(
+      groups
+        .flat()
+        .map(({ name }) => name)
+        .sort(),
+    );
     for (const { tensors, header, bytes } of shards) {
       const placed = [...tensors.values()].sort((a, b) => a.begin - b.begin || a.bytes - b.bytes);
       let at = header.length;

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { type DType, Tensor, type TypedArray } from '../../lib';
 import { native } from '../../lib/native';
 import { random } from './random';
-import { FORMATS, type SmallFloat, cast, decode, magnitudeBits } from './small_floats';
+import { cast, decode, FORMATS, magnitudeBits, type SmallFloat } from './small_floats';
 
 const SMALL = ['float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2'] as const;
 const ISAS = ['scalar', 'avx2', 'avx512'].filter((isa) => {
@@ -27,7 +27,8 @@ async function withIsa<T>(isa: string, body: () => Promise<T>): Promise<T> {
   }
 }
 
-const codesOf = (format: SmallFloat): number[] => Array.from({ length: 2 << magnitudeBits(format) }, (_, code) => code);
+const codesOf = (format: SmallFloat): number[] =>
+  Array.from({ length: 2 << magnitudeBits(format) }, (_, code) => code);
 const bitsArray = (dtype: DType, codes: number[]): TypedArray =>
   dtype.startsWith('float8') ? Uint8Array.from(codes) : Uint16Array.from(codes);
 
@@ -49,20 +50,23 @@ function wrong(format: SmallFloat, values: ArrayLike<number>, found: TypedArray)
   return bad;
 }
 
-test.each(SMALL)('%s: each code is read as the value that its fields say, and goes back to itself', async (dtype) => {
-  const format = FORMATS[dtype];
-  const codes = codesOf(format);
-  using tensor = Tensor.from(bitsArray(dtype, codes), [codes.length], { dtype });
-  for (const isa of ISAS) {
-    await withIsa(isa, async () => {
-      const values = await tensor.toFloat32();
-      expect(codes.filter((code) => !Object.is(values[code], decode(format, code)))).toEqual([]);
-      using wide = tensor.cast('float32');
-      using narrow = wide.cast(dtype);
-      expect(wrong(format, values, await narrow.read())).toEqual([]);
-    });
-  }
-});
+test.each(SMALL)(
+  '%s: each code is read as the value that its fields say, and goes back to itself',
+  async (dtype) => {
+    const format = FORMATS[dtype];
+    const codes = codesOf(format);
+    using tensor = Tensor.from(bitsArray(dtype, codes), [codes.length], { dtype });
+    for (const isa of ISAS) {
+      await withIsa(isa, async () => {
+        const values = await tensor.toFloat32();
+        expect(codes.filter((code) => !Object.is(values[code], decode(format, code)))).toEqual([]);
+        using wide = tensor.cast('float32');
+        using narrow = wide.cast(dtype);
+        expect(wrong(format, values, await narrow.read())).toEqual([]);
+      });
+    }
+  },
+);
 
 /** Around every border of rounding: each value, each midpoint, and the float32 numbers next to both. */
 function borders(format: SmallFloat): Float32Array {
@@ -82,28 +86,39 @@ function borders(format: SmallFloat): Float32Array {
     if (i > 0) add((value + (finite[i - 1] as number)) / 2);
   });
   const greatest = finite[finite.length - 1] as number;
-  for (const factor of [1.01, 1.03, 1.0625, 1.07, 1.125, 1.25, 2, 1e6]) for (const s of [-1, 1]) add(s * factor * greatest);
+  for (const factor of [1.01, 1.03, 1.0625, 1.07, 1.125, 1.25, 2, 1e6])
+    for (const s of [-1, 1]) add(s * factor * greatest);
   add(Number.POSITIVE_INFINITY);
   add(Number.NEGATIVE_INFINITY);
   const values = new Uint32Array(words);
   return new Float32Array(values.buffer);
 }
 
-test.each(SMALL)('%s: float32 is rounded to nearest even at every border; too much saturates or overflows', async (dtype) => {
-  const values = borders(FORMATS[dtype]);
-  for (const isa of ISAS) {
-    expect(wrong(FORMATS[dtype], values, await withIsa(isa, () => convert(values, 'float32', dtype)))).toEqual([]);
-  }
-});
+test.each(SMALL)(
+  '%s: float32 is rounded to nearest even at every border; too much saturates or overflows',
+  async (dtype) => {
+    const values = borders(FORMATS[dtype]);
+    for (const isa of ISAS) {
+      expect(
+        wrong(FORMATS[dtype], values, await withIsa(isa, () => convert(values, 'float32', dtype))),
+      ).toEqual([]);
+    }
+  },
+);
 
-test.each(SMALL)('%s: random float32 bit patterns of every exponent are rounded to nearest even', async (dtype) => {
-  const next = random(11);
-  const words = Uint32Array.from({ length: 200_003 }, () => next() * 2 ** 32);
-  const values = new Float32Array(words.buffer);
-  for (const isa of ISAS) {
-    expect(wrong(FORMATS[dtype], values, await withIsa(isa, () => convert(values, 'float32', dtype)))).toEqual([]);
-  }
-});
+test.each(SMALL)(
+  '%s: random float32 bit patterns of every exponent are rounded to nearest even',
+  async (dtype) => {
+    const next = random(11);
+    const words = Uint32Array.from({ length: 200_003 }, () => next() * 2 ** 32);
+    const values = new Float32Array(words.buffer);
+    for (const isa of ISAS) {
+      expect(
+        wrong(FORMATS[dtype], values, await withIsa(isa, () => convert(values, 'float32', dtype))),
+      ).toEqual([]);
+    }
+  },
+);
 
 const PAIRS = SMALL.flatMap((from) => SMALL.filter((to) => to !== from).map((to) => [from, to] as const));
 test.each(PAIRS)('%s to %s is one rounding of each value', async (from, to) => {
@@ -137,23 +152,30 @@ function toInteger(x: number, least: number, most: number): number {
   return Math.min(most, Math.max(least, rounded));
 }
 
-test.each(INTEGERS)('float32 to %s is the nearest integer, ties to even, saturated; NaN is 0', async (dtype, least, most) => {
-  const next = random(5);
-  const values = Float32Array.from([
-    ...Array.from({ length: 1025 }, (_, i) => (i - 512) / 2),
-    ...Array.from({ length: 3000 }, () => (next() - 0.5) * 2 ** (40 * next())),
-    ...[least, most].flatMap((limit) => [-1, -0.5, 0, 0.5, 1, 200].map((delta) => limit + delta)),
-    ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1e38, -1e38, 1e-40, -0],
-  ]);
-  for (const isa of ISAS) {
-    const found = (await withIsa(isa, () => convert(values, 'float32', dtype))) as Int32Array;
-    const bad = found.findIndex((value, i) => value !== toInteger(values[i] as number, least, most) + 0);
-    expect(bad < 0 ? 'same' : `${values[bad]} became ${found[bad]}`).toBe('same');
-  }
-});
+test.each(INTEGERS)(
+  'float32 to %s is the nearest integer, ties to even, saturated; NaN is 0',
+  async (dtype, least, most) => {
+    const next = random(5);
+    const values = Float32Array.from([
+      ...Array.from({ length: 1025 }, (_, i) => (i - 512) / 2),
+      ...Array.from({ length: 3000 }, () => (next() - 0.5) * 2 ** (40 * next())),
+      ...[least, most].flatMap((limit) => [-1, -0.5, 0, 0.5, 1, 200].map((delta) => limit + delta)),
+      ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1e38, -1e38, 1e-40, -0],
+    ]);
+    for (const isa of ISAS) {
+      const found = (await withIsa(isa, () => convert(values, 'float32', dtype))) as Int32Array;
+      const bad = found.findIndex((value, i) => value !== toInteger(values[i] as number, least, most) + 0);
+      expect(bad < 0 ? 'same' : `${values[bad]} became ${found[bad]}`).toBe('same');
+    }
+  },
+);
 
 test('float32 to int64 is the nearest integer, saturated', async () => {
-  const found = await convert([0.5, 1.5, -2.5, 2 ** 40, -(2 ** 62), 1e30, -1e30, Number.NaN], 'float32', 'int64');
+  const found = await convert(
+    [0.5, 1.5, -2.5, 2 ** 40, -(2 ** 62), 1e30, -1e30, Number.NaN],
+    'float32',
+    'int64',
+  );
   const limit = 2n ** 63n;
   expect([...found]).toEqual([0n, 2n, -2n, 2n ** 40n, -(2n ** 62n), limit - 1n, -limit, 0n]);
 });

@@ -19,7 +19,11 @@ export function throwsCode(body: () => unknown, code: ErrorCode, message: RegExp
 }
 
 /** The promise rejects with a QuantariaError of that code. */
-export async function rejectsCode(promise: Promise<unknown>, code: ErrorCode, message: RegExp = /./): Promise<void> {
+export async function rejectsCode(
+  promise: Promise<unknown>,
+  code: ErrorCode,
+  message: RegExp = /./,
+): Promise<void> {
   const settled = await promise.then(
     () => undefined,
     (error: unknown) => error,

@@ -10,7 +10,10 @@ const CALLS = 12_000;
 const NOBODY = 65534;
 
 /** Runs the fuzzer in a process of its own: a crash is a failed test that names the seed. */
-function fuzz(mode: 'public' | 'raw', seed: number): { functions: string[]; calls: number; rejected: number } {
+function fuzz(
+  mode: 'public' | 'raw',
+  seed: number,
+): { functions: string[]; calls: number; rejected: number } {
   const directory = mkdtempSync(join(tmpdir(), 'quantaria-fuzz-'));
   // Names are random: never with the rights to harm the machine.
   const user = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {};
@@ -19,7 +22,13 @@ function fuzz(mode: 'public' | 'raw', seed: number): { functions: string[]; call
     const { status, signal, stdout, stderr } = spawnSync(
       process.execPath,
       ['--expose-gc', join(__dirname, 'fuzz_child.cjs'), root, mode, String(seed), String(CALLS)],
-      { ...user, cwd: directory, encoding: 'utf8', timeout: 60_000, env: { ...process.env, QUANTARIA_POISON: '1' } },
+      {
+        ...user,
+        cwd: directory,
+        encoding: 'utf8',
+        timeout: 60_000,
+        env: { ...process.env, QUANTARIA_POISON: '1' },
+      },
     );
     expect({ seed, status, signal, stderr }).toEqual({ seed, status: 0, signal: null, stderr: '' });
     return JSON.parse(stdout);
@@ -35,7 +44,12 @@ test.skipIf(!existsSync(join(root, 'dist'))).each([1, 2, 3])(
     const { functions, rejected } = fuzz('public', seed);
     const exported = Object.entries(quantaria).filter(([, value]) => typeof value === 'function');
     for (const [name] of exported) expect(functions).toContain(name);
-    for (const name of ['Tensor#read', 'Tensor.from', 'QuantizedTensor.fromParts', 'moe.sequentialToGrouped']) {
+    for (const name of [
+      'Tensor#read',
+      'Tensor.from',
+      'QuantizedTensor.fromParts',
+      'moe.sequentialToGrouped',
+    ]) {
       expect(functions).toContain(name);
     }
     // Enough is wrong to be refused and enough is right to be done.
@@ -44,7 +58,12 @@ test.skipIf(!existsSync(join(root, 'dist'))).each([1, 2, 3])(
   },
 );
 
-test.each([4, 5, 6])('seed %i: the addon under the package outlives any argument', { timeout: 90_000 }, (seed) => {
-  const { functions } = fuzz('raw', seed);
-  for (const name of ['tensorFromBytes', 'dequantize', 'outputWrite', 'mappedTensor']) expect(functions).toContain(name);
-});
+test.each([4, 5, 6])(
+  'seed %i: the addon under the package outlives any argument',
+  { timeout: 90_000 },
+  (seed) => {
+    const { functions } = fuzz('raw', seed);
+    for (const name of ['tensorFromBytes', 'dequantize', 'outputWrite', 'mappedTensor'])
+      expect(functions).toContain(name);
+  },
+);

@@ -4,13 +4,19 @@
 
 const { OWN, values } = require('./fuzz_values.cjs');
 
-const [packageRoot, mode, seed, calls] = [process.argv[2], process.argv[3], Number(process.argv[4]), Number(process.argv[5])];
+const [packageRoot, mode, seed, calls] = [
+  process.argv[2],
+  process.argv[3],
+  Number(process.argv[4]),
+  Number(process.argv[5]),
+];
 const quantaria = require(packageRoot);
 const pool = [];
 const random = values(seed, quantaria, pool);
 
 /** Not for users: whatever they throw, they must not crash. */
-const INTERNAL = /\.(wrap|native|fromStored|stored|view|bytes|entries)$|#(view|bytes|entries|stored)$|^QuantariaError/;
+const INTERNAL =
+  /\.(wrap|native|fromStored|stored|view|bytes|entries)$|#(view|bytes|entries|stored)$|^QuantariaError/;
 
 /** [name, call(args)] of all functions, classes, static and prototype members. */
 function targets(root) {
@@ -24,7 +30,8 @@ function targets(root) {
     if (!isClass) return void found.push([name, (args) => value(...args)]);
     found.push([name, (args) => Reflect.construct(value, args)]);
     for (const key of Reflect.ownKeys(value)) {
-      if (typeof value[key] === 'function') found.push([`${name}.${String(key)}`, (args) => value[key](...args)]);
+      if (typeof value[key] === 'function')
+        found.push([`${name}.${String(key)}`, (args) => value[key](...args)]);
     }
     for (const key of Reflect.ownKeys(value.prototype)) {
       if (key === 'constructor') continue;
@@ -53,12 +60,14 @@ function keep(value) {
     if (typeof item !== 'object' || item === null) continue;
     if (pool.length < 200) pool.push(item);
     else pool[random.below(200)] = item;
-    for (const member of item.constructor === Object ? Object.values(item) : []) if (typeof member === 'object') pool.push(member);
+    for (const member of item.constructor === Object ? Object.values(item) : [])
+      if (typeof member === 'object') pool.push(member);
   }
 }
 
 /** Expected of public functions: the library's own error, or what the argument threw. */
-const expected = (error) => error === OWN || (error instanceof quantaria.QuantariaError && /^ERR_/.test(error.code));
+const expected = (error) =>
+  error === OWN || (error instanceof quantaria.QuantariaError && /^ERR_/.test(error.code));
 
 let current = ['nothing', []];
 let finished = false;
@@ -67,8 +76,12 @@ async function main() {
   const raw = mode === 'raw';
   const binding = require(require('node:path').join(packageRoot, 'build', 'Release', 'quantaria.node'));
   const all = targets(raw ? binding : quantaria);
-  if (raw) for (const shape of [[4], [3, 4], [2, 2, 2]]) for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape));
-  const writer = new quantaria.SafetensorsWriter('model.safetensors', [{ name: 'w', dtype: 'F32', shape: [3, 4] }]);
+  if (raw)
+    for (const shape of [[4], [3, 4], [2, 2, 2]])
+      for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape));
+  const writer = new quantaria.SafetensorsWriter('model.safetensors', [
+    { name: 'w', dtype: 'F32', shape: [3, 4] },
+  ]);
   await writer.write('w', quantaria.Tensor.zeros([3, 4]));
   await writer.finish();
   let rejected = 0;
@@ -99,5 +112,7 @@ async function main() {
 // With nothing left to wait for, a promise that is pending will not settle any more.
 process.on('exit', (code) => code === 0 && !finished && fail(...current, 'never settled'));
 process.on('uncaughtException', (error) => fail('uncaught', [], error));
-process.on('unhandledRejection', (error) => (mode === 'raw' || expected(error) ? undefined : fail('unhandled', [], error)));
+process.on('unhandledRejection', (error) =>
+  mode === 'raw' || expected(error) ? undefined : fail('unhandled', [], error),
+);
 main().catch((error) => fail('the fuzzer itself', current, error));

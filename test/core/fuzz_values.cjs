@@ -22,16 +22,74 @@ function generator(seed) {
 
 function values(seed, quantaria, pool) {
   const { next, below, pick } = generator(seed);
-  const DTYPES = ['float32', 'float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2', 'int8', 'uint8', 'int16', 'int32', 'int64', 'bool'];
+  const DTYPES = [
+    'float32',
+    'float16',
+    'bfloat16',
+    'float8_e4m3',
+    'float8_e5m2',
+    'int8',
+    'uint8',
+    'int16',
+    'int32',
+    'int64',
+    'bool',
+  ];
   const dim = () => pick([1, 1, 2, 3, 4, 5, 17, 64]);
   const goodShape = () => Array.from({ length: below(4) }, dim);
   const number = () =>
-    pick([0, -0, 1, 2, 3, -1, 0.5, 16, 64, 255, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 2 ** 53, 2 ** 53 - 1, -(2 ** 53), 1e308, 5e-324, 2 ** 45]);
+    pick([
+      0,
+      -0,
+      1,
+      2,
+      3,
+      -1,
+      0.5,
+      16,
+      64,
+      255,
+      Number.NaN,
+      Number.POSITIVE_INFINITY,
+      Number.NEGATIVE_INFINITY,
+      2 ** 53,
+      2 ** 53 - 1,
+      -(2 ** 53),
+      1e308,
+      5e-324,
+      2 ** 45,
+    ]);
   // No absolute path and no `..`: a text may become the name of an output file, and this may run as root.
   const text = () =>
-    pick(['', 'cpu', 'cuda:0', 'cuda:4294967296', 'nowhere', 'no/where', '\0', 'a\0b', '\ud800', '__proto__', 'constructor', 'é'.repeat(300), ...DTYPES]);
+    pick([
+      '',
+      'cpu',
+      'cuda:0',
+      'cuda:4294967296',
+      'nowhere',
+      'no/where',
+      '\0',
+      'a\0b',
+      '\ud800',
+      '__proto__',
+      'constructor',
+      'é'.repeat(300),
+      ...DTYPES,
+    ]);
   const typed = () => {
-    const Type = pick([Float32Array, Float64Array, Uint8Array, Int8Array, Uint16Array, Int16Array, Int32Array, BigInt64Array, BigUint64Array, Uint32Array, Uint8ClampedArray]);
+    const Type = pick([
+      Float32Array,
+      Float64Array,
+      Uint8Array,
+      Int8Array,
+      Uint16Array,
+      Int16Array,
+      Int32Array,
+      BigInt64Array,
+      BigUint64Array,
+      Uint32Array,
+      Uint8ClampedArray,
+    ]);
     return new Type(pick([0, 1, 2, 4, 64]));
   };
   const detached = () => {
@@ -69,7 +127,7 @@ function values(seed, quantaria, pool) {
       () => ({ length: 2, 0: 1, 1: 2, [Symbol.iterator]: boom }),
       () => ({ toString: boom, valueOf: boom, [Symbol.toPrimitive]: boom }),
       () => new Array(2 ** 32 - 1),
-      () => [1, , 3],
+      () => Object.assign(new Array(3), { 0: 1, 2: 3 }),
       () => Object.assign([1, 2], { [Symbol.iterator]: boom, map: boom, every: boom }),
       () => new Array(17).fill(1),
       cyclic,
@@ -92,13 +150,30 @@ function values(seed, quantaria, pool) {
   const scheme = () => {
     const group = pick([1, 16, 32, 128, 2 ** 53 - 1]);
     const right = pick([
-      { kind: 'int', bits: pick([2, 3, 4, 5, 6, 8, 16]), symmetric: next() < 0.5, granularity: pick(['tensor', 'row', 'column']) },
-      { kind: 'int', bits: pick([2, 4, 8]), symmetric: true, range: pick(['full', 'restricted']), granularity: 'group', groupSize: group },
+      {
+        kind: 'int',
+        bits: pick([2, 3, 4, 5, 6, 8, 16]),
+        symmetric: next() < 0.5,
+        granularity: pick(['tensor', 'row', 'column']),
+      },
+      {
+        kind: 'int',
+        bits: pick([2, 4, 8]),
+        symmetric: true,
+        range: pick(['full', 'restricted']),
+        granularity: 'group',
+        groupSize: group,
+      },
       { kind: 'int', bits: 4, symmetric: false, search: 'mse', granularity: 'row', scaleDtype: 'float16' },
       { kind: pick(['nf4', 'fp4', 'e3m0']), blockSize: group, doubleQuant: next() < 0.5 },
       { kind: 'dynamic8', blockSize: group },
       { kind: 'fp8', format: pick(['e4m3', 'e5m2']), granularity: pick(['row', 'tensor']) },
-      { kind: 'mx', element: pick(['e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8']), preScale: next() < 0.3, rounding: pick(['even', 'floor']) },
+      {
+        kind: 'mx',
+        element: pick(['e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8']),
+        preScale: next() < 0.3,
+        rounding: pick(['even', 'floor']),
+      },
       { kind: 'llm.int8' },
       { kind: 'spqr', bits: 3, groupSize: 16, outlierThreshold: 1 },
     ]);
@@ -110,7 +185,9 @@ function values(seed, quantaria, pool) {
     const dtype = pick(['float32', 'float32', ...DTYPES]);
     const count = shape.reduce((a, b) => a * b, 1);
     const range = dtype === 'bool' ? 2 : 100;
-    const data = Array.from({ length: count }, () => (next() < 0.01 && dtype === 'float32' ? Number.NaN : below(range)));
+    const data = Array.from({ length: count }, () =>
+      next() < 0.01 && dtype === 'float32' ? Number.NaN : below(range),
+    );
     const made = quantaria.Tensor.from(data, shape, { dtype });
     if (next() < 0.1) made.dispose();
     return made;
@@ -121,7 +198,10 @@ function values(seed, quantaria, pool) {
   };
   const quantized = () => {
     const made = pooled(quantaria.QuantizedTensor);
-    return made ?? quantaria.quantize(quantaria.Tensor.from(new Float32Array(12), [3, 4]), { kind: 'nf4', blockSize: 4 });
+    return (
+      made ??
+      quantaria.quantize(quantaria.Tensor.from(new Float32Array(12), [3, 4]), { kind: 'nf4', blockSize: 4 })
+    );
   };
   const parts = () => {
     const q = quantized();
@@ -135,7 +215,11 @@ function values(seed, quantaria, pool) {
     return made;
   };
   const entries = () =>
-    Array.from({ length: below(3) }, () => ({ name: text(), dtype: pick(['F32', 'BF16', 'I64', 'F4', 'X', any()]), shape: next() < 0.7 ? goodShape() : any() }));
+    Array.from({ length: below(3) }, () => ({
+      name: text(),
+      dtype: pick(['F32', 'BF16', 'I64', 'F4', 'X', any()]),
+      shape: next() < 0.7 ? goodShape() : any(),
+    }));
   function any(depth = 0) {
     const kind = below(depth > 2 ? 5 : 12);
     if (kind < 2) return number();
@@ -146,12 +230,17 @@ function values(seed, quantaria, pool) {
     if (kind < 8) return pool.length > 0 ? pick(pool) : tensor();
     if (kind < 9) return pick([scheme, parts, entries])();
     if (kind < 10) return Array.from({ length: below(4) }, () => any(depth + 1));
-    if (kind < 11) return { [text()]: any(depth + 1), dtype: pick([any(depth + 1), pick(DTYPES)]), device: 'cpu' };
+    if (kind < 11)
+      return { [text()]: any(depth + 1), dtype: pick([any(depth + 1), pick(DTYPES)]), device: 'cpu' };
     return tensor();
   }
   /** What each function would take; the fuzzer replaces some of it. */
   const right = {
-    'Tensor.from': () => [pick([typed, goodShape])(), next() < 0.5 ? [4] : goodShape(), { dtype: pick(DTYPES) }],
+    'Tensor.from': () => [
+      pick([typed, goodShape])(),
+      next() < 0.5 ? [4] : goodShape(),
+      { dtype: pick(DTYPES) },
+    ],
     'Tensor.zeros': () => [goodShape(), { dtype: pick(DTYPES) }],
     'Tensor#reshape': () => [[-1, dim()]],
     'Tensor#cast': () => [pick(DTYPES)],

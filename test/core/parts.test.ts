@@ -1,6 +1,14 @@
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { type DType, type QuantScheme, QuantizedTensor, Tensor, dequantize, quantize, setThreads } from '../../lib';
+import {
+  type DType,
+  dequantize,
+  QuantizedTensor,
+  type QuantScheme,
+  quantize,
+  setThreads,
+  Tensor,
+} from '../../lib';
 import { native } from '../../lib/native';
 import { quantizeMatrix } from '../../lib/ops/quantize';
 import { rejectsCode, throwsCode } from './errors';
@@ -19,17 +27,38 @@ const TABLE: [QuantScheme, Table][] = [
     { ...int, bits, symmetric: false },
     { codes: codes('uint8'), scales: ['float32', [5, 1]], zeros: ['int32', [5, 1]] },
   ]),
-  [{ ...int, bits: 16, symmetric: false }, { codes: codes('int32'), scales: ['float32', [5, 1]], zeros: ['int32', [5, 1]] }],
-  [{ ...int, bits: 4 }, { codes: codes('int8'), scales: ['float32', [5, 1]] }],
-  [{ ...int, bits: 16 }, { codes: codes('int16'), scales: ['float32', [5, 1]] }],
-  [{ ...int, bits: 4, granularity: 'tensor' }, { codes: codes('int8'), scales: ['float32', [1, 1]] }],
-  [{ ...int, bits: 4, granularity: 'column' }, { codes: codes('int8'), scales: ['float32', [1, 70]] }],
-  [{ ...int, bits: 4, granularity: 'group', groupSize: 32 }, { codes: codes('int8'), scales: ['float32', [5, 3]] }],
+  [
+    { ...int, bits: 16, symmetric: false },
+    { codes: codes('int32'), scales: ['float32', [5, 1]], zeros: ['int32', [5, 1]] },
+  ],
+  [
+    { ...int, bits: 4 },
+    { codes: codes('int8'), scales: ['float32', [5, 1]] },
+  ],
+  [
+    { ...int, bits: 16 },
+    { codes: codes('int16'), scales: ['float32', [5, 1]] },
+  ],
+  [
+    { ...int, bits: 4, granularity: 'tensor' },
+    { codes: codes('int8'), scales: ['float32', [1, 1]] },
+  ],
+  [
+    { ...int, bits: 4, granularity: 'column' },
+    { codes: codes('int8'), scales: ['float32', [1, 70]] },
+  ],
+  [
+    { ...int, bits: 4, granularity: 'group', groupSize: 32 },
+    { codes: codes('int8'), scales: ['float32', [5, 3]] },
+  ],
   [
     { ...int, bits: 3, symmetric: false, granularity: 'group', groupSize: 32 },
     { codes: codes('uint8'), scales: ['float32', [5, 3]], zeros: ['int32', [5, 3]] },
   ],
-  [{ ...int, bits: 8, range: 'full', scaleDtype: 'float16' }, { codes: codes('int8'), scales: ['float32', [5, 1]] }],
+  [
+    { ...int, bits: 8, range: 'full', scaleDtype: 'float16' },
+    { codes: codes('int8'), scales: ['float32', [5, 1]] },
+  ],
   ...(['nf4', 'fp4', 'e3m0', 'dynamic8'] as const).map((kind): [QuantScheme, Table] => [
     { kind, blockSize: 64 },
     { codes: codes('uint8'), absmax: ['float32', [6]] },
@@ -44,8 +73,14 @@ const TABLE: [QuantScheme, Table][] = [
       absmax: ['float32', [350]],
     },
   ]),
-  [{ kind: 'fp8', format: 'e4m3', granularity: 'row' }, { codes: codes('uint8'), scales: ['float32', [5, 1]] }],
-  [{ kind: 'fp8', format: 'e5m2', granularity: 'tensor' }, { codes: codes('uint8'), scales: ['float32', [1, 1]] }],
+  [
+    { kind: 'fp8', format: 'e4m3', granularity: 'row' },
+    { codes: codes('uint8'), scales: ['float32', [5, 1]] },
+  ],
+  [
+    { kind: 'fp8', format: 'e5m2', granularity: 'tensor' },
+    { codes: codes('uint8'), scales: ['float32', [1, 1]] },
+  ],
   ...(['e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8'] as const).map((element): [QuantScheme, Table] => [
     { kind: 'mx', element },
     { codes: codes('uint8'), scales: ['uint8', [5, 3]] },
@@ -72,7 +107,9 @@ async function bitsOf(q: QuantizedTensor): Promise<Record<string, string>> {
 
 test.each(SCHEMES)('%s: parts have the names, dtypes and shapes of the table', async (_, scheme, table) => {
   const { parts, shape, device } = quantize(weight(), scheme);
-  const found = Object.fromEntries(Object.entries(parts).map(([name, part]) => [name, [part.dtype, part.shape]]));
+  const found = Object.fromEntries(
+    Object.entries(parts).map(([name, part]) => [name, [part.dtype, part.shape]]),
+  );
   expect(found).toEqual(table);
   expect([shape, device]).toEqual([[OUT, IN], 'cpu']);
 });
@@ -86,23 +123,34 @@ test.each(SCHEMES)('%s: made anew from its parts, it has the same parts and valu
   expect(await digest(dequantize(again))).toBe(await digest(dequantize(made)));
 });
 
-test.each(SCHEMES)('%s: a part that is missing, unknown, of another dtype or shape is refused by name', (_, scheme, table) => {
-  const { parts } = quantize(weight(), scheme);
-  const made = (change: Record<string, Tensor | undefined>) =>
-    QuantizedTensor.fromParts(scheme, [OUT, IN], { ...parts, ...change } as Record<string, Tensor>);
-  for (const [name, [dtype, shape]] of Object.entries(table)) {
-    if (name === 'absmax' && table.absmaxCodes) continue; // follows from the others
-    throwsCode(() => made({ [name]: undefined }), 'ERR_ARGUMENT', new RegExp(`parts\\.${name}`));
-    throwsCode(() => made({ [name]: {} as Tensor }), 'ERR_ARGUMENT', new RegExp(`parts\\.${name}`));
-    throwsCode(() => made({ [name]: Tensor.zeros([...shape], { dtype: 'int64' }) }), 'ERR_DTYPE', new RegExp(`parts\\.${name}`));
-    throwsCode(() => made({ [name]: Tensor.zeros([...shape, 2], { dtype }) }), 'ERR_SHAPE', new RegExp(`parts\\.${name}`));
-  }
-  throwsCode(() => made({ scale: Tensor.zeros([1]) }), 'ERR_ARGUMENT', /parts\.scale: no such part/);
-  for (const bad of [null, 3, undefined]) {
-    throwsCode(() => QuantizedTensor.fromParts(scheme, [OUT, IN], bad as never), 'ERR_ARGUMENT', /parts/);
-  }
-  throwsCode(() => QuantizedTensor.fromParts(scheme, [OUT], parts), 'ERR_SHAPE', /shape/);
-});
+test.each(SCHEMES)(
+  '%s: a part that is missing, unknown, of another dtype or shape is refused by name',
+  (_, scheme, table) => {
+    const { parts } = quantize(weight(), scheme);
+    const made = (change: Record<string, Tensor | undefined>) =>
+      QuantizedTensor.fromParts(scheme, [OUT, IN], { ...parts, ...change } as Record<string, Tensor>);
+    for (const [name, [dtype, shape]] of Object.entries(table)) {
+      if (name === 'absmax' && table.absmaxCodes) continue; // follows from the others
+      throwsCode(() => made({ [name]: undefined }), 'ERR_ARGUMENT', new RegExp(`parts\\.${name}`));
+      throwsCode(() => made({ [name]: {} as Tensor }), 'ERR_ARGUMENT', new RegExp(`parts\\.${name}`));
+      throwsCode(
+        () => made({ [name]: Tensor.zeros([...shape], { dtype: 'int64' }) }),
+        'ERR_DTYPE',
+        new RegExp(`parts\\.${name}`),
+      );
+      throwsCode(
+        () => made({ [name]: Tensor.zeros([...shape, 2], { dtype }) }),
+        'ERR_SHAPE',
+        new RegExp(`parts\\.${name}`),
+      );
+    }
+    throwsCode(() => made({ scale: Tensor.zeros([1]) }), 'ERR_ARGUMENT', /parts\.scale: no such part/);
+    for (const bad of [null, 3, undefined]) {
+      throwsCode(() => QuantizedTensor.fromParts(scheme, [OUT, IN], bad as never), 'ERR_ARGUMENT', /parts/);
+    }
+    throwsCode(() => QuantizedTensor.fromParts(scheme, [OUT], parts), 'ERR_SHAPE', /shape/);
+  },
+);
 
 /** Codes beyond the range of a scheme, by rows of [scheme, dtype, allowed, refused]. */
 const RANGES: [QuantScheme, DType, number[], number[]][] = [
@@ -119,23 +167,26 @@ const RANGES: [QuantScheme, DType, number[], number[]][] = [
   [{ ...int, bits: 16, symmetric: false }, 'int32', [0, 65535], [-1, 65536, 2 ** 31 - 1, -(2 ** 31)]],
   [{ kind: 'llm.int8' }, 'int8', [-127, 127], [-128]],
 ];
-test.each(RANGES)('%o as %s: codes out of range reject the read, naming the code', async (scheme, dtype, allowed, refused) => {
-  const make = (code: number) => {
-    const scales = Tensor.from([1], scheme.kind === 'llm.int8' ? [1] : [1, 1]);
-    const parts: Record<string, Tensor> = { codes: Tensor.from([0, 1, code], [1, 3], { dtype }), scales };
-    if (scheme.kind === 'int' && !scheme.symmetric) parts.zeros = Tensor.zeros([1, 1], { dtype: 'int32' });
-    return QuantizedTensor.fromParts(scheme, [1, 3], parts);
-  };
-  for (const code of allowed) {
-    expect([...(await make(code).parts.codes!.read())]).toEqual([0, 1, code]);
-  }
-  for (const code of refused) {
-    const q = make(code);
-    await rejectsCode(dequantize(q).read(), 'ERR_ARGUMENT', /column 2|code/);
-    await rejectsCode(q.parts.codes!.read(), 'ERR_ARGUMENT');
-    await rejectsCode(q.pack(), 'ERR_ARGUMENT');
-  }
-});
+test.each(RANGES)(
+  '%o as %s: codes out of range reject the read, naming the code',
+  async (scheme, dtype, allowed, refused) => {
+    const make = (code: number) => {
+      const scales = Tensor.from([1], scheme.kind === 'llm.int8' ? [1] : [1, 1]);
+      const parts: Record<string, Tensor> = { codes: Tensor.from([0, 1, code], [1, 3], { dtype }), scales };
+      if (scheme.kind === 'int' && !scheme.symmetric) parts.zeros = Tensor.zeros([1, 1], { dtype: 'int32' });
+      return QuantizedTensor.fromParts(scheme, [1, 3], parts);
+    };
+    for (const code of allowed) {
+      expect([...(await make(code).parts.codes!.read())]).toEqual([0, 1, code]);
+    }
+    for (const code of refused) {
+      const q = make(code);
+      await rejectsCode(dequantize(q).read(), 'ERR_ARGUMENT', /column 2|code/);
+      await rejectsCode(q.parts.codes!.read(), 'ERR_ARGUMENT');
+      await rejectsCode(q.pack(), 'ERR_ARGUMENT');
+    }
+  },
+);
 
 test.each([
   [{ kind: 'nf4', blockSize: 4 }, 16],
@@ -143,8 +194,13 @@ test.each([
   [{ kind: 'mx', element: 'e3m2' }, 64],
 ] as [QuantScheme, number][])('%o: a code of too many bits rejects the read', async (scheme, code) => {
   const constants: Record<string, Tensor> =
-    scheme.kind === 'mx' ? { scales: Tensor.zeros([1, 1], { dtype: 'uint8' }) } : { absmax: Tensor.zeros([1]) };
-  const q = QuantizedTensor.fromParts(scheme, [1, 2], { codes: Tensor.from(Uint8Array.of(code - 1, code), [1, 2]), ...constants });
+    scheme.kind === 'mx'
+      ? { scales: Tensor.zeros([1, 1], { dtype: 'uint8' }) }
+      : { absmax: Tensor.zeros([1]) };
+  const q = QuantizedTensor.fromParts(scheme, [1, 2], {
+    codes: Tensor.from(Uint8Array.of(code - 1, code), [1, 2]),
+    ...constants,
+  });
   await rejectsCode(dequantize(q).read(), 'ERR_ARGUMENT');
 });
 
@@ -155,7 +211,8 @@ test.each(SCHEMES)('%s: NaN and infinity are refused with their position', async
     w[4 * IN + 2] = Number.NaN; // the first one is named
     const q = quantize(Tensor.from(w, [OUT, IN]), scheme);
     await rejectsCode(dequantize(q).read(), 'ERR_ARGUMENT', /row 3, column 41/);
-    for (const part of Object.values(q.parts)) await rejectsCode(part.read(), 'ERR_ARGUMENT', /row 3, column 41/);
+    for (const part of Object.values(q.parts))
+      await rejectsCode(part.read(), 'ERR_ARGUMENT', /row 3, column 41/);
   }
 });
 
@@ -165,7 +222,11 @@ test('llm.int8: a weight that float16 turns into infinity is refused with its po
 });
 
 test.each(SCHEMES)('%s: empty matrices have empty codes and values', async (_, scheme) => {
-  for (const shape of [[0, 70], [5, 0], [0, 0]] as [number, number][]) {
+  for (const shape of [
+    [0, 70],
+    [5, 0],
+    [0, 0],
+  ] as [number, number][]) {
     const q = quantize(Tensor.zeros(shape), scheme);
     const values = dequantize(q);
     expect([values.shape, (await values.read()).length]).toEqual([shape, 0]);
@@ -176,20 +237,28 @@ test.each(SCHEMES)('%s: empty matrices have empty codes and values', async (_, s
   }
 });
 
-test.each(SCHEMES)('%s: float16 and bfloat16 weights give what their float32 values give', async (_, scheme) => {
-  for (const dtype of ['float16', 'bfloat16'] as const) {
-    const narrow = weight().cast(dtype);
-    expect(await bitsOf(quantize(narrow, scheme))).toEqual(await bitsOf(quantize(narrow.cast('float32'), scheme)));
-  }
-});
+test.each(SCHEMES)(
+  '%s: float16 and bfloat16 weights give what their float32 values give',
+  async (_, scheme) => {
+    for (const dtype of ['float16', 'bfloat16'] as const) {
+      const narrow = weight().cast(dtype);
+      expect(await bitsOf(quantize(narrow, scheme))).toEqual(
+        await bitsOf(quantize(narrow.cast('float32'), scheme)),
+      );
+    }
+  },
+);
 
-test.each(SCHEMES)('%s: every float dtype of the values is one rounding of the float32 ones', async (_, scheme) => {
-  const q = quantize(weight(), scheme);
-  const wide = dequantize(q);
-  for (const dtype of ['float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2'] as const) {
-    expect(await digest(dequantize(q, { dtype }))).toBe(await digest(wide.cast(dtype)));
-  }
-});
+test.each(SCHEMES)(
+  '%s: every float dtype of the values is one rounding of the float32 ones',
+  async (_, scheme) => {
+    const q = quantize(weight(), scheme);
+    const wide = dequantize(q);
+    for (const dtype of ['float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2'] as const) {
+      expect(await digest(dequantize(q, { dtype }))).toBe(await digest(wide.cast(dtype)));
+    }
+  },
+);
 
 test.each(SCHEMES)('%s: a strided view of a larger tensor gives what its copy gives', async (_, scheme) => {
   const [rows, cols] = [67, 90];

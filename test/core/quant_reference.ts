@@ -1,6 +1,6 @@
 /** Round-to-nearest quantization as its definitions say, in plain loops: every float32 step is a `Math.fround`. */
 import type { IntScheme, MxScheme } from '../../lib/scheme';
-import { FORMATS, cast, decode, encodeMagnitude, isNegative, magnitudeBits } from './small_floats';
+import { cast, decode, encodeMagnitude, FORMATS, isNegative, magnitudeBits } from './small_floats';
 
 const f = Math.fround;
 
@@ -15,7 +15,10 @@ const clamp = (x: number, low: number, high: number): number => Math.min(high, M
 
 /** `[first, last)` of the groups that `count` elements are in. */
 export function groupsOf(count: number, size: number): [number, number][] {
-  return Array.from({ length: Math.ceil(count / size) }, (_, g) => [g * size, Math.min(count, (g + 1) * size)]);
+  return Array.from({ length: Math.ceil(count / size) }, (_, g) => [
+    g * size,
+    Math.min(count, (g + 1) * size),
+  ]);
 }
 
 export interface Grid {
@@ -71,8 +74,14 @@ export function gridError(scheme: IntScheme, grid: Grid, values: readonly number
 // --- code books -----------------------------------------------------------------------------------------------------
 
 const NF4 = [
-  ...[-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334],
-  ...[-0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224],
+  ...[
+    -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334,
+  ],
+  ...[
+    -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634,
+    0.33791524171829224,
+  ],
   ...[0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1],
 ];
 const FP4 = [0, f(1 / 192), f(2 / 3), 1, f(1 / 3), 0.5, f(1 / 6), 0.25];
@@ -82,7 +91,15 @@ const E3M0 = [0, ...Array.from({ length: 7 }, (_, i) => 2 ** (i - 6))];
 type Book = [number, number][];
 const signed = (magnitudes: number[]): Book =>
   magnitudes
-    .flatMap((value, code): Book => (value === 0 ? [[0, 0]] : [[value, code], [-value, code + 8]]))
+    .flatMap(
+      (value, code): Book =>
+        value === 0
+          ? [[0, 0]]
+          : [
+              [value, code],
+              [-value, code + 8],
+            ],
+    )
     .sort(([a], [b]) => a - b);
 
 /** The 8-bit dynamic map: 2^e midpoints of intervals of [0.1, 1] times 10^(e-6), both signs, 0 and 1. */
@@ -150,7 +167,12 @@ export function mxElement({ element, rounding }: MxScheme, w: number, scale: num
     return sign * decode(format, encodeMagnitude(format, x, tie));
   }
   const steps = x * 64;
-  const n = rounding === 'floor' ? Math.floor(steps) : rounding === 'nearest' ? Math.floor(steps + 0.5) : roundEven(steps);
+  const n =
+    rounding === 'floor'
+      ? Math.floor(steps)
+      : rounding === 'nearest'
+        ? Math.floor(steps + 0.5)
+        : roundEven(steps);
   return (sign * Math.min(n, 127)) / 64;
 }
 

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
-import { type QuantScheme, Tensor, dequantize, quantize } from '../../lib';
+import { dequantize, type QuantScheme, quantize, Tensor } from '../../lib';
 import type { CodebookScheme, Fp8Scheme, IntScheme, MxScheme } from '../../lib/scheme';
 import * as reference from './quant_reference';
 import { normals } from './random';
-import { FORMATS, cast, decode } from './small_floats';
+import { cast, decode, FORMATS } from './small_floats';
 
 const f = Math.fround;
 const SHAPES: [number, number][] = [
@@ -92,46 +92,91 @@ function groupValues(scheme: IntScheme, { shape, w }: Case): number[][] {
 
 const INT: IntScheme[] = ([2, 3, 4, 5, 6, 8, 16] as const).flatMap((bits) =>
   ([{ symmetric: false }, { symmetric: true }, { symmetric: true, range: 'full' }] as const).flatMap((kind) =>
-    ([{ granularity: 'tensor' }, { granularity: 'row' }, { granularity: 'column' }, { granularity: 'group', groupSize: 16 }] as const).map(
-      (where): IntScheme => ({ kind: 'int', bits, ...kind, ...where }),
-    ),
+    (
+      [
+        { granularity: 'tensor' },
+        { granularity: 'row' },
+        { granularity: 'column' },
+        { granularity: 'group', groupSize: 16 },
+      ] as const
+    ).map((where): IntScheme => ({ kind: 'int', bits, ...kind, ...where })),
   ),
 );
-const labelled = <T extends QuantScheme>(schemes: T[]): [string, T][] => schemes.map((s) => [JSON.stringify(s), s]);
+const labelled = <T extends QuantScheme>(schemes: T[]): [string, T][] =>
+  schemes.map((s) => [JSON.stringify(s), s]);
 
-function expectGrid(scheme: IntScheme, item: Case, grids: readonly reference.Grid[], { parts, values }: Result): void {
+function expectGrid(
+  scheme: IntScheme,
+  item: Case,
+  grids: readonly reference.Grid[],
+  { parts, values }: Result,
+): void {
   const at = groupIndex(scheme, item.shape);
   const grid = (i: number) => grids[at(Math.floor(i / item.shape[1]), i % item.shape[1])] as reference.Grid;
   const codes = Array.from(item.w, (x, i) => reference.codeOf(scheme, grid(i), x));
-  expect(difference(parts.scales!, grids.map(({ scale }) => scale))).toBeNull();
-  if (!scheme.symmetric) expect(difference(parts.zeros!, grids.map(({ zero }) => zero))).toBeNull();
+  expect(
+    difference(
+      parts.scales!,
+      grids.map(({ scale }) => scale),
+    ),
+  ).toBeNull();
+  if (!scheme.symmetric)
+    expect(
+      difference(
+        parts.zeros!,
+        grids.map(({ zero }) => zero),
+      ),
+    ).toBeNull();
   expect(difference(parts.codes!, codes)).toBeNull();
-  expect(difference(values, codes.map((code, i) => f((code - grid(i).zero) * grid(i).scale)))).toBeNull();
+  expect(
+    difference(
+      values,
+      codes.map((code, i) => f((code - grid(i).zero) * grid(i).scale)),
+    ),
+  ).toBeNull();
 }
 
-test.each(labelled(INT))('%s: scales, zeros, codes and values are those of the definition', async (_, scheme) => {
-  for (const item of CASES) {
-    const grids = groupValues(scheme, item).map((values) => reference.gridOf(scheme, ...reference.extrema(values)));
-    expectGrid(scheme, item, grids, await run(item, scheme));
-  }
-});
+test.each(labelled(INT))(
+  '%s: scales, zeros, codes and values are those of the definition',
+  async (_, scheme) => {
+    for (const item of CASES) {
+      const grids = groupValues(scheme, item).map((values) =>
+        reference.gridOf(scheme, ...reference.extrema(values)),
+      );
+      expectGrid(scheme, item, grids, await run(item, scheme));
+    }
+  },
+);
 
 const ROUNDED: IntScheme[] = (['float16', 'bfloat16'] as const).flatMap((scaleDtype) =>
-  [true, false].map((symmetric): IntScheme => ({ kind: 'int', bits: 4, symmetric, granularity: 'row', scaleDtype })),
+  [true, false].map(
+    (symmetric): IntScheme => ({ kind: 'int', bits: 4, symmetric, granularity: 'row', scaleDtype }),
+  ),
 );
-test.each(labelled(ROUNDED))('%s: the scale is rounded first and the codes follow from it', async (_, scheme) => {
-  // Scales in float16's normal range; beyond it, what is stored is not the rounded scale.
-  const item: Case = { shape: [40, 50], w: normals(2000, 3) };
-  const grids = groupValues(scheme, item).map((values) => reference.gridOf(scheme, ...reference.extrema(values)));
-  expectGrid(scheme, item, grids, await run(item, scheme));
-});
+test.each(labelled(ROUNDED))(
+  '%s: the scale is rounded first and the codes follow from it',
+  async (_, scheme) => {
+    // Scales in float16's normal range; beyond it, what is stored is not the rounded scale.
+    const item: Case = { shape: [40, 50], w: normals(2000, 3) };
+    const grids = groupValues(scheme, item).map((values) =>
+      reference.gridOf(scheme, ...reference.extrema(values)),
+    );
+    expectGrid(scheme, item, grids, await run(item, scheme));
+  },
+);
 
-const SEARCHED: IntScheme[] = INT.filter(({ bits }) => bits < 16).map((scheme) => ({ ...scheme, search: 'mse' }));
+const SEARCHED: IntScheme[] = INT.filter(({ bits }) => bits < 16).map((scheme) => ({
+  ...scheme,
+  search: 'mse',
+}));
 test.each(labelled(SEARCHED))('%s: no shrunken range has a smaller sum of |error|^2.4', async (_, scheme) => {
   for (const item of CASES) {
     const result = await run(item, scheme);
     const found: reference.Grid[] = groupValues(scheme, item).map((values, g) => {
-      const grid = { scale: result.parts.scales![g] as number, zero: (result.parts.zeros?.[g] ?? 0) as number };
+      const grid = {
+        scale: result.parts.scales![g] as number,
+        zero: (result.parts.zeros?.[g] ?? 0) as number,
+      };
       const [low, high] = reference.extrema(values);
       const candidates = Array.from({ length: 80 }, (_, k) => {
         const factor = f(1 - f(k / 100));
@@ -142,7 +187,9 @@ test.each(labelled(SEARCHED))('%s: no shrunken range has a smaller sum of |error
       expect(near, `group ${g}: scale ${grid.scale} is no candidate`).toBeDefined();
       // Sums of float32 terms |error|^2.4: each term is right to about 2.4 ulp of the error, and an error to one ulp of the
       // weight, so that sums nearer to each other than 1e-4 may be told apart either way.
-      const least = Math.min(...candidates.map((candidate) => reference.gridError(scheme, candidate, values)));
+      const least = Math.min(
+        ...candidates.map((candidate) => reference.gridError(scheme, candidate, values)),
+      );
       expect(reference.gridError(scheme, grid, values)).toBeLessThanOrEqual(least * (1 + 1e-4));
       return grid;
     });
@@ -162,10 +209,14 @@ test.each(labelled(BOOKS))('%s: absmax, codes and values are those of the defini
     const { parts, values } = await run(item, scheme);
     const blocks = reference.groupsOf(item.w.length, blockSize);
     const absmax = blocks.map(([from, to]) => Math.max(...item.w.subarray(from, to).map(Math.abs)));
-    const codes = Array.from(item.w, (x, i) => reference.bookCode(book, x, absmax[Math.floor(i / blockSize)] as number));
+    const codes = Array.from(item.w, (x, i) =>
+      reference.bookCode(book, x, absmax[Math.floor(i / blockSize)] as number),
+    );
     expect(difference(parts.absmax!, absmax)).toBeNull();
     expect(difference(parts.codes!, codes)).toBeNull();
-    const decoded = codes.map((code, i) => f(reference.bookValue(book, code) * (absmax[Math.floor(i / blockSize)] as number)));
+    const decoded = codes.map((code, i) =>
+      f(reference.bookValue(book, code) * (absmax[Math.floor(i / blockSize)] as number)),
+    );
     expect(difference(values, decoded)).toBeNull();
   }
 });
@@ -181,7 +232,8 @@ test.each(['nf4', 'fp4', 'e3m0'] as const)(
       .map(([from, to]) => Math.max(...item.w.subarray(from, to).map(Math.abs)));
     const mean = exact.reduce((a, b) => a + b) / exact.length;
     const offset = parts.absmaxOffset![0] as number;
-    expect(Math.abs(offset - mean)).toBeLessThan(2 ** -23 * mean);
+    // Added in float32 in cascades: no value is in more than about 40 additions of 569, each right to 2^-24.
+    expect(Math.abs(offset - mean)).toBeLessThan(40 * 2 ** -24 * mean);
     const map = reference.BOOKS.dynamic8;
     reference.groupsOf(exact.length, 256).forEach(([from, to], n) => {
       const centred = exact.slice(from, to).map((a) => f(a - offset));
@@ -198,7 +250,12 @@ test.each(['nf4', 'fp4', 'e3m0'] as const)(
     const book = reference.BOOKS[kind];
     const codes = Array.from(item.w, (x, i) => reference.bookCode(book, x, exact[i >> 4] as number));
     expect(difference(parts.codes!, codes)).toBeNull();
-    expect(difference(values, codes.map((code, i) => f(reference.bookValue(book, code) * (decoded[i >> 4] as number))))).toBeNull();
+    expect(
+      difference(
+        values,
+        codes.map((code, i) => f(reference.bookValue(book, code) * (decoded[i >> 4] as number))),
+      ),
+    ).toBeNull();
   },
 );
 
@@ -222,7 +279,12 @@ test.each(labelled(FP8))('%s: scale absmax / greatest, codes to nearest even', a
     const scaleOf = (i: number) => scales[Math.floor(i / cols)] as number;
     const codes = Array.from(item.w, (x, i) => cast(format, f(x / scaleOf(i))));
     expect(difference(parts.codes!, codes)).toBeNull();
-    expect(difference(values, codes.map((code, i) => f(decode(format, code) * scaleOf(i))))).toBeNull();
+    expect(
+      difference(
+        values,
+        codes.map((code, i) => f(decode(format, code) * scaleOf(i))),
+      ),
+    ).toBeNull();
   }
 });
 
@@ -230,51 +292,71 @@ const ELEMENTS = ['e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8'] as const;
 const MX: MxScheme[] = ELEMENTS.flatMap((element) =>
   (['even', 'nearest', 'floor'] as const).map((rounding): MxScheme => ({ kind: 'mx', element, rounding })),
 );
-test.each(labelled(MX))('%s: shared exponents by floor, elements rounded as told, saturating', async (_, scheme) => {
-  for (const item of CASES) {
-    const { parts, values } = await run(item, scheme);
-    const [rows, cols] = item.shape;
-    const blocks = reference.groupsOf(cols, 32);
-    const scales = Array.from({ length: rows }, (_, r) =>
-      blocks.map(([from, to]) => {
-        const block = item.w.subarray(r * cols + from, r * cols + to);
-        return reference.mxScale(scheme.element, Math.max(...block.map(Math.abs)));
-      }),
-    ).flat();
-    expect(difference(parts.scales!, scales)).toBeNull();
-    const scaleOf = (i: number) => scales[Math.floor(i / cols) * blocks.length + Math.floor((i % cols) / 32)] as number;
-    const elements = Array.from(item.w, (x, i) => reference.mxElement(scheme, x, scaleOf(i)));
-    expect(difference(Array.from(parts.codes!, (code) => reference.mxDecode(scheme.element, code)), elements)).toBeNull();
-    expect(difference(values, elements.map((x, i) => f(x * 2 ** (scaleOf(i) - 127))))).toBeNull();
-  }
-});
-
-test.each(ELEMENTS)('mx %s, preScale: of 2^(-i/32), i = 0..31, none has a smaller squared error', async (element) => {
-  const item: Case = { shape: [6, 100], w: normals(600, 21) };
-  const { parts, values } = await run(item, { kind: 'mx', element, preScale: true });
-  const error = (r: number, factor: number) => {
-    let sum = 0;
-    for (const [from, to] of reference.groupsOf(100, 32)) {
-      const block = Array.from(item.w.subarray(r * 100 + from, r * 100 + to), (x) => f(x * factor));
-      const scale = reference.mxScale(element, Math.max(...block.map(Math.abs)));
-      block.forEach((x, c) => {
-        const decoded = (reference.mxElement({ kind: 'mx', element }, x, scale) * 2 ** (scale - 127)) / factor;
-        sum += (decoded - (item.w[r * 100 + from + c] as number)) ** 2;
-      });
+test.each(labelled(MX))(
+  '%s: shared exponents by floor, elements rounded as told, saturating',
+  async (_, scheme) => {
+    for (const item of CASES) {
+      const { parts, values } = await run(item, scheme);
+      const [rows, cols] = item.shape;
+      const blocks = reference.groupsOf(cols, 32);
+      const scales = Array.from({ length: rows }, (_, r) =>
+        blocks.map(([from, to]) => {
+          const block = item.w.subarray(r * cols + from, r * cols + to);
+          return reference.mxScale(scheme.element, Math.max(...block.map(Math.abs)));
+        }),
+      ).flat();
+      expect(difference(parts.scales!, scales)).toBeNull();
+      const scaleOf = (i: number) =>
+        scales[Math.floor(i / cols) * blocks.length + Math.floor((i % cols) / 32)] as number;
+      const elements = Array.from(item.w, (x, i) => reference.mxElement(scheme, x, scaleOf(i)));
+      expect(
+        difference(
+          Array.from(parts.codes!, (code) => reference.mxDecode(scheme.element, code)),
+          elements,
+        ),
+      ).toBeNull();
+      expect(
+        difference(
+          values,
+          elements.map((x, i) => f(x * 2 ** (scaleOf(i) - 127))),
+        ),
+      ).toBeNull();
     }
-    return sum;
-  };
-  for (let r = 0; r < 6; r++) {
-    const found = parts.preScale![r] as number;
-    const candidates = Array.from({ length: 32 }, (_, i) => f(2 ** (-i / 32)));
-    expect(candidates).toContain(found);
-    const least = Math.min(...candidates.map((factor) => error(r, factor)));
-    // Squares summed in float32 over 100 elements: 100 * 2^-24 relative, doubled for what they are sums of.
-    expect(error(r, found)).toBeLessThanOrEqual(least * (1 + 200 * 2 ** -24));
-    const own = values.subarray(r * 100, r * 100 + 100).reduce((sum, x, c) => sum + (x - (item.w[r * 100 + c] as number)) ** 2, 0);
-    expect(Math.abs(own / error(r, found) - 1)).toBeLessThan(1e-4);
-  }
-});
+  },
+);
+
+test.each(ELEMENTS)(
+  'mx %s, preScale: of 2^(-i/32), i = 0..31, none has a smaller squared error',
+  async (element) => {
+    const item: Case = { shape: [6, 100], w: normals(600, 21) };
+    const { parts, values } = await run(item, { kind: 'mx', element, preScale: true });
+    const error = (r: number, factor: number) => {
+      let sum = 0;
+      for (const [from, to] of reference.groupsOf(100, 32)) {
+        const block = Array.from(item.w.subarray(r * 100 + from, r * 100 + to), (x) => f(x * factor));
+        const scale = reference.mxScale(element, Math.max(...block.map(Math.abs)));
+        block.forEach((x, c) => {
+          const decoded =
+            (reference.mxElement({ kind: 'mx', element }, x, scale) * 2 ** (scale - 127)) / factor;
+          sum += (decoded - (item.w[r * 100 + from + c] as number)) ** 2;
+        });
+      }
+      return sum;
+    };
+    for (let r = 0; r < 6; r++) {
+      const found = parts.preScale![r] as number;
+      const candidates = Array.from({ length: 32 }, (_, i) => f(2 ** (-i / 32)));
+      expect(candidates).toContain(found);
+      const least = Math.min(...candidates.map((factor) => error(r, factor)));
+      // Squares summed in float32 over 100 elements: 100 * 2^-24 relative, doubled for what they are sums of.
+      expect(error(r, found)).toBeLessThanOrEqual(least * (1 + 200 * 2 ** -24));
+      const own = values
+        .subarray(r * 100, r * 100 + 100)
+        .reduce((sum, x, c) => sum + (x - (item.w[r * 100 + c] as number)) ** 2, 0);
+      expect(Math.abs(own / error(r, found) - 1)).toBeLessThan(1e-4);
+    }
+  },
+);
 
 test('llm.int8: absmax and codes are those of the weight in float16', async () => {
   for (const item of CASES) {
@@ -283,10 +365,14 @@ test('llm.int8: absmax and codes are those of the weight in float16', async () =
     const { parts, values } = await run({ ...item, w }, { kind: 'llm.int8' });
     const half = Array.from(w, (x) => decode(FORMATS.float16, cast(FORMATS.float16, x)));
     const [rows, cols] = item.shape;
-    const absmax = Array.from({ length: rows }, (_, r) => Math.max(...half.slice(r * cols, (r + 1) * cols).map(Math.abs)));
+    const absmax = Array.from({ length: rows }, (_, r) =>
+      Math.max(...half.slice(r * cols, (r + 1) * cols).map(Math.abs)),
+    );
     expect(difference(parts.scales!, absmax)).toBeNull();
     const scaleOf = (i: number) => absmax[Math.floor(i / cols)] as number;
-    const codes = half.map((x, i) => (scaleOf(i) === 0 ? 0 : reference.roundEven(f(x * f(127 / scaleOf(i))))));
+    const codes = half.map((x, i) =>
+      scaleOf(i) === 0 ? 0 : reference.roundEven(f(x * f(127 / scaleOf(i)))),
+    );
     expect(difference(parts.codes!, codes)).toBeNull();
     // code * scale / 127 in either order of two float32 roundings
     codes.forEach((code, i) => {

@@ -1,6 +1,6 @@
 import { totalmem } from 'node:os';
 import { expect, test } from 'vitest';
-import { QuantizedTensor, Tensor, dequantize, memory, quantize, synchronize } from '../../lib';
+import { dequantize, memory, QuantizedTensor, quantize, synchronize, Tensor } from '../../lib';
 import { native } from '../../lib/native';
 import { rejectsCode, throwsCode } from './errors';
 import { normals } from './random';
@@ -33,7 +33,9 @@ test('an operation sees what those before it wrote, and nothing of those after i
 test('reads settle in the order in which they were asked for', async () => {
   const large = Tensor.zeros([3_000_000]);
   const order: number[] = [];
-  const reads = [large, Tensor.zeros([1]), large, Tensor.zeros([2])].map((tensor, i) => tensor.read().then(() => order.push(i)));
+  const reads = [large, Tensor.zeros([1]), large, Tensor.zeros([2])].map((tensor, i) =>
+    tensor.read().then(() => order.push(i)),
+  );
   await Promise.all(reads);
   expect(order).toEqual([0, 1, 2, 3]);
 });
@@ -42,7 +44,13 @@ test('a failure rejects the reads of everything that depends on it, and of nothi
   const before = Tensor.from([1], [1]);
   const failed = dequantize(quantize(poisoned(), NF4));
   const after = Tensor.from([2], [1]);
-  const dependent = [failed, failed.cast('int8'), failed.transpose(), failed.reshape([4]), failed.slice(0, 0, 1)];
+  const dependent = [
+    failed,
+    failed.cast('int8'),
+    failed.transpose(),
+    failed.reshape([4]),
+    failed.slice(0, 0, 1),
+  ];
   dependent.push(dequantize(quantize(failed, NF4)), (dependent[2] as Tensor).cast('bfloat16'));
   for (const tensor of dependent) await rejectsCode(tensor.read(), 'ERR_ARGUMENT', /row 0, column 1/);
   for (const tensor of dependent) await rejectsCode(tensor.toFloat32(), 'ERR_ARGUMENT', /row 0, column 1/);
@@ -76,7 +84,8 @@ test('what is disposed while work is queued on it is read to the end', async () 
     return values;
   });
   const first = await (results[0] as Tensor).read();
-  for (const tensor of results) expect(Buffer.compare(Buffer.from((await tensor.read()).buffer), Buffer.from(first.buffer))).toBe(0);
+  for (const tensor of results)
+    expect(Buffer.compare(Buffer.from((await tensor.read()).buffer), Buffer.from(first.buffer))).toBe(0);
   const reading = (results[0] as Tensor).read();
   for (const tensor of results) tensor.dispose();
   expect((await reading).length).toBe(1_000_000);
@@ -148,27 +157,38 @@ test('timers fire on time while the queue works', async () => {
 });
 
 test('memory beyond what the machine has is refused at once', () => {
-  throwsCode(() => Tensor.zeros([10 * totalmem()], { dtype: 'uint8' }), 'ERR_OUT_OF_MEMORY', /cannot allocate .* available/);
+  throwsCode(
+    () => Tensor.zeros([10 * totalmem()], { dtype: 'uint8' }),
+    'ERR_OUT_OF_MEMORY',
+    /cannot allocate .* available/,
+  );
   throwsCode(() => Tensor.zeros([2 ** 50]), 'ERR_OUT_OF_MEMORY');
   const small = Tensor.zeros([1, 1]);
-  throwsCode(() => dequantize(quantize(Tensor.zeros([2 ** 45, 0]), { kind: 'fp8', format: 'e4m3', granularity: 'row' })), 'ERR_OUT_OF_MEMORY');
+  throwsCode(
+    () =>
+      dequantize(quantize(Tensor.zeros([2 ** 45, 0]), { kind: 'fp8', format: 'e4m3', granularity: 'row' })),
+    'ERR_OUT_OF_MEMORY',
+  );
   small.dispose();
 });
 
 test.each([
   ['large blocks', Math.floor(totalmem() / 8)],
   ['blocks of 60 MB', 60_000_000],
-])('promises count: %s that nobody has touched yet are refused before they exceed the machine', async (_, bytes) => {
-  await settle();
-  const held: ReturnType<typeof native.tensorEmpty>[] = [];
-  try {
-    throwsCode(() => {
-      while (held.length * bytes < 2 * totalmem()) held.push(native.tensorEmpty('uint8', [bytes]));
-    }, 'ERR_OUT_OF_MEMORY');
-    expect(held.length * bytes).toBeLessThan(totalmem());
-    expect(held.length).toBeGreaterThan(0);
-  } finally {
-    for (const tensor of held) native.tensorDispose(tensor);
-  }
-  Tensor.zeros([1000, 1000]).dispose(); // and goes on
-});
+])(
+  'promises count: %s that nobody has touched yet are refused before they exceed the machine',
+  async (_, bytes) => {
+    await settle();
+    const held: ReturnType<typeof native.tensorEmpty>[] = [];
+    try {
+      throwsCode(() => {
+        while (held.length * bytes < 2 * totalmem()) held.push(native.tensorEmpty('uint8', [bytes]));
+      }, 'ERR_OUT_OF_MEMORY');
+      expect(held.length * bytes).toBeLessThan(totalmem());
+      expect(held.length).toBeGreaterThan(0);
+    } finally {
+      for (const tensor of held) native.tensorDispose(tensor);
+    }
+    Tensor.zeros([1000, 1000]).dispose(); // and goes on
+  },
+);

@@ -33,7 +33,8 @@ export function magnitude(format: SmallFloat, code: number): number {
 }
 
 /** Bits of a code without the sign. */
-export const magnitudeBits = ({ exponentBits, mantissaBits }: SmallFloat): number => exponentBits + mantissaBits;
+export const magnitudeBits = ({ exponentBits, mantissaBits }: SmallFloat): number =>
+  exponentBits + mantissaBits;
 
 /** The value of a code, sign bit above the magnitude. */
 export function decode(format: SmallFloat, code: number): number {
@@ -54,7 +55,11 @@ function finite(format: SmallFloat): Float64Array {
 }
 
 /** The code of a magnitude: the nearest, between two as near the one that `tie` says; beyond the greatest, the greatest. */
-export function encodeMagnitude(format: SmallFloat, x: number, tie: 'even' | 'away' | 'floor' = 'even'): number {
+export function encodeMagnitude(
+  format: SmallFloat,
+  x: number,
+  tie: 'even' | 'away' | 'floor' = 'even',
+): number {
   const values = finite(format);
   let low = 0;
   let high = values.length - 1;

@@ -27,7 +27,9 @@ struct Scratch {
   std::string file(const std::string& name) const { return path + "/" + name; }
 };
 
-void put(const std::string& path, const std::string& content) { std::ofstream(path, std::ios::binary) << content; }
+void put(const std::string& path, const std::string& content) {
+  std::ofstream(path, std::ios::binary) << content;
+}
 std::string get(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -82,7 +84,8 @@ TEST("io: a file cut at any byte is refused") {
 }
 
 TEST("io: a header cut at any byte, its length made to fit, is refused") {
-  for (size_t n = 0; n + 1 < kHeader.size(); ++n) CHECK_THROWS(Error, parse(with_length(kHeader.substr(0, n), "0123456789")));
+  for (size_t n = 0; n + 1 < kHeader.size(); ++n)
+    CHECK_THROWS(Error, parse(with_length(kHeader.substr(0, n), "0123456789")));
 }
 
 TEST("io: any byte of a header exchanged gives a header that covers the data, or an error") {
@@ -109,12 +112,41 @@ TEST("io: any byte of a header exchanged gives a header that covers the data, or
 }
 
 TEST("io: JSON is what RFC 8259 says, without names twice") {
-  for (const char* text : {"null", "true", "false", "0", "-0", "-1.5e+10", "1E-2", "\"\"", "[]", "{}", " [1 , 2] ",
-                           R"({"a":{"a":1},"b":[{"a":1},{"a":2}]})", R"("\u0041\ud83d\ude00\n\/\\")", "\"\x7f\"", "\t\r\n 1"})
+  for (const char* text :
+       {"null", "true", "false", "0", "-0", "-1.5e+10", "1E-2", "\"\"", "[]", "{}", " [1 , 2] ",
+        R"({"a":{"a":1},"b":[{"a":1},{"a":2}]})", R"("\u0041\ud83d\ude00\n\/\\")", "\"\x7f\"", "\t\r\n 1"})
     CHECK(is_json(text));
-  for (const char* text : {"", " ", "nul", "True", "01", "1.", ".5", "+1", "-", "1e", "0x1", "[1,]", "[,1]", "[1 2]", "{\"a\"}",
-                           "{\"a\":1,}", "{a:1}", "'a'", "\"\x01\"", "\"\\x\"", "\"\\u12\"", R"("\ud800")", R"("\udc00")",
-                           R"("\ud800A")", "[", "\"", "1 2", "]", "[1}", R"({"a":1,"a":2})", R"({"a":1,"\u0061":2})"})
+  for (const char* text : {"",
+                           " ",
+                           "nul",
+                           "True",
+                           "01",
+                           "1.",
+                           ".5",
+                           "+1",
+                           "-",
+                           "1e",
+                           "0x1",
+                           "[1,]",
+                           "[,1]",
+                           "[1 2]",
+                           "{\"a\"}",
+                           "{\"a\":1,}",
+                           "{a:1}",
+                           "'a'",
+                           "\"\x01\"",
+                           "\"\\x\"",
+                           "\"\\u12\"",
+                           R"("\ud800")",
+                           R"("\udc00")",
+                           R"("\ud800A")",
+                           "[",
+                           "\"",
+                           "1 2",
+                           "]",
+                           "[1}",
+                           R"({"a":1,"a":2})",
+                           R"({"a":1,"\u0061":2})"})
     CHECK(!is_json(text));
   CHECK(!is_json(std::string("\"\0\"", 3)));
   CHECK(!is_json(std::string("1\0", 2)));
@@ -130,9 +162,15 @@ TEST("io: nesting is followed to 128 levels and refused beyond, however deep") {
 TEST("io: every sequence of up to three bytes is UTF-8 exactly if it decodes to a code point and back") {
   const auto reference = [](const std::string& s) {
     for (size_t i = 0; i < s.size();) {
-      const auto byte = [&](size_t k) { return i + k < s.size() ? static_cast<unsigned char>(s[i + k]) : 0u; };
+      const auto byte = [&](size_t k) {
+        return i + k < s.size() ? static_cast<unsigned char>(s[i + k]) : 0u;
+      };
       const unsigned lead = byte(0);
-      const size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
+      const size_t length = lead < 0x80       ? 1
+                            : lead >> 5 == 6  ? 2
+                            : lead >> 4 == 14 ? 3
+                            : lead >> 3 == 30 ? 4
+                                              : 0;
       if (length == 0 || i + length > s.size()) return false;
       unsigned code = length == 1 ? lead : lead & (0x7Fu >> length);
       for (size_t k = 1; k < length; ++k) {
@@ -147,7 +185,8 @@ TEST("io: every sequence of up to three bytes is UTF-8 exactly if it decodes to 
   };
   int wrong = 0;
   for (unsigned code = 0; code < 1u << 24; code += code < 1u << 16 ? 1 : 7) {
-    const std::string three{static_cast<char>(code >> 16), static_cast<char>(code >> 8), static_cast<char>(code)};
+    const std::string three{static_cast<char>(code >> 16), static_cast<char>(code >> 8),
+                            static_cast<char>(code)};
     for (const std::string& s : {three, three.substr(1), three.substr(2), "\xF0" + three, "\xF4" + three})
       wrong += is_utf8(s) != reference(s);
   }
@@ -177,11 +216,14 @@ TEST("io: only regular files are mapped, and a pipe is not waited for") {
   put(scratch.file("empty"), "");
   CHECK_EQ(std::make_shared<MappedFile>(scratch.file("empty"))->size(), 0);
   CHECK_EQ(::mkfifo(scratch.file("pipe").c_str(), 0600), 0);
-  for (const std::string& path : {scratch.file("pipe"), scratch.path, scratch.file("none"), std::string("/dev/zero")})
+  for (const std::string& path :
+       {scratch.file("pipe"), scratch.path, scratch.file("none"), std::string("/dev/zero")})
     CHECK_THROWS(Error, std::make_shared<MappedFile>(path));
 }
 
-TEST("io: an output file has its size at once, takes writes in any order, and goes on where a run was cut off") {
+TEST(
+    "io: an output file has its size at once, takes writes in any order, and goes on where a run was cut "
+    "off") {
   const Scratch scratch;
   const auto write = [](OutputFile& file, int64_t offset, const std::string& text) {
     file.write(offset, reinterpret_cast<const std::byte*>(text.data()), static_cast<int64_t>(text.size()));

@@ -158,7 +158,9 @@ TEST(
     CHECK(first.packed == exact.packed);
     double mean = 0;
     for (const float x : exact.absmax) mean += x;
-    CHECK_EQ(first.offset, static_cast<float>(mean / static_cast<double>(exact.absmax.size())));
+    mean /= static_cast<double>(exact.absmax.size());
+    // All positive, so each of the at most 64 additions that a value passes through costs half a unit of the result.
+    CHECK(std::abs(static_cast<double>(first.offset) - mean) <= 64 * 0x1p-24 * mean);
     std::vector<float> absmax(exact.absmax.size());
     decode_nested_absmax(first.absmax_codes.data(), first.absmax_scales.data(), first.offset,
                          static_cast<int64_t>(absmax.size()), absmax.data());
