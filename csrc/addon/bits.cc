@@ -13,13 +13,15 @@ namespace {
 
 const Tensor& contiguous_bytes(Napi::Value value, const char* name) {
   const Tensor& tensor = TensorHandle::get(value, name);
-  if (tensor.dtype != DType::uint8) fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", uint8 expected");
+  if (tensor.dtype != DType::uint8)
+    fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", uint8 expected");
   if (!tensor.contiguous()) fail(ErrorCode::shape, name, ": a contiguous tensor expected");
   return tensor;
 }
 
 void require_matrix(const Tensor& tensor, const char* name) {
-  if (tensor.shape.size() != 2) fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", a matrix expected");
+  if (tensor.shape.size() != 2)
+    fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", a matrix expected");
 }
 
 std::optional<ops::NibbleOrder> to_order(Napi::Value value) {
@@ -60,8 +62,8 @@ Napi::Value unpack_bits(const Napi::CallbackInfo& info) {
   const auto offset = static_cast<int32_t>(to_integer(info[3], "offset", 0, 1 << 16));
   const auto order = to_order(info[5]);
   if (columns > kMaxSafeInteger / 32 || (columns * bits + 7) / 8 > packed.shape[1])
-    fail(ErrorCode::shape, "packed: ", to_string(packed.shape), " does not hold ", columns, " codes of ", bits,
-         " bits a row");
+    fail(ErrorCode::shape, "packed: ", to_string(packed.shape), " does not hold ", columns, " codes of ",
+         bits, " bits a row");
   Tensor codes = empty(cpu::device(), to_dtype(info[4], "dtype"), {packed.shape[0], columns});
   cpu::device().enqueue({packed}, {codes}, [=] {
     ops::unpack_bits(cpu::device().pool(), packed.data_as<uint8_t>(), packed.shape[1], bits, offset,
@@ -109,7 +111,8 @@ Napi::Value unpack_planar(const Napi::CallbackInfo& info) {
   const int bits = planar_bits(info[2]);
   const int64_t planes = 8 / bits;
   if (rows / planes + (rows % planes != 0) != packed.shape[0])
-    fail(ErrorCode::shape, "packed: ", to_string(packed.shape), " does not hold ", rows, " rows of ", bits, " bits");
+    fail(ErrorCode::shape, "packed: ", to_string(packed.shape), " does not hold ", rows, " rows of ", bits,
+         " bits");
   Tensor codes = empty(cpu::device(), DType::uint8, {rows, packed.shape[1]});
   cpu::device().enqueue({packed}, {codes}, [=] {
     ops::unpack_planar(cpu::device().pool(), packed.data_as<uint8_t>(), rows, packed.shape[1], bits,
@@ -124,10 +127,12 @@ Napi::Value offset_codes(const Napi::CallbackInfo& info) {
   const int64_t delta = to_integer(info[1], "delta", -kMaxSafeInteger);
   const DType dtype = to_dtype(info[2], "dtype");
   for (const DType d : {in.dtype, dtype})
-    if (is_float(d) || d == DType::boolean) fail(ErrorCode::dtype, "codes: ", name_of(d), ", an integer dtype expected");
+    if (is_float(d) || d == DType::boolean)
+      fail(ErrorCode::dtype, "codes: ", name_of(d), ", an integer dtype expected");
   std::optional<ops::CodeRange> clamp;
   if (!info[3].IsUndefined())
-    clamp = ops::CodeRange{to_integer(info[3], "low", -kMaxSafeInteger), to_integer(info[4], "high", -kMaxSafeInteger)};
+    clamp = ops::CodeRange{to_integer(info[3], "low", -kMaxSafeInteger),
+                           to_integer(info[4], "high", -kMaxSafeInteger)};
   Tensor out = empty(cpu::device(), dtype, in.shape);
   const Tensor flat_in = in.shape.size() == 2 ? in : reshaped(in, {1, in.elements()});
   const Tensor flat_out = reshaped(out, flat_in.shape);

@@ -15,7 +15,8 @@ namespace {
 
 const Tensor& float_values(Napi::Value value, const char* name) {
   const Tensor& tensor = TensorHandle::get(value, name);
-  if (tensor.dtype != DType::float32) fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32 expected");
+  if (tensor.dtype != DType::float32)
+    fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32 expected");
   if (!tensor.contiguous()) fail(ErrorCode::shape, name, ": a contiguous tensor expected");
   return tensor;
 }

@@ -46,7 +46,8 @@ class Channel {
   }
 
  private:
-  void deliver(Napi::Env env, uint64_t id, const std::shared_ptr<const Error>& failure, const Result& result) {
+  void deliver(Napi::Env env, uint64_t id, const std::shared_ptr<const Error>& failure,
+               const Result& result) {
     {
       const std::lock_guard lock(mutex_);
       if (!open_) return;

@@ -12,7 +12,9 @@
 namespace quantaria::addon {
 namespace {
 
-Napi::Value build_id_text(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), build_id()); }
+Napi::Value build_id_text(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), build_id());
+}
 
 /// cpuInfo(): {threads, isa, memoryBytes}
 Napi::Value cpu_info(const Napi::CallbackInfo& info) {

@@ -86,9 +86,10 @@ ops::MxScheme to_mx_scheme(Napi::Value scheme) {
                                       {"int8", ops::MxElement::int8}});
   const Napi::Value rounding = field(scheme, "rounding");
   if (!rounding.IsUndefined())
-    s.rounding = choice<ops::MxRounding>(
-        rounding, "rounding",
-        {{"even", ops::MxRounding::even}, {"nearest", ops::MxRounding::nearest}, {"floor", ops::MxRounding::floor}});
+    s.rounding = choice<ops::MxRounding>(rounding, "rounding",
+                                         {{"even", ops::MxRounding::even},
+                                          {"nearest", ops::MxRounding::nearest},
+                                          {"floor", ops::MxRounding::floor}});
   s.pre_scale = flag(scheme, "preScale");
   return s;
 }
@@ -119,8 +120,8 @@ T* pointer(const Tensor& tensor) {
 
 using Body = std::function<void(ops::ErrorSums*)>;
 
-/// The weight as kernels see it. A matrix may claim 2^50 rows without columns: where rows have no constants of their own,
-/// there is nothing to do for any of them.
+/// The weight as kernels see it. A matrix may claim 2^50 rows without columns: where rows have no constants
+/// of their own, there is nothing to do for any of them.
 ConstMatrix weight_matrix(const Tensor& w, bool constants_by_row) {
   ConstMatrix m = as_matrix(w);
   if (m.cols == 0 && !constants_by_row) m.rows = 0;
@@ -131,9 +132,11 @@ Body int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::IntScheme s = to_int_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
   const ops::ConstantsShape constants = ops::constants_shape(s, w.shape[0], w.shape[1]);
-  const Tensor packed = stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, s.bits)});
+  const Tensor packed =
+      stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, s.bits)});
   const Tensor scales = stored.add("scales", DType::float32, {constants.rows, constants.cols});
-  const Tensor zeros = s.symmetric ? Tensor{} : stored.add("zeros", DType::int32, {constants.rows, constants.cols});
+  const Tensor zeros =
+      s.symmetric ? Tensor{} : stored.add("zeros", DType::int32, {constants.rows, constants.cols});
   return [=](ops::ErrorSums* sums) {
     ops::quantize_int(cpu::device().pool(), m, s,
                       {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros)}, sums);
@@ -149,7 +152,8 @@ Body codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   Tensor absmax, codes, scales, offset;
   if (s.double_quant) {
     codes = stored.add("absmaxCodes", DType::uint8, {blocks});
-    scales = stored.add("absmaxScales", DType::float32, {(blocks + ops::kNestedBlock - 1) / ops::kNestedBlock});
+    scales =
+        stored.add("absmaxScales", DType::float32, {(blocks + ops::kNestedBlock - 1) / ops::kNestedBlock});
     offset = stored.add("absmaxOffset", DType::float32, {1});
   } else {
     absmax = stored.add("absmax", DType::float32, {blocks});
@@ -233,9 +237,11 @@ class Parts {
 
   Tensor take(const char* name, DType dtype, int64_t elements) {
     const Tensor& tensor = TensorHandle::get(field(stored_, name), name);
-    if (tensor.dtype != dtype) fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", ", name_of(dtype), " expected");
+    if (tensor.dtype != dtype)
+      fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", ", name_of(dtype), " expected");
     if (!tensor.contiguous() || tensor.elements() != elements)
-      fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements, " contiguous elements expected");
+      fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements,
+           " contiguous elements expected");
     taken_.push_back(tensor);
     return tensor;
   }
@@ -258,10 +264,10 @@ DequantizeBody int_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t
   const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
   const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
   return [=](std::byte* values) {
-    ops::dequantize_int(cpu::device().pool(), s,
-                        {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros),
-                         pointer<int32_t>(index)},
-                        out, in, dtype, values);
+    ops::dequantize_int(
+        cpu::device().pool(), s,
+        {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros), pointer<int32_t>(index)},
+        out, in, dtype, values);
   };
 }
 
@@ -291,8 +297,8 @@ DequantizeBody fp8_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, s.per_row ? out : 1);
   return [=](std::byte* values) {
-    ops::dequantize_fp8(cpu::device().pool(), s, pointer<uint8_t>(packed), pointer<float>(scales), out, in, dtype,
-                        values);
+    ops::dequantize_fp8(cpu::device().pool(), s, pointer<uint8_t>(packed), pointer<float>(scales), out, in,
+                        dtype, values);
   };
 }
 
@@ -313,8 +319,8 @@ DequantizeBody llm_int8_values(Napi::Value, Parts& parts, int64_t out, int64_t i
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, out);
   return [=](std::byte* values) {
-    ops::dequantize_llm_int8(cpu::device().pool(), pointer<uint8_t>(packed), pointer<float>(scales), out, in, dtype,
-                             values);
+    ops::dequantize_llm_int8(cpu::device().pool(), pointer<uint8_t>(packed), pointer<float>(scales), out, in,
+                             dtype, values);
   };
 }
 
@@ -357,11 +363,12 @@ Napi::Value nested_absmax(const Napi::CallbackInfo& info) {
     fail(ErrorCode::dtype, "absmaxCodes uint8, absmaxScales and absmaxOffset float32 expected");
   if (scales.elements() != (blocks + ops::kNestedBlock - 1) / ops::kNestedBlock || offset.elements() != 1 ||
       !codes.contiguous() || !scales.contiguous())
-    fail(ErrorCode::shape, "absmaxScales: one for each ", ops::kNestedBlock, " of ", blocks, " blocks expected");
+    fail(ErrorCode::shape, "absmaxScales: one for each ", ops::kNestedBlock, " of ", blocks,
+         " blocks expected");
   Tensor absmax = empty(cpu::device(), DType::float32, {blocks});
   cpu::device().enqueue({codes, scales, offset}, {absmax}, [=] {
-    ops::decode_nested_absmax(codes.data_as<uint8_t>(), scales.data_as<float>(), *offset.data_as<float>(), blocks,
-                              absmax.data_as<float>());
+    ops::decode_nested_absmax(codes.data_as<uint8_t>(), scales.data_as<float>(), *offset.data_as<float>(),
+                              blocks, absmax.data_as<float>());
   });
   return TensorHandle::make(info.Env(), std::move(absmax));
 }

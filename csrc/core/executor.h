@@ -9,8 +9,8 @@
 
 namespace quantaria {
 
-/// Threads that take tasks from one queue, in order: with a single one, each task ends before the next begins. They start
-/// with the first task.
+/// Threads that take tasks from one queue, in order: with a single one, each task ends before the next
+/// begins. They start with the first task.
 class Executor {
  public:
   explicit Executor(int threads = 1) : count_(threads) {}

@@ -20,8 +20,8 @@ std::string refusal_of_devices(int count) {
     const cudaError_t error = cudaGetDeviceProperties(&properties, i);
     if (error != cudaSuccess) return cudaGetErrorString(error);
     if (properties.major >= kMinimumMajor) return {};
-    refused = std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
-              std::to_string(properties.minor) + ", 8.0 or higher is needed";
+    refused = std::string(properties.name) + " has compute capability " + std::to_string(properties.major) +
+              "." + std::to_string(properties.minor) + ", 8.0 or higher is needed";
   }
   return refused;
 }
@@ -31,13 +31,14 @@ std::string refusal(int driver, int runtime) {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver && driver == 0) return "no NVIDIA driver is installed";
   if (error == cudaErrorInsufficientDriver)
-    return "the driver supports CUDA " + version_text(driver) + ", this build needs " + version_text(runtime) +
-           " (for CUDA 13, driver 580 or newer)";
+    return "the driver supports CUDA " + version_text(driver) + ", this build needs " +
+           version_text(runtime) + " (for CUDA 13, driver 580 or newer)";
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
     return "the driver sees no CUDA device (is CUDA_VISIBLE_DEVICES set?)";
   if (error != cudaSuccess) return cudaGetErrorString(error);
   const std::string refused = refusal_of_devices(count);
-  return refused.empty() ? "this version of quantaria has no CUDA kernels yet: the CPU backend does the work" : refused;
+  return refused.empty() ? "this version of quantaria has no CUDA kernels yet: the CPU backend does the work"
+                         : refused;
 }
 
 }  // namespace

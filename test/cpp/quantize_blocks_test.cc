@@ -159,7 +159,8 @@ TEST(
     double mean = 0;
     for (const float x : exact.absmax) mean += x;
     mean /= static_cast<double>(exact.absmax.size());
-    // All positive, so each of the at most 64 additions that a value passes through costs half a unit of the result.
+    // All positive, so each of the at most 64 additions that a value passes through costs half a unit of the
+    // result.
     CHECK(std::abs(static_cast<double>(first.offset) - mean) <= 64 * 0x1p-24 * mean);
     std::vector<float> absmax(exact.absmax.size());
     decode_nested_absmax(first.absmax_codes.data(), first.absmax_scales.data(), first.offset,

@@ -31,7 +31,8 @@ void copy_tensor(ThreadPool& pool, const Tensor& source, const Tensor& target) {
   } else if (source.shape.size() <= 2) {
     ops::copy_cast(pool, as_matrix(source), as_matrix(target));
   } else {
-    for (int64_t i = 0; i < source.shape[0]; ++i) copy_tensor(pool, select(source, 0, i), select(target, 0, i));
+    for (int64_t i = 0; i < source.shape[0]; ++i)
+      copy_tensor(pool, select(source, 0, i), select(target, 0, i));
   }
 }
 

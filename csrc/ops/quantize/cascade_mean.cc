@@ -17,8 +17,8 @@ void add(Lanes& to, const float* values) {
   for (size_t lane = 0; lane < kLanes; ++lane) to[lane] += values[lane];
 }
 
-/// Sums `rows` rows of kAccumulators x kLanes values, one accumulator for each position. Every 2^power rows a level is
-/// folded into the next, so that no running sum grows far beyond what is added to it.
+/// Sums `rows` rows of kAccumulators x kLanes values, one accumulator for each position. Every 2^power rows a
+/// level is folded into the next, so that no running sum grows far beyond what is added to it.
 std::array<Lanes, kAccumulators> sum_rows(const float* values, int64_t rows) {
   const int ceil_log2 = rows > 1 ? std::bit_width(static_cast<uint64_t>(rows - 1)) : 0;
   const int power = std::max(4, ceil_log2 / kLevels);

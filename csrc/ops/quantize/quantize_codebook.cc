@@ -21,27 +21,22 @@ struct Piece {
 };
 
 bool rows_are_pieces(const ConstMatrix& w, const CodebookScheme& scheme) {
-  return w.cols > 0 && w.cols % piece_unit(scheme) == 0;
+  return w.cols % piece_unit(scheme) == 0;
 }
 
 int64_t piece_count(const ConstMatrix& w, const CodebookScheme& scheme) {
-  if (rows_are_pieces(w, scheme)) return w.rows * panels_of(w.cols, piece_unit(scheme)).count;
+  if (rows_are_pieces(w, scheme)) return w.rows;
   const int64_t length = piece_length(scheme);
   return (w.rows * w.cols + length - 1) / length;
 }
 
-/// body(piece) for all pieces of w, in parallel. Pieces are parts of rows where blocks end with rows.
+/// body(piece) for all pieces of w, in parallel. Pieces are rows where blocks end with them.
 template <class Body>
 void for_each_piece(ThreadPool& pool, const ConstMatrix& w, const CodebookScheme& scheme, const Body& body) {
   if (rows_are_pieces(w, scheme)) {
-    const Panels panels = panels_of(w.cols, piece_unit(scheme));
-    for_each_panel_strip(pool, w, panels, [&](const Strip& strip, int64_t first, int64_t panel) {
-      const int64_t col = panel * panels.width;
-      const int64_t n = std::min(panels.width, w.cols - col);
-      for (int64_t i = 0; i < strip.rows(); ++i) {
-        const int64_t r = first + i;
-        body(Piece{r * panels.count + panel, r * w.cols + col, n, strip.row(i)});
-      }
+    for_each_strip(pool, w, [&](const Strip& strip, int64_t first) {
+      for (int64_t i = 0; i < strip.rows(); ++i)
+        body(Piece{first + i, (first + i) * w.cols, w.cols, strip.row(i)});
     });
     return;
   }

@@ -2,7 +2,6 @@
 #include <array>
 #include <cstring>
 #include <limits>
-#include <numeric>
 
 #include "core/error.h"
 #include "ops/bitpack/bitpack.h"
@@ -64,78 +63,66 @@ const float* as_floats(const int32_t* zeros, int64_t n) {
   return floats;
 }
 
-/// Encodes rows, or parts of them that begin with a packed word, and packs them.
+/// Encodes rows and packs them.
 class RowEncoder {
  public:
   RowEncoder(const IntScheme& scheme, int64_t in, uint8_t* packed)
-      : scheme_(scheme), limits_(limits_of(scheme)), row_bytes_(packed_row_bytes(in, scheme.bits)), packed_(packed) {}
+      : scheme_(scheme),
+        limits_(limits_of(scheme)),
+        in_(in),
+        row_bytes_(packed_row_bytes(in, scheme.bits)),
+        packed_(packed) {}
 
-  /// n elements of row r from column `col`.
-  void encode(int64_t r, int64_t col, const float* row, int64_t n, int64_t group, const Constants& constants,
-              LaneSums* sums) const {
-    if (n == 0) return;
+  void encode(int64_t r, const float* row, int64_t group, const Constants& constants, LaneSums* sums) const {
+    if (in_ == 0) return;
     const IntKernels& kernels = int_kernels();
     const bool columns = scheme_.granularity == Granularity::column;
-    uint8_t* const to = packed_ + r * row_bytes_ + col * scheme_.bits / 8;
+    uint8_t* const to = packed_ + r * row_bytes_;
     if (scheme_.bits == 16) {
-      uint16_t* const codes = thread_buffer<uint16_t>(Slot::codes, n + kCodeSlack);
+      uint16_t* const codes = thread_buffer<uint16_t>(Slot::codes, in_ + kCodeSlack);
       if (columns)
-        kernels.encode16_columns(row, n, constants.scales, constants.zeros, limits_, codes, sums);
+        kernels.encode16_columns(row, in_, constants.scales, constants.zeros, limits_, codes, sums);
       else
-        kernels.encode16(row, n, group, constants.scales, constants.zeros, limits_, codes, sums);
-      codes[n] = 0;
-      std::memcpy(to, codes, static_cast<size_t>(packed_row_bytes(n, 16)));
+        kernels.encode16(row, in_, group, constants.scales, constants.zeros, limits_, codes, sums);
+      codes[in_] = 0;
+      std::memcpy(to, codes, static_cast<size_t>(row_bytes_));
       return;
     }
-    uint8_t* const codes = thread_buffer<uint8_t>(Slot::codes, n + kCodeSlack);
+    uint8_t* const codes = thread_buffer<uint8_t>(Slot::codes, in_ + kCodeSlack);
     if (columns)
-      kernels.encode8_columns(row, n, constants.scales, constants.zeros, limits_, codes, sums);
+      kernels.encode8_columns(row, in_, constants.scales, constants.zeros, limits_, codes, sums);
     else
-      kernels.encode8(row, n, group, constants.scales, constants.zeros, limits_, codes, sums);
-    std::memset(codes + n, 0, kPackSlack);
-    bit_kernels().pack[scheme_.bits](codes, n, to);
+      kernels.encode8(row, in_, group, constants.scales, constants.zeros, limits_, codes, sums);
+    std::memset(codes + in_, 0, kPackSlack);
+    bit_kernels().pack[scheme_.bits](codes, in_, to);
   }
 
  private:
   IntScheme scheme_;
   IntLimits limits_;
+  int64_t in_;
   int64_t row_bytes_;
   uint8_t* packed_;
 };
 
-/// Where a row can be parted: between groups, at whole words.
-Panels row_panels(const IntScheme& scheme, int64_t in) {
-  constexpr int64_t kCodesToWords = 32;  // 32 codes of any width fill whole words
-  if (scheme.granularity != Granularity::group) return {std::max<int64_t>(1, in), 1};
-  return panels_of(in, std::lcm(std::min(scheme.group_size, in + 1), kCodesToWords));
-}
-
-/// Row and group scales: everything about a row, or a panel's part of it, in one visit.
+/// Row and group scales: everything about a row in one visit.
 void quantize_by_row(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme, const IntStored& to,
-                     FiniteCheck& check, ErrorSums* total) {
+                     FiniteCheck& check, PartSums& sums) {
   const int64_t group = group_length(scheme, w.cols);
   const int64_t groups = constants_shape(scheme, w.rows, w.cols).cols;
-  const Panels panels = row_panels(scheme, w.cols);
-  PartSums sums(total, w.rows * panels.count);
   const RowEncoder encoder(scheme, w.cols, to.packed);
-  for_each_panel_strip(pool, w, panels, [&](const Strip& strip, int64_t first, int64_t panel) {
-    const int64_t col = panel * panels.width;
-    const int64_t n = std::min(panels.width, w.cols - col);
+  for_each_strip(pool, w, [&](const Strip& strip, int64_t first) {
     for (int64_t i = 0; i < strip.rows(); ++i) {
       const int64_t r = first + i;
       const float* const row = strip.row(i);
-      const int64_t at = r * groups + (groups > 1 ? col / group : 0);
-      int32_t* const zeros = to.zeros == nullptr ? nullptr : to.zeros + at;
-      if (groups == 0 || !fit_row(scheme, row, n, group, check, to.scales + at, zeros)) continue;
+      float* const scales = to.scales + r * groups;
+      int32_t* const zeros = to.zeros == nullptr ? nullptr : to.zeros + r * groups;
+      if (groups == 0 || !fit_row(scheme, row, w.cols, group, check, scales, zeros)) continue;
       LaneSums lanes;
-      const int64_t count = group == 0 ? 1 : std::max<int64_t>(1, (n + group - 1) / group);
-      encoder.encode(r, col, row, n, group, {to.scales + at, as_floats(zeros, count)},
-                     sums.wanted() ? &lanes : nullptr);
-      if (sums.wanted()) sums.put(r * panels.count + panel, lanes);
+      encoder.encode(r, row, group, {scales, as_floats(zeros, groups)}, sums.wanted() ? &lanes : nullptr);
+      if (sums.wanted()) sums.put(r, lanes);
     }
   });
-  check.finish(w);
-  sums.finish();
 }
 
 /// Encodes all rows by constants that they share.
@@ -145,7 +132,7 @@ void encode_shared(ThreadPool& pool, const ConstMatrix& w, const IntScheme& sche
   for_each_strip(pool, w, [&](const Strip& strip, int64_t first) {
     for (int64_t i = 0; i < strip.rows(); ++i) {
       LaneSums lanes;
-      encoder.encode(first + i, 0, strip.row(i), w.cols, w.cols, constants, sums.wanted() ? &lanes : nullptr);
+      encoder.encode(first + i, strip.row(i), w.cols, constants, sums.wanted() ? &lanes : nullptr);
       if (sums.wanted()) sums.put(first + i, lanes);
     }
   });
@@ -243,13 +230,20 @@ void quantize_int(ThreadPool& pool, const ConstMatrix& w, const IntScheme& schem
   check_weight(w);
   check_scheme(scheme);
   FiniteCheck check;
-  if (scheme.granularity == Granularity::row || scheme.granularity == Granularity::group)
-    return quantize_by_row(pool, w, scheme, to, check, sums);
   PartSums parts(sums, w.rows);
-  if (scheme.granularity == Granularity::tensor)
-    quantize_by_tensor(pool, w, scheme, to, check, parts);
-  else
-    quantize_by_column(pool, w, scheme, to, check, parts);
+  switch (scheme.granularity) {
+    case Granularity::tensor:
+      quantize_by_tensor(pool, w, scheme, to, check, parts);
+      break;
+    case Granularity::column:
+      quantize_by_column(pool, w, scheme, to, check, parts);
+      break;
+    case Granularity::row:
+    case Granularity::group:
+      quantize_by_row(pool, w, scheme, to, check, parts);
+      check.finish(w);
+      break;
+  }
   parts.finish();
 }
 

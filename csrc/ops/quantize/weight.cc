@@ -29,7 +29,7 @@ int64_t rows_per_strip(const ConstMatrix& w) {
   const int64_t cols = std::max<int64_t>(1, w.cols);
   if (has_contiguous_rows(w)) return std::clamp<int64_t>(kTaskElements / cols, 1, 64);
   const int64_t rows = kStripBytes / (cols * size_of(w.dtype)) / kRowsPerLine * kRowsPerLine;
-  return std::clamp<int64_t>(rows, kRowsPerLine, 16 * kRowsPerLine);
+  return std::clamp<int64_t>(rows, kRowsPerLine, 8 * kRowsPerLine);
 }
 
 template <class T>
@@ -96,29 +96,6 @@ void for_each_strip(ThreadPool& pool, const ConstMatrix& w,
   pool.parallel_for((w.rows + height - 1) / height, [&](int64_t task) {
     const int64_t first = task * height;
     body(Strip(part_of(w, first, std::min(height, w.rows - first), 0, w.cols)), first);
-  });
-}
-
-Panels panels_of(int64_t cols, int64_t unit) {
-  constexpr int64_t kWidth = 512;
-  const int64_t width = (kWidth + unit - 1) / unit * unit;
-  if (unit > kWidth || width >= cols) return {std::max<int64_t>(1, cols), 1};
-  return {width, (cols + width - 1) / width};
-}
-
-void for_each_panel_strip(ThreadPool& pool, const ConstMatrix& w, const Panels& panels,
-                          const std::function<void(const Strip&, int64_t, int64_t)>& body) {
-  const auto part = [&](int64_t row, int64_t rows, int64_t panel) {
-    const int64_t col = panel * panels.width;
-    return part_of(w, row, rows, col, std::min(panels.width, w.cols - col));
-  };
-  const int64_t height = rows_per_strip(part(0, w.rows, 0));
-  const int64_t strips = (w.rows + height - 1) / height;
-  // Panel by panel, so that threads read pages that follow each other.
-  pool.parallel_for(strips * panels.count, [&](int64_t task) {
-    const int64_t row = task % strips * height;
-    const int64_t panel = task / strips;
-    body(Strip(part(row, std::min(height, w.rows - row), panel)), row, panel);
   });
 }
 

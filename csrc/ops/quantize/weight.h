@@ -38,20 +38,6 @@ class Strip {
 void for_each_strip(ThreadPool& pool, const ConstMatrix& w,
                     const std::function<void(const Strip&, int64_t)>& body);
 
-/// How columns are parted where pieces of a row can be worked on alone. A panel of a transposed weight takes more rows
-/// into the same cache than whole rows would, and so longer runs from each page that it visits.
-struct Panels {
-  int64_t width;
-  int64_t count;
-};
-
-/// Panels whose borders are multiples of `unit`; a single one if that is too large.
-Panels panels_of(int64_t cols, int64_t unit);
-
-/// Strips of all panels, body(strip, first row, panel).
-void for_each_panel_strip(ThreadPool& pool, const ConstMatrix& w, const Panels& panels,
-                          const std::function<void(const Strip&, int64_t, int64_t)>& body);
-
 /// body(row) for all rows of an [out, in] result, in parallel tasks of some thousand elements.
 void for_each_row_task(ThreadPool& pool, int64_t out, int64_t in, const std::function<void(int64_t)>& body);
 
