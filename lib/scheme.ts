@@ -103,7 +103,7 @@ const codebookFields: Record<string, Field> = {
 };
 
 /** The fields of each kind, in the order in which a validated scheme lists them. */
-const kFields: Record<QuantScheme['kind'], Record<string, Field>> = {
+const FIELDS: Record<QuantScheme['kind'], Record<string, Field>> = {
   int: {
     bits: oneOf(2, 3, 4, 5, 6, 8, 16),
     symmetric: boolean,
@@ -157,16 +157,16 @@ export function validateScheme(value: unknown): QuantScheme {
   }
   const given = value as Record<string, unknown>;
   const kind = given.kind;
-  if (typeof kind !== 'string' || !Object.hasOwn(kFields, kind)) {
+  if (typeof kind !== 'string' || !Object.hasOwn(FIELDS, kind)) {
     refuse(
       'scheme.kind',
       kind,
-      Object.keys(kFields)
+      Object.keys(FIELDS)
         .map((name) => `"${name}"`)
         .join(', '),
     );
   }
-  const fields = kFields[kind as QuantScheme['kind']];
+  const fields = FIELDS[kind as QuantScheme['kind']];
   for (const name of Object.keys(given)) {
     if (name !== 'kind' && !Object.hasOwn(fields, name)) {
       refuse(
@@ -238,8 +238,10 @@ export function schemeLabel(scheme: QuantScheme): string {
   }
 }
 
-const kNestedBlock = 256;
-const kElementBits: Record<MxScheme['element'], number> = {
+/** Blocks of absmax values that share the constants of double quantization. */
+export const NESTED_BLOCK = 256;
+/** Bits of one element of an MX format. */
+export const ELEMENT_BITS: Readonly<Record<MxScheme['element'], number>> = {
   e4m3: 8,
   e5m2: 8,
   e3m2: 6,
@@ -248,9 +250,9 @@ const kElementBits: Record<MxScheme['element'], number> = {
   int8: 8,
 };
 /** SpQR: scales and zeros take 3 bits each, in groups of 16 that share two 16-bit constants each. */
-const kSpqrStatisticBits = 2 * 3 + (2 * 2 * 16) / 16;
+const SPQR_STATISTIC_BITS = 2 * 3 + (2 * 2 * 16) / 16;
 /** Outliers depend on the data; SpQR's authors report about 1 % of the weights, 32 bits each. */
-const kSpqrOutlierBits = 0.01 * 32;
+const SPQR_OUTLIER_BITS = 0.01 * 32;
 
 /**
  * Stored bits per weight of a `[out, in]` matrix, constants included: what every format stores give or take
@@ -274,18 +276,18 @@ export function bitsPerWeight(scheme: QuantScheme, shape: readonly [number, numb
       const codeBits = scheme.kind === 'dynamic8' ? 8 : 4;
       const blocks = Math.ceil(weights / scheme.blockSize);
       const nested = scheme.kind !== 'dynamic8' && scheme.doubleQuant;
-      const constantBits = nested ? 8 * blocks + 32 * Math.ceil(blocks / kNestedBlock) + 32 : 32 * blocks;
+      const constantBits = nested ? 8 * blocks + 32 * Math.ceil(blocks / NESTED_BLOCK) + 32 : 32 * blocks;
       return codeBits + constantBits / weights;
     }
     case 'fp8':
       return 8 + (16 * (scheme.granularity === 'row' ? rows : 1)) / weights;
     case 'mx':
-      return kElementBits[scheme.element] + (8 * Math.ceil(width / 32) + (scheme.preScale ? 32 : 0)) / width;
+      return ELEMENT_BITS[scheme.element] + (8 * Math.ceil(width / 32) + (scheme.preScale ? 32 : 0)) / width;
     case 'llm.int8':
       return 8 + 32 / width;
     case 'spqr':
       return (
-        scheme.bits + (Math.ceil(width / scheme.groupSize) * kSpqrStatisticBits) / width + kSpqrOutlierBits
+        scheme.bits + (Math.ceil(width / scheme.groupSize) * SPQR_STATISTIC_BITS) / width + SPQR_OUTLIER_BITS
       );
   }
 }

@@ -90,8 +90,16 @@ export function layoutShard(
   return { file, header: padded, bytes: padded.length + end, tensors: offsets };
 }
 
-/** Files of at most `maxBytes` of tensors each, unless one tensor alone is larger. Entries stay in order; `keepTogether` groups are not parted if they fit. */
-export function layoutShards(groups: readonly (readonly Entry[])[], maxBytes: number): ShardLayout[] {
+const DEFAULT_SHARD_BYTES = 5e9;
+
+/**
+ * Files of at most `maxBytes` of tensors each, unless one tensor alone is larger. Entries stay in order; those of a group
+ * are not parted if one file can hold them.
+ */
+export function layoutShards(
+  groups: readonly (readonly Entry[])[],
+  maxBytes: number = DEFAULT_SHARD_BYTES,
+): ShardLayout[] {
   const shards: Entry[][] = [[]];
   let used = 0;
   const place = (entries: readonly Entry[], bytes: number) => {

@@ -1,4 +1,4 @@
-import { InvalidArgumentError, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { checkDevice, setThreads } from '../device';
 
 /** A value that a parser refuses is wrong usage: exit 2. */
@@ -40,6 +40,28 @@ export function groupSize(text: string): number {
 
 const deviceName = (text: string): string =>
   /^(cpu|cuda:\d+|cuda-emulated)$/.test(text) ? text : refuse('cpu or cuda:N');
+
+export interface OutputFlags extends DeviceFlags {
+  out: string;
+  maxShardSize?: number;
+  maxMemory?: number;
+  resume?: boolean;
+}
+
+/** What every job that writes a checkpoint takes. */
+export function addOutputFlags(command: Command): Command {
+  return command
+    .requiredOption('--out <dir>', 'where to write')
+    .option('--max-shard-size <size>', 'tensors of one output file (default: 5GB)', bytes)
+    .option('--max-memory <size>', 'memory for weights under way (default: 512MB)', bytes)
+    .option('--resume', 'go on with an interrupted run')
+    .addOption(deviceOption())
+    .addOption(threadsOption());
+}
+
+export function outputOptions({ out, maxShardSize, maxMemory, resume }: OutputFlags) {
+  return { out, maxShardBytes: maxShardSize, maxMemoryBytes: maxMemory, resume };
+}
 
 export interface DeviceFlags {
   device?: string;

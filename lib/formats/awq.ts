@@ -31,12 +31,12 @@ import type {
   TensorReader,
 } from './types';
 
-/** Nibble j of a word holds output channel 8c + kOrder[j]: the order in which AWQ's kernel unpacks pairs of halves. */
-const kOrder = [0, 2, 4, 6, 1, 3, 5, 7];
-const kPerWord = 8;
-const kBits = 4;
-const kKernelGroups: readonly number[] = [16, 32, 64, 128];
-const kEndings = ['.qweight', '.qzeros', '.scales'];
+/** Nibble j of a word holds output channel 8c + ORDER[j]: the order in which AWQ's kernel unpacks pairs of halves. */
+const ORDER = [0, 2, 4, 6, 1, 3, 5, 7];
+const PER_WORD = 8;
+const BITS = 4;
+const KERNEL_GROUPS: readonly number[] = [16, 32, 64, 128];
+const ENDINGS = ['.qweight', '.qzeros', '.scales'];
 
 /** AWQ's gemm layout: 4 bits, codes and zero points packed along `out`. A symmetric grid is one whose zeros are 8. */
 export const awq: Format = {
@@ -57,8 +57,8 @@ export const awq: Format = {
 };
 
 function fit(scheme: QuantScheme, [rows, width]: readonly [number, number]): Fit {
-  if (scheme.kind !== 'int' || scheme.bits !== kBits) return refused('awq holds 4-bit integers only');
-  if (rows % kPerWord !== 0)
+  if (scheme.kind !== 'int' || scheme.bits !== BITS) return refused('awq holds 4-bit integers only');
+  if (rows % PER_WORD !== 0)
     return refused(`awq packs 8 output features to a word, which ${rows} is no multiple of`);
   return withScales(fitGroups(scheme, width, 'awq'), 'float16', 'awq');
 }
@@ -70,8 +70,8 @@ function entries(
 ): TensorEntry[] {
   const { groups } = groupsOf(scheme as IntScheme, width);
   return [
-    { name: `${module}.qweight`, dtype: 'I32', shape: [width, rows / kPerWord] },
-    { name: `${module}.qzeros`, dtype: 'I32', shape: [groups, rows / kPerWord] },
+    { name: `${module}.qweight`, dtype: 'I32', shape: [width, rows / PER_WORD] },
+    { name: `${module}.qzeros`, dtype: 'I32', shape: [groups, rows / PER_WORD] },
     { name: `${module}.scales`, dtype: 'F16', shape: [groups, rows] },
   ];
 }
@@ -88,7 +88,7 @@ function encode(module: string, q: QuantizedTensor): Map<string, Tensor> {
   }
   const zeroCodes =
     zeros === undefined
-      ? Tensor.from(new Uint8Array(groups * rows).fill(2 ** (kBits - 1)), [groups, rows], {
+      ? Tensor.from(new Uint8Array(groups * rows).fill(2 ** (BITS - 1)), [groups, rows], {
           device: q.device,
         })
       : zeros.transpose();
@@ -97,13 +97,13 @@ function encode(module: string, q: QuantizedTensor): Map<string, Tensor> {
       `${module}.qweight`,
       chain(
         packed as Tensor,
-        (bytes) => unpackBits(bytes, width, kBits),
+        (bytes) => unpackBits(bytes, width, BITS),
         (codes) => codes.transpose(),
-        (codes) => packBits(codes, kBits, kOrder),
+        (codes) => packBits(codes, BITS, ORDER),
         asWords,
       ),
     ],
-    [`${module}.qzeros`, consume(zeroCodes, (codes) => packBits(codes, kBits, kOrder), asWords)],
+    [`${module}.qzeros`, consume(zeroCodes, (codes) => packBits(codes, BITS, ORDER), asWords)],
     [
       `${module}.scales`,
       chain(
@@ -130,7 +130,7 @@ function config(context: FormatContext): FormatConfig {
   return {
     quantizationConfig: {
       quant_method: 'awq',
-      bits: kBits,
+      bits: BITS,
       group_size: commonGroup(context),
       zero_point: true,
       version: 'gemm',
@@ -153,7 +153,7 @@ function warnings(context: FormatContext): string[] {
       `awq: one group size for the whole checkpoint is all that its configuration has a place for, and here are ${sizes.size}; gptq and compressed-tensors have one per module`,
     );
   }
-  if ([...sizes].some((size) => size !== -1 && !kKernelGroups.includes(size))) {
+  if ([...sizes].some((size) => size !== -1 && !KERNEL_GROUPS.includes(size))) {
     found.push(
       'awq: kernels take groups of 16, 32, 64, 128 or whole rows; compressed-tensors takes any size that divides the width',
     );
@@ -186,10 +186,10 @@ async function modules(source: StoredCheckpoint): Promise<StoredModule[]> {
     const scales = requireEntry(source, `${module}.scales`, ['F16', 'BF16', 'F32'], 2);
     const [groups, rows] = scales.shape as [number, number];
     const width = qweight.shape[0] as number;
-    if (rows % kPerWord !== 0)
+    if (rows % PER_WORD !== 0)
       malformed(`${module}.scales`, `${rows} output features, expected a multiple of 8`);
-    requireShape(`${module}.qweight`, qweight, [width, rows / kPerWord]);
-    requireShape(`${module}.qzeros`, qzeros, [groups, rows / kPerWord]);
+    requireShape(`${module}.qweight`, qweight, [width, rows / PER_WORD]);
+    requireShape(`${module}.qzeros`, qzeros, [groups, rows / PER_WORD]);
     const size = groupSizeOf(
       { group_size: found.group_size ?? found.q_group_size },
       width,
@@ -200,13 +200,13 @@ async function modules(source: StoredCheckpoint): Promise<StoredModule[]> {
       module,
       scheme: {
         kind: 'int',
-        bits: kBits,
+        bits: BITS,
         symmetric: false,
         ...granularityOf(width, size),
         scaleDtype: scales.dtype === 'F16' ? 'float16' : scales.dtype === 'BF16' ? 'bfloat16' : 'float32',
       },
       shape: [rows, width],
-      tensors: tensorsOf(source, module, kEndings),
+      tensors: tensorsOf(source, module, ENDINGS),
       detail: { groups },
     };
   });
@@ -216,8 +216,8 @@ async function decode(module: StoredModule, read: TensorReader): Promise<Quantiz
   const [rows, width] = module.shape;
   const groups = module.detail.groups as number;
   const scheme = module.scheme as IntScheme;
-  const qweight = await readAs(read, `${module.module}.qweight`, 'int32', [width, rows / kPerWord]);
-  const qzeros = await readAs(read, `${module.module}.qzeros`, 'int32', [groups, rows / kPerWord]);
+  const qweight = await readAs(read, `${module.module}.qweight`, 'int32', [width, rows / PER_WORD]);
+  const qzeros = await readAs(read, `${module.module}.qzeros`, 'int32', [groups, rows / PER_WORD]);
   const scales = await readAs(read, `${module.module}.scales`, scheme.scaleDtype ?? 'float32', [
     groups,
     rows,
@@ -226,11 +226,11 @@ async function decode(module: StoredModule, read: TensorReader): Promise<Quantiz
     consume(
       words,
       asBytes,
-      (bytes) => unpackBits(bytes, rows, kBits, kOrder),
+      (bytes) => unpackBits(bytes, rows, BITS, ORDER),
       (codes) => codes.transpose(),
     );
   return QuantizedTensor.fromStored(scheme, [rows, width], {
-    packed: consume(codesOf(qweight), (codes) => packBits(codes, kBits)),
+    packed: consume(codesOf(qweight), (codes) => packBits(codes, BITS)),
     scales: consume(
       scales,
       (tensor) => tensor.transpose(),

@@ -1,6 +1,6 @@
 import { packBits, swapNibbles, unpackBits } from '../ops/bits';
 import { QuantizedTensor } from '../quantized';
-import type { CodebookScheme, QuantScheme } from '../scheme';
+import { type CodebookScheme, NESTED_BLOCK, type QuantScheme } from '../scheme';
 import { type DType, Tensor } from '../tensor';
 import { decodeFourBit, fourBitModule, quantStateBytes, quantStateLength, stateEndings } from './bnb_4bit';
 import { dynamicMap, fp4Map, nf4Map } from './bnb_maps';
@@ -32,10 +32,9 @@ import type {
   TensorReader,
 } from './types';
 
-const kSmallestBlock = 32;
-const kLargestBlock = 4096;
-const kNestedBlock = 256;
-const kDefaultThreshold = 6;
+const SMALLEST_BLOCK = 32;
+const LARGEST_BLOCK = 4096;
+const DEFAULT_THRESHOLD = 6;
 
 /** bitsandbytes: NF4 and FP4 over flat blocks, and LLM.int8 with one absmax per row. */
 export const bitsandbytes: Format = {
@@ -63,7 +62,7 @@ function fit(scheme: QuantScheme): Fit {
     case 'int':
       if (scheme.bits === 8 && scheme.symmetric && scheme.granularity === 'row') {
         return {
-          scheme: { kind: 'llm.int8', threshold: kDefaultThreshold },
+          scheme: { kind: 'llm.int8', threshold: DEFAULT_THRESHOLD },
           notes: [
             'bitsandbytes stores 8-bit rows as LLM.int8: the absmax of each row, and outliers of the activations in 16 bits',
           ],
@@ -78,7 +77,7 @@ function fit(scheme: QuantScheme): Fit {
 function fitBlocks(scheme: CodebookScheme): Fit {
   const { blockSize } = scheme;
   const power = 2 ** Math.floor(Math.log2(blockSize));
-  const fitted = Math.min(Math.max(power, kSmallestBlock), kLargestBlock);
+  const fitted = Math.min(Math.max(power, SMALLEST_BLOCK), LARGEST_BLOCK);
   if (fitted === blockSize) return { scheme, notes: [] };
   return {
     scheme: { ...scheme, blockSize: fitted },
@@ -111,7 +110,7 @@ function entries(
     { name: `${weight}.quant_map`, dtype: 'F32', shape: [16] },
     ...(doubleQuant
       ? ([
-          { name: `${weight}.nested_absmax`, dtype: 'F32', shape: [Math.ceil(blocks / kNestedBlock)] },
+          { name: `${weight}.nested_absmax`, dtype: 'F32', shape: [Math.ceil(blocks / NESTED_BLOCK)] },
           { name: `${weight}.nested_quant_map`, dtype: 'F32', shape: [256] },
         ] as TensorEntry[])
       : []),
@@ -185,7 +184,7 @@ function config(context: FormatContext): FormatConfig {
       bnb_4bit_compute_dtype: scaleDTypeOf(context.modelDtype),
       bnb_4bit_quant_storage: 'uint8',
       llm_int8_skip_modules: skipList(namedModules(context, () => 'bitsandbytes')),
-      ...thresholdOf(eightBit?.threshold ?? kDefaultThreshold),
+      ...thresholdOf(eightBit?.threshold ?? DEFAULT_THRESHOLD),
       llm_int8_has_fp16_weight: false,
       llm_int8_enable_fp32_cpu_offload: false,
     },
@@ -198,7 +197,7 @@ function config(context: FormatContext): FormatConfig {
  * out, and another whole number is the largest double below it, which no float32 activation tells from it.
  */
 function thresholdOf(threshold: number): JsonObject {
-  if (threshold === kDefaultThreshold) return {};
+  if (threshold === DEFAULT_THRESHOLD) return {};
   const float = Number.isInteger(threshold) ? threshold * (1 - Number.EPSILON / 2) : threshold;
   return { llm_int8_threshold: Math.max(float, Number.MIN_VALUE) };
 }

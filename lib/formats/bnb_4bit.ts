@@ -1,6 +1,6 @@
 import { bitcast, packBits, swapNibbles, unpackBits } from '../ops/bits';
 import { QuantizedTensor } from '../quantized';
-import type { CodebookScheme } from '../scheme';
+import { type CodebookScheme, NESTED_BLOCK } from '../scheme';
 import { Tensor } from '../tensor';
 import { dynamicMap, fp4Map, nf4Map } from './bnb_maps';
 import { parseObject, positiveInteger } from './json';
@@ -14,10 +14,9 @@ export const stateEndings = [
 ];
 
 /** Room for any non-negative float32 as JavaScript prints it (24 characters at most). */
-const kOffsetCharacters = 24;
+const OFFSET_CHARACTERS = 24;
 /** Far above what the library writes; a longer text is not its. */
-const kLongestState = 4096;
-const kNestedBlock = 256;
+const LONGEST_STATE = 4096;
 
 /** The text as Python's json.dumps spaces it. */
 function quantState(
@@ -29,7 +28,7 @@ function quantState(
   const nested =
     offset === null
       ? ''
-      : `, "nested_blocksize": ${kNestedBlock}, "nested_dtype": "float32", "nested_offset": ${offset}`;
+      : `, "nested_blocksize": ${NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": ${offset}`;
   return `{"quant_type": "${scheme.kind}", "blocksize": ${scheme.blockSize}, "dtype": "${dtype}", "shape": [${shape[0]}, ${shape[1]}]${nested}}`;
 }
 
@@ -39,7 +38,7 @@ export function quantStateLength(
   shape: readonly [number, number],
   dtype: string,
 ): number {
-  return quantState(scheme, shape, dtype, scheme.doubleQuant ? '0'.repeat(kOffsetCharacters) : null).length;
+  return quantState(scheme, shape, dtype, scheme.doubleQuant ? '0'.repeat(OFFSET_CHARACTERS) : null).length;
 }
 
 export function quantStateBytes(
@@ -77,11 +76,11 @@ export async function fourBitModule(
   requireShape(`${weight}.quant_map`, requireEntry(source, `${weight}.quant_map`, ['F32'], 1), [16]);
   const doubleQuant = absmax.dtype === 'U8';
   if (doubleQuant) {
-    if (state.nested_blocksize !== kNestedBlock)
+    if (state.nested_blocksize !== NESTED_BLOCK)
       malformed(stateName, `nested_blocksize ${String(state.nested_blocksize)}, expected 256`);
     if (typeof state.nested_offset !== 'number') malformed(stateName, 'nested_offset is not a number');
     const nested = requireEntry(source, `${weight}.nested_absmax`, ['F32'], 1);
-    requireShape(`${weight}.nested_absmax`, nested, [Math.ceil(blocks / kNestedBlock)]);
+    requireShape(`${weight}.nested_absmax`, nested, [Math.ceil(blocks / NESTED_BLOCK)]);
     requireShape(
       `${weight}.nested_quant_map`,
       requireEntry(source, `${weight}.nested_quant_map`, ['F32'], 1),
@@ -109,8 +108,8 @@ const bytesOf = (dtype: string): number => ({ U8: 1, BF16: 2, F16: 2 })[dtype] ?
 
 async function readState(source: StoredCheckpoint, name: string): Promise<JsonObject> {
   const entry = requireEntry(source, name, ['U8'], 1);
-  if ((entry.shape[0] as number) > kLongestState)
-    malformed(name, `${entry.shape[0]} bytes of JSON, expected at most ${kLongestState}`);
+  if ((entry.shape[0] as number) > LONGEST_STATE)
+    malformed(name, `${entry.shape[0]} bytes of JSON, expected at most ${LONGEST_STATE}`);
   const tensor = await source.read(name);
   const bytes = (await tensor.read()) as Uint8Array;
   tensor.dispose();
@@ -136,7 +135,7 @@ export async function decodeFourBit(module: StoredModule, read: TensorReader): P
     await requireMap(read, `${weight}.nested_quant_map`, dynamicMap);
     constants.absmaxCodes = await readAs(read, `${weight}.absmax`, 'uint8', [blocks]);
     constants.absmaxScales = await readAs(read, `${weight}.nested_absmax`, 'float32', [
-      Math.ceil(blocks / kNestedBlock),
+      Math.ceil(blocks / NESTED_BLOCK),
     ]);
     constants.absmaxOffset = Tensor.from(Float32Array.of(module.detail.offset as number), [1], {
       device: constants.absmaxCodes.device,

@@ -18,10 +18,10 @@ export const nf4Map = Float32Array.of(
   1,
 );
 
-const kFp4 = [0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4];
+const FP4 = [0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4];
 
 /** bitsandbytes' 4-bit float by bit pattern, sign in bit 3; both zeros are stored as +0. It is not OCP's E2M1. */
-export const fp4Map = Float32Array.from([...kFp4, ...kFp4.map((value) => (value === 0 ? 0 : -value))]);
+export const fp4Map = Float32Array.from([...FP4, ...FP4.map((value) => (value === 0 ? 0 : -value))]);
 
 /**
  * The signed 8-bit dynamic map: seven decades, 2^e midpoints of [0.1, 1] in decade e, both signs, 0 and 1. Every step is

@@ -12,7 +12,7 @@ import type { FormatConfig, FormatContext, JsonObject, QuantizedModule } from '.
 export type Version = 1 | 2;
 
 /** What the format's torch kernel takes; -1 is one group per row. */
-const kKernelGroups: readonly number[] = [16, 32, 64, 128, 256, 512, 1024];
+const KERNEL_GROUPS: readonly number[] = [16, 32, 64, 128, 256, 512, 1024];
 
 export const isAffine = (scheme: QuantScheme) => scheme.kind === 'int' && !scheme.symmetric;
 export const commonVersion = (quantized: readonly QuantizedModule[]): Version =>
@@ -102,7 +102,7 @@ export function warnings(context: FormatContext): string[] {
       "gptq: affine modules are written as checkpoint_format gptq_v2, which vLLM's Marlin kernels do not take; symmetric ones are",
     );
   }
-  if (some((_, { group_size: size }) => size !== -1 && !kKernelGroups.includes(size))) {
+  if (some((_, { group_size: size }) => size !== -1 && !KERNEL_GROUPS.includes(size))) {
     found.push(
       'gptq: group sizes other than 16, 32, 64, ..., 1024 need a loader without fixed kernels; vLLM takes 32, 64, 128 or one group per row',
     );

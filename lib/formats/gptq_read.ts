@@ -19,7 +19,7 @@ import {
 import type { JsonObject, StoredCheckpoint, StoredModule, TensorReader } from './types';
 
 export const gptqBits: readonly number[] = [2, 3, 4, 8];
-const kEndings = ['.qweight', '.qzeros', '.scales', '.g_idx'];
+const ENDINGS = ['.qweight', '.qzeros', '.scales', '.g_idx'];
 
 /** quantize_config.json, unless another format's. */
 export function sidecarOf(files: Readonly<Record<string, string>>): JsonObject | null {
@@ -97,7 +97,7 @@ function storedModule(
       scaleDtype: scales.dtype === 'F16' ? 'float16' : scales.dtype === 'BF16' ? 'bfloat16' : 'float32',
     },
     shape: [rows, width],
-    tensors: tensorsOf(source, module, kEndings),
+    tensors: tensorsOf(source, module, ENDINGS),
     detail: { version, groups, size, index: hasIndex },
   };
 }

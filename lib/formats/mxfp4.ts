@@ -17,12 +17,12 @@ import type {
   TensorReader,
 } from './types';
 
-const kBlock = 32;
-const kBlockBytes = 16;
-const kName = 'mxfp4';
+const BLOCK = 32;
+const BLOCK_BYTES = 16;
+const NAME = 'mxfp4';
 
 /** gpt-oss keeps the experts of a layer as stacks `[E, out, in]`; gate and up rows take turns in one of them. */
-const kStacks: Readonly<Record<string, { stack: string; start: number; step: number }>> = {
+const STACKS: Readonly<Record<string, { stack: string; start: number; step: number }>> = {
   gate: { stack: 'gate_up_proj', start: 0, step: 2 },
   up: { stack: 'gate_up_proj', start: 1, step: 2 },
   down: { stack: 'down_proj', start: 0, step: 1 },
@@ -34,8 +34,8 @@ const kStacks: Readonly<Record<string, { stack: string; start: number; step: num
  */
 export function mxfp4(model: ModelMap | null): Format {
   const reading = {
-    name: kName,
-    detect: (config) => quantizationOf(config)?.quant_method === kName,
+    name: NAME,
+    detect: (config) => quantizationOf(config)?.quant_method === NAME,
     modules,
     decode,
   } satisfies Partial<Format>;
@@ -48,11 +48,11 @@ function delegate(): Format {
     isMxfp4(scheme) ? compressedTensors.fit(scheme, shape, modelDtype) : refused(`mxfp4 holds mx e2m1 only`);
   const format: Format = {
     ...compressedTensors,
-    name: kName,
+    name: NAME,
     fit,
     settle: () => format,
     encode: async (module, q, modelDtype) => {
-      requireFit({ name: kName, fit }, module, q.scheme, q.shape, modelDtype);
+      requireFit({ name: NAME, fit }, module, q.scheme, q.shape, modelDtype);
       return compressedTensors.encode(module, q, modelDtype);
     },
   };
@@ -73,7 +73,7 @@ function gptOss(model: ModelMap): Format {
     if (!isMxfp4(scheme)) return refused('mxfp4 holds mx e2m1 only');
     if (linear !== undefined && linear.role !== 'expert')
       return refused("gpt-oss's mxfp4 holds experts only");
-    if (width % kBlock !== 0) return refused(`blocks of 32 must divide the ${width} input features`);
+    if (width % BLOCK !== 0) return refused(`blocks of 32 must divide the ${width} input features`);
     if (scheme.preScale) {
       return {
         scheme: { ...scheme, preScale: false },
@@ -84,7 +84,7 @@ function gptOss(model: ModelMap): Format {
   };
   const expertOf = (module: string) => {
     const linear = linears.get(module);
-    const stack = kStacks[linear?.projection ?? ''];
+    const stack = STACKS[linear?.projection ?? ''];
     const base = /^(.*\.experts)\.\d+\.[^.]+$/.exec(module)?.[1];
     if (linear === undefined || linear.expert === null || stack === undefined || base === undefined) {
       throw new QuantariaError('ERR_ARGUMENT', `${module}: mxfp4 holds gpt-oss experts only`);
@@ -92,7 +92,7 @@ function gptOss(model: ModelMap): Format {
     return { linear, stack, name: `${base}.${stack.stack}` };
   };
   const format: Format = {
-    name: kName,
+    name: NAME,
     sidecars: [],
     fit,
     settle: (quantized) => {
@@ -103,24 +103,24 @@ function gptOss(model: ModelMap): Format {
       const { linear, stack, name } = expertOf(module);
       const [rows, width] = linear.shape;
       const region = { index: linear.expert as number, start: stack.start, step: stack.step, count: rows };
-      const outer = [model.experts, rows * stack.step, width / kBlock];
+      const outer = [model.experts, rows * stack.step, width / BLOCK];
       return [
-        { name: `${name}_blocks`, dtype: 'U8', shape: [...outer, kBlockBytes], region },
+        { name: `${name}_blocks`, dtype: 'U8', shape: [...outer, BLOCK_BYTES], region },
         { name: `${name}_scales`, dtype: 'U8', shape: outer, region },
       ] satisfies TensorEntry[];
     },
     encode: async (module, q, modelDtype) => {
-      requireFit({ name: kName, fit }, module, q.scheme, q.shape, modelDtype);
+      requireFit({ name: NAME, fit }, module, q.scheme, q.shape, modelDtype);
       const { name } = expertOf(module);
       const [rows, width] = q.shape as [number, number];
       return new Map([
-        [`${name}_blocks`, (q.stored.packed as Tensor).reshape([rows, width / kBlock, kBlockBytes])],
-        [`${name}_scales`, (q.stored.scales as Tensor).reshape([rows, width / kBlock])],
+        [`${name}_blocks`, (q.stored.packed as Tensor).reshape([rows, width / BLOCK, BLOCK_BYTES])],
+        [`${name}_scales`, (q.stored.scales as Tensor).reshape([rows, width / BLOCK])],
       ]);
     },
     config: () => ({
       quantizationConfig: {
-        quant_method: kName,
+        quant_method: NAME,
         modules_to_not_convert: [
           'model.layers.*.self_attn',
           'model.layers.*.mlp.router',
@@ -162,19 +162,19 @@ async function modules(source: StoredCheckpoint): Promise<StoredModule[]> {
     const blocks = requireEntry(source, `${stack}_blocks`, ['U8'], 4);
     const scales = requireEntry(source, `${stack}_scales`, ['U8'], 3);
     const [experts, rows, groups] = blocks.shape as [number, number, number, number];
-    requireShape(`${stack}_blocks`, blocks, [experts, rows, groups, kBlockBytes]);
+    requireShape(`${stack}_blocks`, blocks, [experts, rows, groups, BLOCK_BYTES]);
     requireShape(`${stack}_scales`, scales, [experts, rows, groups]);
     const found = /^(.*)\.(gate_up_proj|down_proj)$/.exec(stack);
     if (found === null) malformed(`${stack}_blocks`, 'neither gate_up_proj nor down_proj');
     if (found[2] === 'gate_up_proj' && rows % 2 !== 0)
       malformed(`${stack}_blocks`, `${rows} rows do not split into gate and up`);
-    const parts = Object.entries(kStacks).filter(([, { stack: name }]) => name === found[2]);
+    const parts = Object.entries(STACKS).filter(([, { stack: name }]) => name === found[2]);
     return Array.from({ length: experts }).flatMap((_, expert) =>
       parts.map(
         ([projection, { start, step }]): StoredModule => ({
           module: `${found[1]}.${expert}.${projection}_proj`,
           scheme: { kind: 'mx', element: 'e2m1' },
-          shape: [rows / step, groups * kBlock],
+          shape: [rows / step, groups * BLOCK],
           tensors: [`${stack}_blocks`, `${stack}_scales`],
           detail: { stack, expert, start, step },
         }),
@@ -209,6 +209,6 @@ async function decode(module: StoredModule, read: TensorReader): Promise<Quantiz
   };
   return QuantizedTensor.fromStored(module.scheme, [rows, width], {
     packed: await rowsOf('blocks', width / 2),
-    scales: await rowsOf('scales', width / kBlock),
+    scales: await rowsOf('scales', width / BLOCK),
   });
 }

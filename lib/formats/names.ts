@@ -10,26 +10,26 @@ export interface NamedModule {
 }
 
 /** vLLM asks for the scheme of a fused expert block under these names, whatever the file calls the three matrices. */
-const kGenericProjection: Readonly<Record<string, string>> = {
+const GENERIC_PROJECTION: Readonly<Record<string, string>> = {
   w1: 'gate_proj',
   w3: 'up_proj',
   w2: 'down_proj',
 };
 
 /** Linear layers that loaders merge into one; the merged one is asked for by name if all parts agree. */
-const kMerged: readonly { parts: readonly string[]; name: string }[] = [
+const MERGED: readonly { parts: readonly string[]; name: string }[] = [
   { parts: ['q_proj', 'k_proj', 'v_proj'], name: 'qkv_proj' },
   { parts: ['gate_proj', 'up_proj'], name: 'gate_up_proj' },
 ];
 
-const kExpertModule = /^(.*\bexperts)\.\d+\.[^.]+$/;
+const EXPERT_MODULE = /^(.*\bexperts)\.\d+\.[^.]+$/;
 
 /** The names of a module: as in files, as in transformers v5's memory, and as vLLM asks for expert matrices. */
 export function moduleNames(model: ModelMap, module: string): string[] {
   const names = new Set([module, loaderName(model, module)]);
   for (const name of [...names]) {
     const last = name.slice(name.lastIndexOf('.') + 1);
-    const generic = kExpertModule.test(name) ? kGenericProjection[last] : undefined;
+    const generic = EXPERT_MODULE.test(name) ? GENERIC_PROJECTION[last] : undefined;
     if (generic !== undefined) names.add(name.slice(0, -last.length) + generic);
   }
   return [...names];
@@ -85,7 +85,7 @@ function addMergedNames(modules: readonly NamedModule[]): void {
   }
   for (const [parent, siblings] of parents) {
     if (/\bexperts\.\d+$/.test(parent)) continue;
-    for (const { parts, name } of kMerged) {
+    for (const { parts, name } of MERGED) {
       const members = parts.map((part) => siblings.get(part));
       if (members.every((member) => member !== undefined))
         addIfAgreed(members, `${parent}.${name}`, siblings.get(name));

@@ -51,13 +51,13 @@ interface Shape {
   expert: number | null;
 }
 
-const kLayer = /^((?:.*?\.)?(?:layers|blocks|block|h)\.)(\d+)\.(.+)$/;
-const kExpert = /^((?:.*\.)?experts\.)(\d+)(\..+)$/;
+const LAYER = /^((?:.*?\.)?(?:layers|blocks|block|h)\.)(\d+)\.(.+)$/;
+const EXPERT = /^((?:.*\.)?experts\.)(\d+)(\..+)$/;
 
 function shapeOf(name: string): Shape {
-  const inLayer = kLayer.exec(name);
+  const inLayer = LAYER.exec(name);
   const rest = inLayer?.[3] ?? name;
-  const inExperts = kExpert.exec(rest);
+  const inExperts = EXPERT.exec(rest);
   return {
     prefix: inLayer?.[1] ?? '',
     layer: inLayer === null ? null : Number(inLayer[2]),

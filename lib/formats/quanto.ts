@@ -18,7 +18,7 @@ import type {
   TensorReader,
 } from './types';
 
-const kSidecars = ['quanto_qmap.json', 'quantization_map.json'];
+const SIDECARS = ['quanto_qmap.json', 'quantization_map.json'];
 
 /**
  * optimum-quanto. It stores no group size but recomputes it from the width, so `fit` settles on that one; zero points
@@ -26,7 +26,7 @@ const kSidecars = ['quanto_qmap.json', 'quantization_map.json'];
  */
 export const quanto: Format = {
   name: 'quanto',
-  sidecars: kSidecars,
+  sidecars: SIDECARS,
   fit,
   entries,
   settle: () => quanto,
@@ -37,14 +37,14 @@ export const quanto: Format = {
   config,
   warnings,
   detect: (_config, names, files) =>
-    kSidecars.some((name) => files[name] !== undefined) ||
+    SIDECARS.some((name) => files[name] !== undefined) ||
     [...names].some((name) => name.endsWith('.weight._data')),
   modules: (source) => quantoModules(source, qmap(source.files)),
   decode,
 };
 
 function qmap(files: Readonly<Record<string, string>>): Record<string, Json | undefined> {
-  const name = kSidecars.find((candidate) => files[candidate] !== undefined);
+  const name = SIDECARS.find((candidate) => files[candidate] !== undefined);
   return name === undefined ? {} : parseObject(files[name] as string, name);
 }
 

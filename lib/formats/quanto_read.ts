@@ -8,8 +8,8 @@ import type { Json, JsonObject, StoredCheckpoint, StoredModule } from './types';
 
 type QuantizationMap = Readonly<Record<string, Json | undefined>>;
 
-const kScales = ['F32', 'F16', 'BF16'] as const;
-const kEndings = [
+const SCALES = ['F32', 'F16', 'BF16'] as const;
+const ENDINGS = [
   '.weight._data',
   '.weight._data._data',
   '.weight._scale',
@@ -41,7 +41,7 @@ function byteModule(source: StoredCheckpoint, module: string): StoredModule {
   const [rows, width] = data.shape as [number, number];
   const scaleName = `${module}.weight._scale`;
   const scalar = rows === 1 && source.entries.get(scaleName)?.shape.length === 0;
-  const scale = requireEntry(source, scaleName, kScales, scalar ? 0 : 2);
+  const scale = requireEntry(source, scaleName, SCALES, scalar ? 0 : 2);
   requireShape(scaleName, scale, scalar ? [] : [rows, 1]);
   const scaleType = dtypeOfStored(scale.dtype) as ScaleDType;
   return {
@@ -51,7 +51,7 @@ function byteModule(source: StoredCheckpoint, module: string): StoredModule {
         ? { kind: 'int', bits: 8, symmetric: true, range: 'full', granularity: 'row', scaleDtype: scaleType }
         : { kind: 'fp8', format: data.dtype === 'F8_E4M3' ? 'e4m3' : 'e5m2', granularity: 'row' },
     shape: [rows, width],
-    tensors: tensorsOf(source, module, kEndings),
+    tensors: tensorsOf(source, module, ENDINGS),
     detail: { scaleType, scalar },
   };
 }
@@ -60,9 +60,9 @@ function packedModule(source: StoredCheckpoint, module: string, map: Quantizatio
   const dataName = `${module}.weight._data._data`;
   const shiftName = `${module}.weight._shift`;
   const data = requireEntry(source, dataName, ['U8'], 2);
-  const scale = requireEntry(source, `${module}.weight._scale`, kScales, 2);
-  const shift = requireEntry(source, shiftName, ['I8', 'U8', 'I32', ...kScales], 2);
-  if ((kScales as readonly string[]).includes(shift.dtype)) {
+  const scale = requireEntry(source, `${module}.weight._scale`, SCALES, 2);
+  const shift = requireEntry(source, shiftName, ['I8', 'U8', 'I32', ...SCALES], 2);
+  if ((SCALES as readonly string[]).includes(shift.dtype)) {
     throw new QuantariaError(
       'ERR_UNSUPPORTED',
       `${shiftName}: a float shift came; only integer zero points can be read, which quanto writes with \`zeropoint=True\``,
@@ -88,7 +88,7 @@ function packedModule(source: StoredCheckpoint, module: string, map: Quantizatio
     module,
     scheme,
     shape: [rows, width],
-    tensors: tensorsOf(source, module, kEndings),
+    tensors: tensorsOf(source, module, ENDINGS),
     detail: { scaleType: scheme.scaleDtype as string, shiftType: dtypeOfStored(shift.dtype) as string },
   };
 }

@@ -1,9 +1,10 @@
 import type { Linear, ModelMap, Role } from '../models/types';
 import type { QuantizedTensor } from '../quantized';
+import type { FormatName } from '../recipe/types';
 import type { QuantScheme } from '../scheme';
 import type { DType, Tensor } from '../tensor';
 
-export type FormatName = 'gptq' | 'awq' | 'compressed-tensors' | 'bitsandbytes' | 'quanto' | 'mxfp4';
+export type { FormatName };
 
 /** The safetensors names of the dtypes that quantized formats write. */
 export type StoredDType =

@@ -4,14 +4,14 @@ import { type Config, count, type DecoderFacts, decoderFacts, modelTypes, textCo
 import { ExpertCollector } from './experts';
 import { isWrapped, type LayerName, sortByName, splitLayer, toDiskName } from './names';
 import { plainExperts } from './qwen3_moe';
-import { kOtherTowers, projectionOf, roleClassifier } from './roles';
+import { OTHER_TOWERS, projectionOf, roleClassifier } from './roles';
 import { readStack } from './stacks';
 import type { Linear, ModelMap, PlainTensor, Role, StoredTensor } from './types';
 
 /** Types that hold plain numbers; float8 does too unless scales stand beside it. */
-const kFloats = new Set(['F64', 'F32', 'F16', 'BF16']);
-const kFloat8s = new Set(['F8_E4M3', 'F8_E5M2']);
-const kScaleNames = ['weight_scale', 'weight_scale_inv', 'scale', 'scales', 'weight_scale_2'];
+const FLOATS = new Set(['F64', 'F32', 'F16', 'BF16']);
+const FLOAT8S = new Set(['F8_E4M3', 'F8_E5M2']);
+const SCALE_NAMES = ['weight_scale', 'weight_scale_inv', 'scale', 'scales', 'weight_scale_2'];
 
 /** Called as a function on the raw tensor, not as a layer, so that a replaced layer would never be asked. */
 const notALayer = /(^|\.)multihead_attn\./;
@@ -88,7 +88,7 @@ class Reader {
     }
     this.seen.set(name, tensor.name);
     const role = this.roleOf(name);
-    const inDecoder = role !== 'vision' && role !== 'projector' && !kOtherTowers.test(name);
+    const inDecoder = role !== 'vision' && role !== 'projector' && !OTHER_TOWERS.test(name);
     const at = inDecoder ? splitLayer(name) : null;
     if (at !== null) this.highestLayer = Math.max(this.highestLayer, at.layer);
     if (role === 'expert' && this.readExpert(name, at, tensor)) return;
@@ -163,10 +163,10 @@ class Reader {
   }
 
   private isReadable({ name, dtype }: StoredTensor): boolean {
-    if (kFloats.has(dtype)) return true;
-    if (!kFloat8s.has(dtype)) return false;
+    if (FLOATS.has(dtype)) return true;
+    if (!FLOAT8S.has(dtype)) return false;
     const module = name.replace(/\.weight$/, '');
-    return !kScaleNames.some((scale) => this.names.has(`${module}.${scale}`));
+    return !SCALE_NAMES.some((scale) => this.names.has(`${module}.${scale}`));
   }
 
   private keep(role: Role, at: LayerName | null, { name, dtype, shape }: StoredTensor): void {
@@ -180,7 +180,7 @@ function isQuantizedWeight(name: string, dtype: string): boolean {
   return (
     /\.(weight_packed|qweight|[a-z_]+_blocks)$/.test(name) ||
     /\.weight\._data(\._data)?$/.test(name) ||
-    (name.endsWith('.weight') && !kFloats.has(dtype))
+    (name.endsWith('.weight') && !FLOATS.has(dtype))
   );
 }
 

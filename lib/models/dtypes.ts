@@ -1,5 +1,5 @@
 /** Bits of one element of each safetensors type. */
-const kBits: Record<string, number> = {
+const BITS: Record<string, number> = {
   BOOL: 8,
   U8: 8,
   I8: 8,
@@ -26,5 +26,5 @@ const kBits: Record<string, number> = {
 
 /** Bytes of a stored tensor; a type that safetensors does not have counts nothing. */
 export function storedBytes(dtype: string, shape: readonly number[]): number {
-  return Math.ceil((shape.reduce((size, extent) => size * extent, 1) * (kBits[dtype] ?? 0)) / 8);
+  return Math.ceil((shape.reduce((size, extent) => size * extent, 1) * (BITS[dtype] ?? 0)) / 8);
 }

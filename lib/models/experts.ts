@@ -54,7 +54,7 @@ interface LayerExperts {
 const memberPattern = /^((?:.*\.)?experts)\.(\d{1,6})\.([^.]+)\.(.+)$/;
 const stackPattern = /^((?:.*\.)?experts)\.(?:(fc1|fc2)\.weight|(gate_up_proj|down_proj)(?:\.weight)?)$/;
 
-const kStacks: readonly { layout: Layout; first: string; second: string }[] = [
+const STACKS: readonly { layout: Layout; first: string; second: string }[] = [
   { layout: 'grouped', first: 'fc1', second: 'fc2' },
   { layout: 'fused', first: 'gate_up_proj', second: 'down_proj' },
 ];
@@ -152,7 +152,7 @@ interface ResolvedLayer {
 
 function resolveLayer(layer: LayerExperts, context: ExpertContext): ResolvedLayer | null {
   const where = `${layer.prefix}${layer.path}`;
-  const form = kStacks.filter(({ first, second }) => layer.stacks.has(first) || layer.stacks.has(second));
+  const form = STACKS.filter(({ first, second }) => layer.stacks.has(first) || layer.stacks.has(second));
   if (form.length + (layer.members.size > 0 ? 1 : 0) > 1) {
     broken(where, 'experts are stored in more than one layout');
   }

@@ -25,12 +25,12 @@ export interface ExpertNaming {
 }
 
 /** Names of the stacks inside the module of the experts. */
-export const kGroupedNames: Record<Projection, string> = {
+export const GROUPED_NAMES: Record<Projection, string> = {
   gate: 'fc1.weight',
   up: 'fc1.weight',
   down: 'fc2.weight',
 };
-export const kFusedNames: Record<Projection, string> = {
+export const FUSED_NAMES: Record<Projection, string> = {
   gate: 'gate_up_proj',
   up: 'gate_up_proj',
   down: 'down_proj',

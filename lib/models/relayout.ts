@@ -3,10 +3,10 @@ import { type Architecture, architectureOf } from './architecture';
 import {
   type ExpertBlock,
   expertLayouts,
+  FUSED_NAMES,
   type FusedForm,
   fillTemplate,
-  kFusedNames,
-  kGroupedNames,
+  GROUPED_NAMES,
   PROJECTIONS,
   type Projection,
 } from './layouts';
@@ -125,7 +125,7 @@ class LayerTargets {
       return (expert, projection) =>
         `${this.prefix}${fillTemplate(template, expert, names?.[projection] ?? `${projection}_proj`)}.weight`;
     }
-    const stacks = to === 'grouped' ? kGroupedNames : kFusedNames;
+    const stacks = to === 'grouped' ? GROUPED_NAMES : FUSED_NAMES;
     return (_, projection) => {
       const name = `${this.prefix}${this.path}.${stacks[projection]}`;
       return to === 'fused' ? loaderName(this.model, name) : name;

@@ -6,14 +6,14 @@ export type RoleRule = readonly [pattern: RegExp, role: Role];
 /**
  * Parts of multimodal models that are neither the decoder nor see images; their layers are not the decoder's.
  */
-export const kOtherTowers = /(^|\.)(audio_tower|audio_model|audio_encoder|speech_encoder|talker|code2wav)\./;
+export const OTHER_TOWERS = /(^|\.)(audio_tower|audio_model|audio_encoder|speech_encoder|talker|code2wav)\./;
 
 /**
  * Roles by the names that Hugging Face models use; the first rule that matches decides. Whole path segments
  * are matched, at any depth, so that prefixes and the suffixes of quantized tensors make no difference.
  */
 const commonRules: readonly RoleRule[] = [
-  [kOtherTowers, 'other'],
+  [OTHER_TOWERS, 'other'],
   [
     /(^|\.)(multi_modal_projector|mm_projector|vision_projection|image_projection|connector|aligner|resampler)(\.|$)/,
     'projector',

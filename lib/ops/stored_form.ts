@@ -1,7 +1,7 @@
 import type { DType } from '../dtype';
 import { QuantariaError } from '../errors';
 import { native } from '../native';
-import type { IntScheme, MxScheme, QuantScheme } from '../scheme';
+import { ELEMENT_BITS, type IntScheme, NESTED_BLOCK, type QuantScheme } from '../scheme';
 import { Tensor } from '../tensor';
 import { offsetCodes, packBits, unpackBits } from './bits';
 
@@ -18,16 +18,7 @@ interface Part {
   shape: number[];
 }
 
-export const NESTED_BLOCK = 256;
 const MX_BLOCK = 32;
-const ELEMENT_BITS: Readonly<Record<MxScheme['element'], number>> = {
-  e4m3: 8,
-  e5m2: 8,
-  e3m2: 6,
-  e2m3: 6,
-  e2m1: 4,
-  int8: 8,
-};
 
 /** Bytes of a bit row: whole 32-bit words. */
 export const bitRowBytes = (codes: number, bits: number): number => 4 * Math.ceil((codes * bits) / 32);

@@ -31,9 +31,6 @@ export interface ConvertSummary {
   peakRssBytes: number;
 }
 
-const DEFAULT_SHARD_BYTES = 5e9;
-const DEFAULT_MEMORY_BYTES = 512e6;
-
 /**
  * Rewrites a checkpoint with its routed experts in another layout, byte for byte and as a stream.
  * @throws QuantariaError (as a rejection) `ERR_ARGUMENT` if the model has no routed experts; `ERR_FORMAT`, `ERR_UNSUPPORTED`, `ERR_IO`
@@ -53,7 +50,7 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
     const targets = layoutTensors(described, options.to, { sequentialTemplate: options.expertTemplate });
     const shards = layoutShards(
       targets.map(({ name, dtype, shape }) => [{ name, dtype, shape }]),
-      options.maxShardBytes ?? DEFAULT_SHARD_BYTES,
+      options.maxShardBytes,
     );
     const units = targets.flatMap((target) =>
       'copy' in target.from
@@ -90,7 +87,7 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
     });
     try {
       await runUnits(units, output, {
-        maxMemoryBytes: options.maxMemoryBytes ?? DEFAULT_MEMORY_BYTES,
+        maxMemoryBytes: options.maxMemoryBytes,
         signal: options.signal,
         onProgress: options.onProgress,
       });

@@ -35,9 +35,6 @@ export interface QuantizeOptions extends QuantizePlanOptions {
 
 export type QuantizeSummary = Report & { seconds: number; peakRssBytes: number };
 
-const DEFAULT_SHARD_BYTES = 5e9;
-const DEFAULT_MEMORY_BYTES = 512e6;
-
 /**
  * The main job: reads a checkpoint as a stream and writes a quantized one.
  * @throws QuantariaError (as a rejection); a failed or aborted run leaves nothing under a final name, and what it did can
@@ -49,7 +46,7 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
   using source = await openCheckpoint(model);
   try {
     const plan = await planQuantization(source, options);
-    const shards = layoutShards(entryGroups(plan.tensors), options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
+    const shards = layoutShards(entryGroups(plan.tensors), options.maxShardBytes);
     const fingerprint = fingerprintOf(source, {
       tensors: plan.tensors.map(({ name, scheme, entries, reason }) => [name, scheme, entries, reason]),
       recipe: plan.recipe,
@@ -81,7 +78,7 @@ async function run(
   });
   try {
     const results = await runUnits(units, output, {
-      maxMemoryBytes: options.maxMemoryBytes ?? DEFAULT_MEMORY_BYTES,
+      maxMemoryBytes: options.maxMemoryBytes,
       signal: options.signal,
       onProgress: options.onProgress,
     });

@@ -25,11 +25,13 @@ export interface Progress {
 }
 
 export interface RunOptions {
-  /** Memory that units under way may take together; one unit runs in any case. */
-  maxMemoryBytes: number;
+  /** Memory that units under way may take together (default: 512 MB); one unit runs in any case. */
+  maxMemoryBytes?: number;
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
 }
+
+const DEFAULT_MEMORY_BYTES = 512e6;
 
 /** Enough to keep the queue and the file thread busy; more would only take memory. */
 const MAX_UNDER_WAY = 12;
@@ -50,6 +52,7 @@ export async function runUnits(
     doneBytes: 0,
     totalBytes: units.reduce((sum, unit) => sum + unit.inputBytes, 0),
   };
+  const maxMemoryBytes = options.maxMemoryBytes ?? DEFAULT_MEMORY_BYTES;
   let memory = 0;
   let failure: { error: unknown } | null = null;
 
@@ -68,7 +71,7 @@ export async function runUnits(
     while (
       underWay.size > 0 &&
       failure === null &&
-      (underWay.size >= MAX_UNDER_WAY || memory + unit.memoryBytes > options.maxMemoryBytes)
+      (underWay.size >= MAX_UNDER_WAY || memory + unit.memoryBytes > maxMemoryBytes)
     ) {
       await Promise.race(underWay);
     }

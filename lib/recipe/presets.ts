@@ -103,7 +103,7 @@ interface ExpertSchemes {
 }
 
 /** Part of the layers, counted from the first one with experts, whose experts get more bits. */
-const kFirstLayersShare = 1 / 8;
+const FIRST_LAYERS_SHARE = 1 / 8;
 
 function mixed(name: PresetName, { model, hasUsage, format }: PresetContext, schemes: ExpertSchemes): Recipe {
   const eightBits = groupedInt(8, 128);
@@ -139,13 +139,13 @@ function mixed(name: PresetName, { model, hasUsage, format }: PresetContext, sch
 function firstExpertLayers({ linears, layers }: ModelMap): number[] {
   const sparse = new Set<number>();
   for (const { role, layer } of linears) if (role === 'expert' && layer !== null) sparse.add(layer);
-  const wanted = Math.max(1, Math.round(layers * kFirstLayersShare));
+  const wanted = Math.max(1, Math.round(layers * FIRST_LAYERS_SHARE));
   return [...sparse].sort((a, b) => a - b).slice(0, wanted);
 }
 
-const kDefaultGroupSize = 128;
+const DEFAULT_GROUP_SIZE = 128;
 /** From here on the scale's share is small enough for one a row; this is what the preset `int8` does. */
-const kRowBits = 8;
+const ROW_BITS = 8;
 
 /**
  * The recipe of `--bits` and `--group-size` alone: one integer scheme over the decoder's linear weights. 8
@@ -154,7 +154,7 @@ const kRowBits = 8;
  * @throws QuantariaError `ERR_ARGUMENT` for bits or group sizes that do not exist
  */
 export function uniformRecipe(options: { bits?: number; groupSize?: number; format?: FormatName }): Recipe {
-  const { bits = 4, groupSize = bits < kRowBits ? kDefaultGroupSize : -1, format } = options;
+  const { bits = 4, groupSize = bits < ROW_BITS ? DEFAULT_GROUP_SIZE : -1, format } = options;
   const symmetric = format !== 'awq';
   if (groupSize !== -1 && !(Number.isSafeInteger(groupSize) && groupSize > 0)) {
     throw new QuantariaError(
@@ -162,7 +162,7 @@ export function uniformRecipe(options: { bits?: number; groupSize?: number; form
       `group size: ${groupSize} came, expected a positive integer, or -1 for rows`,
     );
   }
-  const range = symmetric && (groupSize !== -1 || bits < kRowBits) ? { range: 'full' } : {};
+  const range = symmetric && (groupSize !== -1 || bits < ROW_BITS) ? { range: 'full' } : {};
   const groups = groupSize === -1 ? { granularity: 'row' } : { granularity: 'group', groupSize };
   const scheme = validateScheme({ kind: 'int', bits, symmetric, ...range, ...groups });
   return { preset: null, format: format ?? 'compressed-tensors', rules: uniformRules(scheme), notes: [] };

@@ -67,10 +67,10 @@ const both =
   (tensors, config) => {
     for (const change of changes) change(tensors, config);
   };
-const kState = 'm.weight.quant_state.bitsandbytes__nf4';
+const STATE = 'm.weight.quant_state.bitsandbytes__nf4';
 const state = (changes: object): Change =>
   set(
-    kState,
+    STATE,
     text(
       JSON.stringify({ quant_type: 'nf4', blocksize: 64, dtype: 'bfloat16', shape: [32, 256], ...changes }),
     ),
@@ -175,14 +175,14 @@ const faults: [FormatName, QuantScheme, string, Change, string][] = [
     'm.weight',
   ],
   ['bitsandbytes', nf4, 'no absmax', remove('m.weight.absmax'), 'm.weight.absmax'],
-  ['bitsandbytes', nf4, 'state that is no JSON', set(kState, text('{"quant_type": ')), kState],
-  ['bitsandbytes', nf4, 'state that is no object', set(kState, text('[]')), kState],
-  ['bitsandbytes', nf4, 'state of megabytes', set(kState, raw('U8', [1 << 20], 1)), kState],
-  ['bitsandbytes', nf4, 'another quant_type', state({ quant_type: 'fp4' }), kState],
-  ['bitsandbytes', nf4, 'blocks of zero', state({ blocksize: 0 }), kState],
-  ['bitsandbytes', nf4, 'blocks of 1.5', state({ blocksize: 1.5 }), kState],
-  ['bitsandbytes', nf4, 'a shape of three sizes', state({ shape: [32, 16, 16] }), kState],
-  ['bitsandbytes', nf4, 'a shape of text', state({ shape: ['32', 256] }), kState],
+  ['bitsandbytes', nf4, 'state that is no JSON', set(STATE, text('{"quant_type": ')), STATE],
+  ['bitsandbytes', nf4, 'state that is no object', set(STATE, text('[]')), STATE],
+  ['bitsandbytes', nf4, 'state of megabytes', set(STATE, raw('U8', [1 << 20], 1)), STATE],
+  ['bitsandbytes', nf4, 'another quant_type', state({ quant_type: 'fp4' }), STATE],
+  ['bitsandbytes', nf4, 'blocks of zero', state({ blocksize: 0 }), STATE],
+  ['bitsandbytes', nf4, 'blocks of 1.5', state({ blocksize: 1.5 }), STATE],
+  ['bitsandbytes', nf4, 'a shape of three sizes', state({ shape: [32, 16, 16] }), STATE],
+  ['bitsandbytes', nf4, 'a shape of text', state({ shape: ['32', 256] }), STATE],
   ['bitsandbytes', nf4, 'a shape of more weights', state({ shape: [33, 256] }), 'm.weight'],
   [
     'bitsandbytes',
@@ -198,7 +198,7 @@ const faults: [FormatName, QuantScheme, string, Change, string][] = [
     (tensors, config) => {
       state({ nested_blocksize: 256 })(tensors, config);
     },
-    kState,
+    STATE,
   ],
   [
     'bitsandbytes',

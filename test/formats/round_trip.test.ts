@@ -9,7 +9,7 @@ import { memoryCheckpoint, type Raw, rawOf } from './memory_checkpoint';
 import * as reference from './reference_decoder';
 import { difference, nastyWeight } from './weights';
 
-const kModule = 'model.layers.0.self_attn.q_proj';
+const MODULE = 'model.layers.0.self_attn.q_proj';
 
 const int = (bits: IntScheme['bits'], symmetric: boolean, groupSize?: number): QuantScheme => ({
   kind: 'int',
@@ -120,10 +120,10 @@ const label = ({ format, scheme, shape, dtype }: Case) =>
 
 async function encoded(name: FormatName, q: QuantizedTensor, dtype: DType): Promise<Map<string, Raw>> {
   const format = getFormat(name);
-  const linear = { name: kModule, role: 'attention', shape: q.shape, layer: 0 } as never;
-  const settled = format.settle([{ module: kModule, linear, scheme: q.scheme }]);
+  const linear = { name: MODULE, role: 'attention', shape: q.shape, layer: 0 } as never;
+  const settled = format.settle([{ module: MODULE, linear, scheme: q.scheme }]);
   const tensors = new Map<string, Raw>();
-  for (const [tensor, value] of await settled.encode(kModule, q, dtype))
+  for (const [tensor, value] of await settled.encode(MODULE, q, dtype))
     tensors.set(tensor, await rawOf(value));
   return tensors;
 }
@@ -161,17 +161,17 @@ describe('what is written decodes to the values of the quantized tensor', () => 
     const expected = await dequantize(held).toFloat32();
     const tensors = await encoded(name, q, dtype);
 
-    const planned = format.entries(kModule, scheme, shape, dtype);
+    const planned = format.entries(MODULE, scheme, shape, dtype);
     const header = [...tensors].map(([tensor, raw]) => ({
       name: tensor,
       dtype: raw.dtype,
       shape: raw.shape,
     }));
     expect(planned).toEqual(header);
-    expect(difference(decoderOf({ ...own, scheme })(tensors, kModule, shape), expected)).toBeNull();
+    expect(difference(decoderOf({ ...own, scheme })(tensors, MODULE, shape), expected)).toBeNull();
 
-    const linear = { name: kModule, role: 'attention', shape, layer: 0, expert: null } as never;
-    const plan = [{ module: kModule, linear, scheme }];
+    const linear = { name: MODULE, role: 'attention', shape, layer: 0, expert: null } as never;
+    const plan = [{ module: MODULE, linear, scheme }];
     const config = format.settle(plan).config({
       model: { architecture: 'llama', wrapped: false } as ModelMap,
       modelDtype: dtype,
@@ -185,7 +185,7 @@ describe('what is written decodes to the values of the quantized tensor', () => 
     expect(format.detect(json, new Set(tensors.keys()), config.files)).toBe(true);
     const [found, ...others] = await format.modules(source);
     expect(others).toEqual([]);
-    expect(found).toMatchObject({ module: kModule, shape });
+    expect(found).toMatchObject({ module: MODULE, shape });
     expect([...found!.tensors].sort()).toEqual([...tensors.keys()].sort());
     const back = await format.decode(found!, source.read);
     expect(back.shape).toEqual(q.shape);
@@ -213,10 +213,10 @@ describe('act-order: the group of each column is kept', () => {
     const expected = await dequantize(q).toFloat32();
     const tensors = await encoded(name, q, 'float16');
     expect(
-      format.entries(kModule, scheme, shape, 'float16', { groupIndex: true }).map((entry) => entry.name),
+      format.entries(MODULE, scheme, shape, 'float16', { groupIndex: true }).map((entry) => entry.name),
     ).toEqual([...tensors.keys()]);
     const decoder = name === 'gptq' ? reference.gptq(2) : reference.compressedTensors;
-    expect(difference(decoder(tensors, kModule, shape), expected)).toBeNull();
+    expect(difference(decoder(tensors, MODULE, shape), expected)).toBeNull();
     const config = {
       quantization_config: { quant_method: name, checkpoint_format: 'gptq_v2', sym: false, group_size: 32 },
     };

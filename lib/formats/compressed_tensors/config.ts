@@ -48,13 +48,13 @@ export function config(context: FormatContext): FormatConfig {
   };
 }
 
-const kSplitBits: readonly number[] = [3, 5, 6, 7];
+const SPLIT_BITS: readonly number[] = [3, 5, 6, 7];
 
 export function warnings(context: FormatContext): string[] {
   const { quantized } = context;
   const found = expertWarnings(context);
   const bits = new Set(quantized.map(({ scheme }) => (scheme.kind === 'int' ? scheme.bits : 0)));
-  const split = kSplitBits.filter((width) => bits.has(width as 3));
+  const split = SPLIT_BITS.filter((width) => bits.has(width as 3));
   if (split.length > 0) {
     found.push(
       `compressed-tensors: ${split.join(', ')} bits are packed as a dense stream, as compressed-tensors does from 0.16 on; older versions read them wrong and vLLM takes 4 and 8 bits only. gptq has 3 bits for GPTQModel`,

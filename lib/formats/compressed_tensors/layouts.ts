@@ -20,7 +20,7 @@ export interface Layout {
   encode(module: string, q: QuantizedTensor, modelDtype: DType): Map<string, Tensor>;
 }
 
-const kMxBlock = 32;
+const MX_BLOCK = 32;
 
 export function layoutOf(scheme: QuantScheme): Layout | null {
   switch (scheme.kind) {
@@ -157,7 +157,7 @@ const mxWeights = (bits: number): JsonObject => ({
   type: 'float',
   symmetric: true,
   strategy: 'group',
-  group_size: kMxBlock,
+  group_size: MX_BLOCK,
   actorder: null,
   scale_dtype: 'torch.uint8',
   zp_dtype: 'torch.uint8',
@@ -170,7 +170,7 @@ const mxfp4: Layout = {
   weights: () => mxWeights(4),
   entries: (module, _scheme, [rows, width]) => [
     { name: `${module}.weight_packed`, dtype: 'U8', shape: [rows, width / 2] },
-    { name: `${module}.weight_scale`, dtype: 'U8', shape: [rows, width / kMxBlock] },
+    { name: `${module}.weight_scale`, dtype: 'U8', shape: [rows, width / MX_BLOCK] },
   ],
   encode: (module, q) =>
     new Map([
@@ -184,7 +184,7 @@ const mxfp8: Layout = {
   weights: () => mxWeights(8),
   entries: (module, _scheme, [rows, width]) => [
     { name: `${module}.weight`, dtype: 'F8_E4M3', shape: [rows, width] },
-    { name: `${module}.weight_scale`, dtype: 'U8', shape: [rows, width / kMxBlock] },
+    { name: `${module}.weight_scale`, dtype: 'U8', shape: [rows, width / MX_BLOCK] },
   ],
   encode: (module, q) =>
     new Map([

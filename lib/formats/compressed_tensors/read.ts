@@ -20,8 +20,8 @@ import {
 } from '../tensors';
 import type { JsonObject, StoredCheckpoint, StoredModule, TensorReader } from '../types';
 
-const kScales = ['F32', 'F16', 'BF16'] as const;
-const kEndings = [
+const SCALES = ['F32', 'F16', 'BF16'] as const;
+const ENDINGS = [
   '.weight',
   '.weight_packed',
   '.weight_scale',
@@ -29,7 +29,7 @@ const kEndings = [
   '.weight_zero_point',
   '.weight_g_idx',
 ];
-const kMxBlock = 32;
+const MX_BLOCK = 32;
 
 export async function modules(source: StoredCheckpoint): Promise<StoredModule[]> {
   const found: StoredModule[] = [];
@@ -120,7 +120,7 @@ type Where = Pick<IntScheme, 'granularity' | 'groupSize'>;
 function intScales(source: StoredCheckpoint, module: string, rows: number, width: number) {
   const name = `${module}.weight_scale`;
   const single = source.entries.get(name)?.shape.length !== 2;
-  const scale = requireEntry(source, name, kScales, single ? 1 : 2);
+  const scale = requireEntry(source, name, SCALES, single ? 1 : 2);
   requireShape(name, scale, single ? [1] : [rows, scale.shape[1] as number]);
   const groups = single ? 1 : (scale.shape[1] as number);
   if (groups === 0 || width % groups !== 0) malformed(name, `${groups} groups on ${width} input features`);
@@ -132,11 +132,11 @@ function mxfp4(source: StoredCheckpoint, module: string): StoredModule {
   const packed = requireEntry(source, `${module}.weight_packed`, ['U8'], 2);
   const [rows, bytes] = packed.shape as [number, number];
   const width = bytes * 2;
-  if (width % kMxBlock !== 0)
+  if (width % MX_BLOCK !== 0)
     malformed(`${module}.weight_packed`, `${width} input features, expected a multiple of 32`);
   requireShape(`${module}.weight_scale`, requireEntry(source, `${module}.weight_scale`, ['U8'], 2), [
     rows,
-    width / kMxBlock,
+    width / MX_BLOCK,
   ]);
   return storedModule(source, module, [rows, width], { kind: 'mx', element: 'e2m1' }, { layout: 'mxfp4' });
 }
@@ -168,13 +168,13 @@ function plainQuantized(source: StoredCheckpoint, module: string): StoredModule 
     });
   }
   if (source.entries.get(scaleName)?.dtype === 'U8') {
-    if (width % kMxBlock !== 0)
+    if (width % MX_BLOCK !== 0)
       malformed(`${module}.weight`, `${width} input features, expected a multiple of 32`);
-    requireShape(scaleName, requireEntry(source, scaleName, ['U8'], 2), [rows, width / kMxBlock]);
+    requireShape(scaleName, requireEntry(source, scaleName, ['U8'], 2), [rows, width / MX_BLOCK]);
     return storedModule(source, module, [rows, width], { kind: 'mx', element: 'e4m3' }, { layout: 'mxfp8' });
   }
   const single = source.entries.get(scaleName)?.shape.length !== 2;
-  const scale = requireEntry(source, scaleName, kScales, single ? 1 : 2);
+  const scale = requireEntry(source, scaleName, SCALES, single ? 1 : 2);
   if (!single && (scale.shape[0] !== rows || scale.shape[1] !== 1)) {
     if (scale.shape[0] === Math.ceil(rows / 128) && scale.shape[1] === Math.ceil(width / 128)) {
       throw new QuantariaError(
@@ -198,7 +198,7 @@ function storedModule(
   scheme: QuantScheme,
   detail: StoredModule['detail'],
 ): StoredModule {
-  return { module, scheme, shape, tensors: tensorsOf(source, module, kEndings), detail };
+  return { module, scheme, shape, tensors: tensorsOf(source, module, ENDINGS), detail };
 }
 
 /** The `weights` of the group that a module is in: exact name first, then pattern, then class. */
@@ -237,12 +237,12 @@ export async function decode(module: StoredModule, read: TensorReader): Promise<
     case 'mxfp4':
       return QuantizedTensor.fromStored(scheme, shape, {
         packed: await readAs(read, name('weight_packed'), 'uint8', [rows, width / 2]),
-        scales: await readAs(read, name('weight_scale'), 'uint8', [rows, width / kMxBlock]),
+        scales: await readAs(read, name('weight_scale'), 'uint8', [rows, width / MX_BLOCK]),
       });
     case 'mxfp8':
       return QuantizedTensor.fromStored(scheme, shape, {
         packed: await float8Rows(read, name('weight'), shape),
-        scales: await readAs(read, name('weight_scale'), 'uint8', [rows, width / kMxBlock]),
+        scales: await readAs(read, name('weight_scale'), 'uint8', [rows, width / MX_BLOCK]),
       });
     default: {
       const single = scheme.kind === 'fp8' && scheme.granularity === 'tensor';

@@ -9,9 +9,9 @@ async function castBytes(x: Tensor, dtype: DType) {
   return { shape: cast.shape, data: (await cast.read()) as Uint8Array };
 }
 
-const kNoCounterpart = 'no such dtype';
-const kE5m2Infinity = 0x7c;
-const kE5m2Largest = 0x7b;
+const NO_COUNTERPART = 'no such dtype';
+const E5M2_INFINITY = 0x7c;
+const E5M2_LARGEST = 0x7b;
 
 const fp8Cast: Runner = {
   async run(check) {
@@ -23,13 +23,13 @@ const fp8Cast: Runner = {
     // The peer's e5m2 overflows to infinity; a cast here saturates.
     await check.output('codes_e5m2', e5m2, {
       difference: {
-        at: (i) => ((recorded.data[i] as number) & 0x7f) === kE5m2Infinity,
-        instead: (i) => ((recorded.data[i] as number) & 0x80) | kE5m2Largest,
+        at: (i) => ((recorded.data[i] as number) & 0x7f) === E5M2_INFINITY,
+        instead: (i) => ((recorded.data[i] as number) & 0x80) | E5M2_LARGEST,
       },
     });
     if (check.has('codes_sat_e4m3fn')) await check.output('codes_sat_e4m3fn', e4m3);
     if (check.has('codes_sat_e5m2')) await check.output('codes_sat_e5m2', e5m2);
-    check.omit(kNoCounterpart, 'codes_e4m3fnuz', 'codes_e5m2fnuz', 'codes_e8m0fnu');
+    check.omit(NO_COUNTERPART, 'codes_e4m3fnuz', 'codes_e5m2fnuz', 'codes_e8m0fnu');
   },
 };
 
@@ -40,7 +40,7 @@ const fp8Decode: Runner = {
     await check.output('e4m3fn', await decoded('float8_e4m3'));
     await check.output('e5m2', await decoded('float8_e5m2'));
     await check.output('e8m0fnu', await scaleValues(bytes));
-    check.omit(kNoCounterpart, 'e4m3fnuz', 'e5m2fnuz');
+    check.omit(NO_COUNTERPART, 'e4m3fnuz', 'e5m2fnuz');
   },
 };
 

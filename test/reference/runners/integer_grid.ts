@@ -61,7 +61,7 @@ const roundEven = (x: number): number => x + 1.5 * 2 ** 52 - 1.5 * 2 ** 52;
  * With 2 bits a symmetric grid has one step above zero. Clipping halves that step, which can be worth more in the sum of
  * squares than the entries that it clips; in the largest error it never is.
  */
-const kCoarsestBits = 2;
+const COARSEST_BITS = 2;
 
 /**
  * quant_grid_gptq. A symmetric group without negative entries keeps 0 as its lower end in the peer: the scale is half of
@@ -137,7 +137,7 @@ const gptqGrid: Runner = {
       return isOneSigned(group) ? group : null;
     };
     checkNoWorse(check, sides, largestError, oneSigned);
-    if (bits > kCoarsestBits) checkNoWorse(check, sides, squaredError, oneSigned);
+    if (bits > COARSEST_BITS) checkNoWorse(check, sides, squaredError, oneSigned);
   },
 };
 
@@ -198,7 +198,7 @@ const quantoSymmetric: Runner = {
 };
 
 /** Where the peer raises a small absmax to 1e-5 it rounds the values away; here they keep their own scale. */
-const kSmoothFloor = 1e-5;
+const SMOOTH_FLOOR = 1e-5;
 
 const absmaxFake: Runner = {
   async run(check) {
@@ -213,7 +213,7 @@ const absmaxFake: Runner = {
     const x = await valuesOf(input);
     const { dequantized } = await quantized(input, scheme);
     const groups = groupsOf(x, scheme);
-    const isRaised = (flat: number) => (groups.absmax[groups.of(flat)] as number) < kSmoothFloor;
+    const isRaised = (flat: number) => (groups.absmax[groups.of(flat)] as number) < SMOOTH_FLOOR;
     await check.output('y', dequantized, {
       difference: { at: isRaised, instead: (flat) => dequantized.data[flat] as number },
     });
