@@ -24,14 +24,15 @@ class MappedFile : public std::enable_shared_from_this<MappedFile> {
   const std::byte* data() const { return data_; }
   int64_t size() const { return size_; }
 
-  /// The bytes [offset, offset + bytes) as a storage. When the last reference to it goes, its pages leave
-  /// this process's memory (not the page cache).
+  /// The bytes [offset, offset + bytes) as a storage. Of a file that lies in memory (tmpfs), the pages leave
+  /// this process's account when the last reference to the storage goes.
   std::shared_ptr<Storage> range(int64_t offset, int64_t bytes);
 
  private:
   std::string path_;
   std::byte* data_ = nullptr;
   int64_t size_ = 0;
+  bool in_memory_ = false;
 };
 
 }  // namespace quantaria::io
