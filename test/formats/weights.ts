@@ -1,13 +1,4 @@
-/** A small reproducible generator: mulberry32. */
-export function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
-  };
-}
+import { random } from '../core/random';
 
 /** Rows that are hard on grids: zeros of both signs, one value, one outlier, one sign, ties, very small, very large. */
 export function nastyWeight(rows: number, width: number, seed: number): Float32Array {
