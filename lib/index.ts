@@ -15,6 +15,7 @@ export {
 } from './device';
 export type { DType, TypedArray } from './dtype';
 export { type ErrorCode, QuantariaError } from './errors';
+export { type Compute, type LinearOptions, linear, type MatmulOptions, matmul } from './ops/linear';
 export { dequantize, quantize } from './ops/quantize';
 export { QuantizedTensor } from './quantized';
 export type { QuantScheme } from './scheme';

@@ -5,9 +5,11 @@
 #include "addon/compare.h"
 #include "addon/files.h"
 #include "addon/info.h"
+#include "addon/matmul.h"
 #include "addon/quantize.h"
 #include "addon/tensor_handle.h"
 #include "addon/tensor_ops.h"
+#include "addon/weight.h"
 
 namespace quantaria::addon {
 
@@ -78,6 +80,8 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_bits(env, exports);
   define_quantize(env, exports);
   define_compare(env, exports);
+  define_matmul(env, exports);
+  define_weight(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

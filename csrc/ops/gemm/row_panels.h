@@ -50,11 +50,11 @@ class RowPanels {
   int rows_of(int64_t tile) const;
   const std::byte* words(int64_t tile) const { return data_.get() + tile * tile_bytes_; }
 
-  // int8 only: a value is code * scale.
+  // Where the format has groups. int8: a value is code * scale; sums are those of codes.
   int64_t groups() const { return groups_; }
-  int64_t steps_per_group() const { return groups_ == 1 ? steps_ : format_.group / 4; }
+  int64_t steps_per_group() const { return steps_ / groups_; }
   const float* scales(int64_t tile) const { return constants(tile); }  // [groups][rows]
-  const float* sums(int64_t tile) const { return constants(tile) + groups_ * rows_of(tile); }  // of codes
+  const float* sums(int64_t tile) const { return constants(tile) + groups_ * rows_of(tile); }
 
   /// Packs one tile; tiles may be packed in parallel.
   void pack(int64_t tile);
@@ -66,6 +66,7 @@ class RowPanels {
     return reinterpret_cast<float*>(data_.get() + tile * tile_bytes_ + steps_ * tile_rows_ * 4);
   }
   void encode(const float* row, uint32_t* words, int tile_rows, float* scales, float* sums) const;
+  void encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales, float* sums) const;
 
   RowFormat format_;
   Rows source_;
