@@ -32,6 +32,7 @@ struct RowFormat {
   bool rounded = false;  // float32 operands that hold bfloat16 values
   int tile_rows = 1;     // of a tile, at most
   ColumnOrder order;
+  int multiple = 1;  // columns are padded with zeros to a multiple of it, of a step and of order.unit
   int64_t group =
       0;  // columns that share a scale, for int8 operands; a multiple of order.unit, or all columns
 };
