@@ -22,7 +22,9 @@ export { Tensor, type TensorOptions } from './tensor';
 export { version } from './version';
 
 import { groupedToSequential, sequentialToGrouped } from './ops/moe';
+import { route } from './ops/moe_route';
 
 export type { GroupedExperts, SequentialExpert } from './ops/moe';
+export type { RouteOptions, Routing } from './ops/moe_route';
 /** Mixture-of-experts operations. */
-export const moe = { groupedToSequential, sequentialToGrouped };
+export const moe = { route, groupedToSequential, sequentialToGrouped };
