@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <mutex>
 
@@ -28,7 +29,7 @@ namespace {
 const LlmInt8Kernels& kernels() {
   const LlmInt8Kernels* const by_isa[] = {&scalar::llm_int8_kernels, &avx2::llm_int8_kernels,
                                           &avx512::llm_int8_kernels};
-  return *by_isa[static_cast<int>(selected_isa())];
+  return *by_isa[std::min(static_cast<size_t>(selected_isa()), std::size(by_isa) - 1)];
 }
 
 /// The pattern of the least large magnitude; above infinity's if nothing is large.
