@@ -13,13 +13,21 @@ QUANTARIA_LANES Ints is_large(const Ints& magnitude, int32_t large) {
 }
 
 void mark_large(const float* row, int64_t n, int32_t large, uint8_t* mask) {
-  for_each_lanes(row, n, [&](int64_t first, const Floats& x) {
-    const Ints marks = is_large(magnitude_bits(x), large) & splat(int32_t{1});
-    if (largest_of(marks) == 0) return;  // nearly always
-    uint8_t found[kLanes];
-    store_low(found, marks);
-    for (int64_t i = 0; i < kLanes && first + i < n; ++i) mask[first + i] |= found[i];
-  });
+  // Nearly all runs hold none, which one look at their combined lanes tells.
+  constexpr int64_t kRun = 32 * kLanes;
+  for (int64_t start = 0; start < n; start += kRun) {
+    const int64_t count = n - start < kRun ? n - start : kRun;
+    Ints found = splat(int32_t{0});
+    for_each_lanes(row + start, count,
+                   [&](int64_t, const Floats& x) { found = found | is_large(magnitude_bits(x), large); });
+    if (largest_of(found & splat(int32_t{1})) == 0) continue;
+    for (int64_t i = start; i < start + count; ++i) {
+      int32_t magnitude = 0;
+      std::memcpy(&magnitude, row + i, sizeof magnitude);
+      magnitude &= 0x7fffffff;
+      mask[i] |= static_cast<uint8_t>(magnitude >= large && magnitude <= kInfinityBits);
+    }
+  }
 }
 
 float absmax(const float* row, int64_t n, int32_t large) {
