@@ -6,6 +6,13 @@ const { spawnSync } = require('node:child_process');
 const path = require('node:path');
 const { build } = require('./cmake.cjs');
 
+/** The thread sanitizer wants memory where it expects it, and newer kernels scatter it further than it knows. */
+function withFixedAddresses(sanitizers) {
+  const fix = ['setarch', '-R'];
+  const works = sanitizers === 'thread' && spawnSync(fix[0], [fix[1], 'true']).status === 0;
+  return works ? fix : [];
+}
+
 function run(target, sanitizers, args) {
   const folder = build({
     config: 'Debug',
@@ -17,7 +24,8 @@ function run(target, sanitizers, args) {
       QUANTARIA_CUDA: 'OFF', // nvcc's host code knows no sanitizers
     },
   });
-  const { status } = spawnSync(path.join(folder, target), args, { stdio: 'inherit' });
+  const [command, ...rest] = [...withFixedAddresses(sanitizers), path.join(folder, target), ...args];
+  const { status } = spawnSync(command, rest, { stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
 }
 
