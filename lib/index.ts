@@ -22,8 +22,14 @@ export type { QuantScheme } from './scheme';
 export { Tensor, type TensorOptions } from './tensor';
 export { version } from './version';
 
+import { outlierColumns, split } from './ops/llm_int8';
 import { groupedToSequential, sequentialToGrouped } from './ops/moe';
+import { route } from './ops/moe_route';
 
+export type { OutlierOptions, SplitActivations } from './ops/llm_int8';
 export type { GroupedExperts, SequentialExpert } from './ops/moe';
+export type { RouteOptions, Routing } from './ops/moe_route';
 /** Mixture-of-experts operations. */
-export const moe = { groupedToSequential, sequentialToGrouped };
+export const moe = { route, groupedToSequential, sequentialToGrouped };
+/** The activation side of LLM.int8. */
+export const llmInt8 = { outlierColumns, split };

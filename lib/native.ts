@@ -101,6 +101,21 @@ export interface Native {
     reference: NativeTensor | null,
   ): Promise<{ error: number; reference: number; nonFinite: number }>;
 
+  moeRoute(
+    logits: NativeTensor,
+    topK: number,
+    softmaxFirst: boolean,
+    normalize: boolean,
+    scale: number,
+  ): Record<'indices' | 'weights' | 'counts' | 'offsets' | 'order', NativeTensor>;
+  moeSortSlots(indices: NativeTensor, experts: number): Record<'counts' | 'offsets' | 'order', NativeTensor>;
+
+  llmInt8OutlierColumns(x: NativeTensor, threshold: number): Promise<number[]>;
+  llmInt8Split(
+    x: NativeTensor,
+    threshold: number,
+  ): Promise<{ columns: number[]; outliers: NativeTensor; codes: NativeTensor; scales: NativeTensor }>;
+
   openSafetensors(path: string): Promise<NativeHeader>;
   mappedTensor(file: NativeMappedFile, begin: number, dtype: DType, shape: readonly number[]): NativeTensor;
   mappedClose(file: NativeMappedFile): void;

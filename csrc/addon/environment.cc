@@ -5,7 +5,9 @@
 #include "addon/compare.h"
 #include "addon/files.h"
 #include "addon/info.h"
+#include "addon/llm_int8.h"
 #include "addon/matmul.h"
+#include "addon/moe.h"
 #include "addon/quantize.h"
 #include "addon/tensor_handle.h"
 #include "addon/tensor_ops.h"
@@ -80,8 +82,10 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_bits(env, exports);
   define_quantize(env, exports);
   define_compare(env, exports);
-  define_matmul(env, exports);
   define_weight(env, exports);
+  define_matmul(env, exports);
+  define_moe(env, exports);
+  define_llm_int8(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

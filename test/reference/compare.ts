@@ -27,6 +27,8 @@ export interface Context {
   of?: ArrayLike<number>;
   /** Value of each code: `codes_by_value`. */
   codebook?: ArrayLike<number>;
+  /** Length of the last dimension: `set_per_row`. */
+  columns?: number;
   /** Sign bit of a code in sign-magnitude form: `negative_zero_equals_zero`. */
   signBit?: number;
 }
@@ -168,6 +170,17 @@ const nearest: Mode = (got, expected, { block = 1, eps = 0 }, { of = [] }) => {
   return because(worst(got, expected, excess), 'farther from the input than the reference');
 };
 
+/** Each row sorted. */
+function sortedRows(values: Numbers, columns: number): number[] {
+  const rows = Array.from({ length: values.length / columns }, (_, r) =>
+    Array.from({ length: columns }, (_, c) => values[r * columns + c] as number).sort((a, b) => a - b),
+  );
+  return rows.flat();
+}
+
+const setPerRow: Mode = (got, expected, _, { columns = 1 }) =>
+  because(apart(sortedRows(got, columns), sortedRows(expected, columns)), 'another set, by rank in its row');
+
 const metrics: Readonly<Record<string, (values: Numbers, of: Numbers) => number>> = {
   'sum_abs_pow_2.4': (values, of) =>
     sumOver(of, (i) => distance(values[i] as number, of[i] as number) ** 2.4),
@@ -201,6 +214,7 @@ export const modes: Readonly<Record<string, Mode>> = {
   allclose,
   nearest,
   err_at_most: errAtMost,
+  set_per_row: setPerRow,
 };
 
 /** `[3, 17]` for a flat index into a shape; codes that were unpacked count past the shape's own size. */
@@ -231,7 +245,8 @@ export function compare(
   if (got.data.length !== expected.data.length) {
     return `: shape [${got.shape}] came, expected [${expected.shape}]`;
   }
-  const difference = mode(got.data, expected.data, how, context);
+  const columns = expected.shape.at(-1) ?? 1;
+  const difference = mode(got.data, expected.data, how, { columns, ...context });
   if (!difference) return null;
   const where = coordinate(difference.at, how.mode === 'codes4' || how.packed ? [] : expected.shape);
   return `${where}: got ${difference.got}, expected ${difference.expected} (${how.mode}: ${difference.why})`;

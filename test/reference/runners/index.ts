@@ -3,6 +3,8 @@ import { blockwise } from './blockwise';
 import { dequantization } from './dequantize';
 import { float8 } from './float8';
 import { integerGrid } from './integer_grid';
+import { llmInt8Cases } from './llm_int8';
+import { moeBlock } from './moe_block';
 import { moeLayout } from './moe_layout';
 import { mx } from './mx';
 
@@ -12,6 +14,8 @@ export const allRunners: Runners = {
   ...blockwise,
   ...mx,
   ...float8,
+  ...llmInt8Cases,
+  ...moeBlock,
   ...moeLayout,
   ...dequantization,
 };
