@@ -6,12 +6,14 @@
 set(flags_scalar)
 set(flags_avx2 -mavx2 -mfma -mf16c -mbmi2)
 set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq)
-set(flags_vnni ${flags_avx512} -mavx512vnni)
-set(flags_avxvnni ${flags_avx2} -mavxvnni)
-set(flags_avx512bf16 ${flags_avx512} -mavx512bf16)
+set(flags_avx512vnni ${flags_avx512} -mavx512vnni)
+set(flags_avx512bf16 ${flags_avx512vnni} -mavx512bf16)
 
 # No fused or reordered arithmetic but what a file spells out: every instruction set gives the same bits.
-set(kernel_flags -O3 -fno-math-errno -fno-trapping-math)
+set(kernel_flags -fno-math-errno -fno-trapping-math)
+if(NOT QUANTARIA_SANITIZE)
+  list(APPEND kernel_flags -O3) # instrumented, unrolled kernels would take minutes to compile
+endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   # g++ 12 takes the undefined upper halves inside its own intrinsics for our mistake.
   list(APPEND kernel_flags -Wno-uninitialized -Wno-maybe-uninitialized)
@@ -22,7 +24,7 @@ endif()
 set(in_every_set ${sources})
 list(FILTER in_every_set INCLUDE REGEX "_isa\\.cc$")
 list(FILTER sources EXCLUDE REGEX "_isa\\.cc$")
-foreach(set scalar avx2 avx512 vnni avxvnni avx512bf16)
+foreach(set scalar avx2 avx512 avx512vnni avx512bf16)
   set(kernels ${sources})
   list(FILTER kernels INCLUDE REGEX "_${set}\\.cc$")
   list(FILTER sources EXCLUDE REGEX "_${set}\\.cc$")

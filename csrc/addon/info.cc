@@ -43,12 +43,12 @@ Napi::Value set_threads(const Napi::CallbackInfo& info) {
 /// selectIsa(name): for tests that compare instruction sets
 Napi::Value select_isa_by_name(const Napi::CallbackInfo& info) {
   const std::string name = to_text(info[0], "isa");
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : kIsas) {
     if (name != name_of(isa)) continue;
     select_isa(isa);
     return info.Env().Undefined();
   }
-  fail(ErrorCode::argument, "isa: '", name, "', scalar, avx2 or avx512 expected");
+  fail(ErrorCode::argument, "isa: '", name, "', scalar, avx2, avx512, avx512vnni or avx512bf16 expected");
 }
 
 /// cudaStatus(): {available, reason, driver, runtime}

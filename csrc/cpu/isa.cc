@@ -12,7 +12,7 @@ namespace {
 
 Isa from_environment() {
   const char* name = std::getenv("QUANTARIA_ISA");
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
+  for (const Isa isa : kIsas)
     if (name != nullptr && name_of(isa) == name) return std::min(isa, detected_isa());
   return detected_isa();
 }
@@ -32,6 +32,10 @@ std::string_view name_of(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512vnni:
+      return "avx512vnni";
+    case Isa::avx512bf16:
+      return "avx512bf16";
   }
   return "scalar";
 }
@@ -43,6 +47,9 @@ Isa detected_isa() {
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (avx2 && vnni && __builtin_cpu_supports("avx512bf16")) return Isa::avx512bf16;
+  if (avx2 && vnni) return Isa::avx512vnni;
   if (avx2 && avx512) return Isa::avx512;
   if (avx2) return Isa::avx2;
 #endif

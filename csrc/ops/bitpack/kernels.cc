@@ -16,7 +16,7 @@ extern const BitKernels bit_kernels;
 
 const BitKernels& bit_kernels() {
   static const BitKernels* const by_isa[] = {&scalar::bit_kernels, &avx2::bit_kernels, &avx512::bit_kernels};
-  return *by_isa[static_cast<int>(selected_isa())];
+  return *of_selected_isa(by_isa);
 }
 
 }  // namespace quantaria::ops

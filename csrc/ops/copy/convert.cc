@@ -17,7 +17,7 @@ extern Convert convert;
 
 void convert_row(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t n) {
   static constexpr Convert* kByIsa[] = {scalar::convert, avx2::convert, avx512::convert};
-  kByIsa[static_cast<int>(selected_isa())](from_dtype, from, to_dtype, to, n);
+  of_selected_isa(kByIsa)(from_dtype, from, to_dtype, to, n);
 }
 
 }  // namespace quantaria::ops

@@ -31,7 +31,7 @@ namespace {
 template <class Kernels>
 const Kernels& selected(const Kernels& scalar, const Kernels& avx2, const Kernels& avx512) {
   const Kernels* const by_isa[] = {&scalar, &avx2, &avx512};
-  return *by_isa[static_cast<int>(selected_isa())];
+  return *of_selected_isa(by_isa);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
+#include "cpu/lanes.h"
 #include "ops/quantize/kernels.h"
-#include "ops/quantize/lanes.h"
 
 namespace quantaria::ops::QUANTARIA_ISA {
 namespace {

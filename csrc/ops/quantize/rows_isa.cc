@@ -1,8 +1,8 @@
+#include "cpu/lanes.h"
 #include "numerics/bfloat16.h"
 #include "numerics/float8.h"
 #include "numerics/half.h"
 #include "ops/quantize/kernels.h"
-#include "ops/quantize/lanes.h"
 
 namespace quantaria::ops::QUANTARIA_ISA {
 namespace {

@@ -1,7 +1,7 @@
+#include "cpu/lanes.h"
 #include "numerics/e8m0.h"
 #include "numerics/float8.h"
 #include "ops/quantize/kernels.h"
-#include "ops/quantize/lanes.h"
 
 // Plain loops over branch-free conversions: the compiler vectorises them.
 namespace quantaria::ops::QUANTARIA_ISA {

@@ -157,7 +157,7 @@ std::byte* thread_bytes(Slot slot, size_t bytes) {
     std::unique_ptr<std::byte[]> memory;
     size_t bytes = 0;
   };
-  thread_local Buffer buffers[static_cast<size_t>(Slot::flat) + 1];
+  thread_local Buffer buffers[static_cast<size_t>(Slot::last) + 1];
   Buffer& buffer = buffers[static_cast<size_t>(slot)];
   if (buffer.bytes < bytes) {
     buffer.memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kAlignment);

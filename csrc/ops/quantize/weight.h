@@ -76,7 +76,19 @@ class PartSums {
 
 /// A buffer of this thread that only grows, so that a job pays its page faults once. Buffers of different
 /// `Slot`s live side by side.
-enum class Slot { strip, strided_row, wide_row, decoded_row, codes, constants, flat };
+enum class Slot {
+  strip,
+  strided_row,
+  wide_row,
+  decoded_row,
+  codes,
+  constants,
+  flat,
+  row_panel,
+  right_panel,
+  sums,
+  last = sums
+};
 std::byte* thread_bytes(Slot slot, size_t bytes);
 template <class T>
 T* thread_buffer(Slot slot, int64_t count) {

@@ -224,6 +224,43 @@ QUANTARIA_LANES float largest_of(const Floats& x) {
   return fold(x, [](auto a, auto b) { return a > b ? a : b; });
 }
 
+/// a * b + c, rounded once where the instruction set can (from AVX2 on).
+QUANTARIA_LANES Floats multiply_add(const Floats& a, const Floats& b, const Floats& c) {
+#if defined(__AVX512F__)
+  return {{reinterpret_cast<FloatRegister>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a.part[0]),
+                                                           reinterpret_cast<__m512>(b.part[0]),
+                                                           reinterpret_cast<__m512>(c.part[0])))}};
+#elif defined(__FMA__)
+  return each<Floats>(
+      [](auto x, auto y, auto z) {
+        return reinterpret_cast<FloatRegister>(_mm256_fmadd_ps(
+            reinterpret_cast<__m256>(x), reinterpret_cast<__m256>(y), reinterpret_cast<__m256>(z)));
+      },
+      a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+QUANTARIA_LANES Ints load(const int32_t* from) {
+  Ints result;
+  std::memcpy(&result, from, sizeof result);
+  return result;
+}
+QUANTARIA_LANES Ints load(const uint32_t* from) { return load(reinterpret_cast<const int32_t*>(from)); }
+QUANTARIA_LANES void store(int32_t* to, const Ints& x) { std::memcpy(to, &x, sizeof x); }
+QUANTARIA_LANES void store(uint32_t* to, const Ints& x) { std::memcpy(to, &x, sizeof x); }
+
+/// Shifts that bring in zeros, by the same count in all lanes.
+QUANTARIA_LANES Ints shift_right(const Ints& x, int count) {
+  using Unsigned [[gnu::vector_size(kRegisterBytes)]] = uint32_t;
+  return each<Ints>(
+      [=](auto v) { return reinterpret_cast<IntRegister>(reinterpret_cast<Unsigned>(v) >> count); }, x);
+}
+QUANTARIA_LANES Ints shift_left(const Ints& x, int count) {
+  return each<Ints>([=](auto v) { return v << count; }, x);
+}
+
 /// Calls body(first, x) for each sixteen elements x of from[0, n); the last may be padded with zeros.
 template <class Body>
 QUANTARIA_LANES void for_each_lanes(const float* from, int64_t n, Body&& body) {

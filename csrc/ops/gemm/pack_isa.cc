@@ -1,0 +1,114 @@
+#include "cpu/lanes.h"
+#include "numerics/bfloat16.h"
+#include "ops/gemm/pack.h"
+
+namespace quantaria::ops::QUANTARIA_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+
+/// A square of sixteen words each way, transposed in registers: pairs, fours, then blocks of four exchange
+/// places.
+void transpose(__m512i (&x)[16]) {
+  __m512i y[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+    y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+    y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+    y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
+    x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
+    x[i + 4] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88);
+    x[i + 12] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xdd);
+  }
+}
+
+/// Words [0, done) where whole squares fit.
+int64_t interleave_squares(const uint32_t* const rows[16], int64_t words, uint32_t* to, int64_t stride) {
+  int64_t w = 0;
+  for (; w + 16 <= words; w += 16) {
+    __m512i x[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(rows[r] + w);
+    transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + (w + i) * stride, x[i]);
+  }
+  return w;
+}
+int64_t separate_squares(const uint32_t* from, int64_t stride, int64_t words, uint32_t* const rows[16]) {
+  int64_t w = 0;
+  for (; w + 16 <= words; w += 16) {
+    __m512i x[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(from + (w + i) * stride);
+    transpose(x);
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) _mm512_storeu_si512(rows[r] + w, x[r]);
+  }
+  return w;
+}
+
+#else
+
+int64_t interleave_squares(const uint32_t* const*, int64_t, uint32_t*, int64_t) { return 0; }
+int64_t separate_squares(const uint32_t*, int64_t, int64_t, uint32_t* const*) { return 0; }
+
+#endif
+
+void interleave(const uint32_t* const rows[16], int64_t words, uint32_t* to, int64_t stride) {
+  // Rows of 16-bit values may start between words.
+  for (int64_t w = interleave_squares(rows, words, to, stride); w < words; ++w)
+    for (int r = 0; r < 16; ++r)
+      std::memcpy(to + w * stride + r, reinterpret_cast<const char*>(rows[r]) + 4 * w, 4);
+}
+void separate(const uint32_t* from, int64_t stride, int64_t words, uint32_t* const rows[16]) {
+  for (int64_t w = separate_squares(from, stride, words, rows); w < words; ++w)
+    for (int r = 0; r < 16; ++r) rows[r][w] = from[w * stride + r];
+}
+
+void pair(const uint16_t* even, const uint16_t* odd, int64_t n, uint32_t* to) {
+  for (int64_t c = 0; c < n; ++c) to[c] = even[c] | uint32_t{odd[c]} << 16;
+}
+
+void round_to_bfloat16(const float* x, int64_t n, float* to) {
+  for (int64_t c = 0; c < n; ++c) to[c] = numerics::float_from_bfloat16(numerics::bfloat16_from_float(x[c]));
+}
+
+int32_t encode_int8(const float* x, int64_t n, float boost, float factor, int8_t* codes) {
+  // Added to it, a value of up to 22 bits is rounded to nearest even into the low bits of the sum's pattern.
+  const Floats magic = splat(0x1.8p23f);
+  Ints total = splat(int32_t{0});
+  for_each_lanes(x, n, [&](int64_t first, const Floats& values) {
+    const Ints code = bits(values * splat(boost) * splat(factor) + magic) - bits(magic);
+    total = total + code;
+    uint8_t low[kLanes];
+    store_low(low, code);
+    const int64_t count = n - first < kLanes ? n - first : kLanes;
+    std::memcpy(codes + first, low, static_cast<size_t>(count));
+  });
+  return fold(total, [](auto a, auto b) { return a + b; });
+}
+
+}  // namespace
+
+extern const PackKernels pack_kernels;
+const PackKernels pack_kernels = {interleave, separate, pair, round_to_bfloat16, encode_int8};
+
+}  // namespace quantaria::ops::QUANTARIA_ISA
