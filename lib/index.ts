@@ -15,6 +15,7 @@ export {
 } from './device';
 export type { DType, TypedArray } from './dtype';
 export { type ErrorCode, QuantariaError } from './errors';
+export { type GptqOptions, type GptqResult, Hessian } from './ops/gptq';
 export { dequantize, quantize } from './ops/quantize';
 export { QuantizedTensor } from './quantized';
 export type { QuantScheme } from './scheme';
@@ -26,3 +27,8 @@ import { groupedToSequential, sequentialToGrouped } from './ops/moe';
 export type { GroupedExperts, SequentialExpert } from './ops/moe';
 /** Mixture-of-experts operations. */
 export const moe = { groupedToSequential, sequentialToGrouped };
+
+import { quantize as quantizeGptq } from './ops/gptq';
+
+/** Quantization by second-order information of calibration states. */
+export const gptq = { quantize: quantizeGptq };

@@ -4,6 +4,7 @@
 #include "addon/bits.h"
 #include "addon/compare.h"
 #include "addon/files.h"
+#include "addon/gptq.h"
 #include "addon/info.h"
 #include "addon/quantize.h"
 #include "addon/tensor_handle.h"
@@ -77,6 +78,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_tensor_ops(env, exports);
   define_bits(env, exports);
   define_quantize(env, exports);
+  define_gptq(env, exports);
   define_compare(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);

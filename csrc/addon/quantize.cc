@@ -35,6 +35,8 @@ std::string text_or(Napi::Value scheme, const char* name, const char* otherwise)
   return value.IsUndefined() ? otherwise : to_text(value, name);
 }
 
+}  // namespace
+
 ops::IntScheme to_int_scheme(Napi::Value scheme) {
   ops::IntScheme s;
   s.bits = static_cast<int>(to_integer(field(scheme, "bits"), "bits", 2, 16));
@@ -54,6 +56,8 @@ ops::IntScheme to_int_scheme(Napi::Value scheme) {
   if (!scale_dtype.IsUndefined()) s.scale_dtype = to_dtype(scale_dtype, "scaleDtype");
   return s;
 }
+
+namespace {
 
 ops::CodebookScheme to_codebook_scheme(Napi::Value scheme) {
   ops::CodebookScheme s;

@@ -17,7 +17,7 @@ extern const GptqKernels gptq_kernels;
 const GptqKernels& gptq_kernels() {
   static constexpr const GptqKernels* kByIsa[] = {&scalar::gptq_kernels, &avx2::gptq_kernels,
                                                   &avx512::gptq_kernels};
-  return *kByIsa[static_cast<int>(selected_isa())];
+  return *of_selected_isa(kByIsa);
 }
 
 }  // namespace quantaria::ops

@@ -28,13 +28,8 @@ void quantize_columns(const StripBlock& block, int64_t first, int64_t last, cons
     const float* const upper = block.upper + i * kBlockCols;
     const Floats error = (kept - w) / splat(upper[i]);
     for (int64_t j = i + 1; j < block.cols; ++j) {
-      const FloatRegister factor = upper[j] - FloatRegister{};
       float* const to = block.weights + j * kStripRows;
-      for (int r = 0; r < kRegisters; ++r) {
-        const FloatRegister updated =
-            multiply_add(error.part[r], factor, load_register(to + r * kPerRegister));
-        std::memcpy(to + r * kPerRegister, &updated, sizeof updated);
-      }
+      store(to, multiply_add(error, splat(upper[j]), load(to)));
     }
   }
 }

@@ -23,25 +23,20 @@ constexpr int kTileCols = 2;
 template <int kStrips>
 QUANTARIA_LANES void tile(int64_t depth, float alpha, const float* a, int64_t a_apart, const float* b,
                           float* c, int64_t c_apart) {
-  FloatRegister sum[kStrips][kRegisters][kTileCols] = {};
+  Floats sum[kStrips][kTileCols] = {};
   for (int64_t k = 0; k < depth; ++k, a += kStripRows, b += kPanelCols) {
-    FloatRegister left[kStrips][kRegisters];
-    for (int s = 0; s < kStrips; ++s)
-      for (int r = 0; r < kRegisters; ++r) left[s][r] = load_register(a + s * a_apart + r * kPerRegister);
+    Floats left[kStrips];
+    for (int s = 0; s < kStrips; ++s) left[s] = load(a + s * a_apart);
     for (int j = 0; j < kTileCols; ++j) {
-      const FloatRegister right = b[j] - FloatRegister{};
-      for (int s = 0; s < kStrips; ++s)
-        for (int r = 0; r < kRegisters; ++r) sum[s][r][j] = multiply_add(left[s][r], right, sum[s][r][j]);
+      const Floats right = splat(b[j]);
+      for (int s = 0; s < kStrips; ++s) sum[s][j] = multiply_add(left[s], right, sum[s][j]);
     }
   }
-  const FloatRegister factor = alpha - FloatRegister{};
   for (int s = 0; s < kStrips; ++s)
-    for (int j = 0; j < kTileCols; ++j)
-      for (int r = 0; r < kRegisters; ++r) {
-        float* const to = c + s * c_apart + j * kStripRows + r * kPerRegister;
-        const FloatRegister total = multiply_add(factor, sum[s][r][j], load_register(to));
-        std::memcpy(to, &total, sizeof total);
-      }
+    for (int j = 0; j < kTileCols; ++j) {
+      float* const to = c + s * c_apart + j * kStripRows;
+      store(to, multiply_add(splat(alpha), sum[s][j], load(to)));
+    }
 }
 
 template <int kStrips>

@@ -2,6 +2,7 @@ import type { Runners } from '../harness';
 import { blockwise } from './blockwise';
 import { dequantization } from './dequantize';
 import { float8 } from './float8';
+import { gptqCases } from './gptq';
 import { integerGrid } from './integer_grid';
 import { moeLayout } from './moe_layout';
 import { mx } from './mx';
@@ -14,4 +15,5 @@ export const allRunners: Runners = {
   ...float8,
   ...moeLayout,
   ...dequantization,
+  ...gptqCases,
 };
