@@ -110,7 +110,9 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
     if (!failure)
       failure = failure_of([&] {
         const ops::GptqProblem problem{
-            m, products.data_as<float>(), samples,
+            m,
+            products.data_as<float>(),
+            samples,
             {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros)},
             pointer<int32_t>(group_index)};
         *report = ops::quantize_gptq(cpu::device().pool(), problem, scheme, options,

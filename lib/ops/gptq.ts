@@ -35,7 +35,7 @@ export class Hessian implements Disposable {
    * @throws QuantariaError `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DISPOSED`
    */
   update(x: Tensor): void {
-    const products = Hessian.products(this, 'hessian');
+    const products = Hessian.native(this, 'hessian');
     const states = Tensor.native(x, 'x');
     checkDType('x.dtype', x.dtype, ['float32', 'float16', 'bfloat16']);
     if (x.shape.length === 0 || x.shape.at(-1) !== this.inFeatures) {
@@ -56,7 +56,7 @@ export class Hessian implements Disposable {
 
   /** The Hessian, `[in, in]`, as a new tensor; zeros before the first sample. */
   value(): Tensor<'float32'> {
-    return Tensor.wrap(native.hessianValue(Hessian.products(this, 'hessian'), this.#samples));
+    return Tensor.wrap(native.hessianValue(Hessian.native(this, 'hessian'), this.#samples));
   }
 
   dispose(): void {
@@ -68,7 +68,7 @@ export class Hessian implements Disposable {
   }
 
   /** @internal The native sums. @throws QuantariaError `ERR_ARGUMENT`, `ERR_DISPOSED` */
-  static products(hessian: unknown, name: string): NativeTensor {
+  static native(hessian: unknown, name: string): NativeTensor {
     if (typeof hessian !== 'object' || hessian === null || !(#products in hessian)) {
       throw new QuantariaError('ERR_ARGUMENT', `${name}: ${show(hessian)} came, expected a Hessian`);
     }
@@ -116,7 +116,7 @@ export interface GptqResult {
  */
 export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): Promise<GptqResult> {
   const weight = Tensor.native(w, 'w');
-  const products = Hessian.products(hessian, 'hessian');
+  const products = Hessian.native(hessian, 'hessian');
   const options = checkOptions<Partial<GptqOptions>>(opts);
   const scheme = checkScheme(options.scheme);
   checkDType('w.dtype', w.dtype, ['float32', 'float16', 'bfloat16']);

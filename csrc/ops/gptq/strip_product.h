@@ -1,7 +1,7 @@
 #pragma once
 
-#include "ops/gptq/kernels.h"
 #include "cpu/lanes.h"
+#include "ops/gptq/kernels.h"
 
 namespace quantaria::ops::QUANTARIA_ISA {
 
