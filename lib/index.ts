@@ -15,6 +15,7 @@ export {
 } from './device';
 export type { DType, TypedArray } from './dtype';
 export { type ErrorCode, QuantariaError } from './errors';
+export { type GptqOptions, type GptqResult, Hessian } from './ops/gptq';
 export { type Compute, type LinearOptions, linear, type MatmulOptions, matmul } from './ops/linear';
 export { dequantize, quantize } from './ops/quantize';
 export { QuantizedTensor } from './quantized';
@@ -22,6 +23,7 @@ export type { QuantScheme } from './scheme';
 export { Tensor, type TensorOptions } from './tensor';
 export { version } from './version';
 
+import { quantize as quantizeGptq } from './ops/gptq';
 import { outlierColumns, split } from './ops/llm_int8';
 import { groupedToSequential, sequentialToGrouped } from './ops/moe';
 import { route } from './ops/moe_route';
@@ -31,5 +33,7 @@ export type { GroupedExperts, SequentialExpert } from './ops/moe';
 export type { RouteOptions, Routing } from './ops/moe_route';
 /** Mixture-of-experts operations. */
 export const moe = { route, groupedToSequential, sequentialToGrouped };
+/** Quantization by second-order information of calibration states. */
+export const gptq = { quantize: quantizeGptq };
 /** The activation side of LLM.int8. */
 export const llmInt8 = { outlierColumns, split };

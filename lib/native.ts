@@ -94,6 +94,22 @@ export interface Native {
     outDtype: DType,
     compute: string,
   ): NativeTensor;
+  hessianUpdate(products: NativeTensor, x: NativeTensor): void;
+  hessianValue(products: NativeTensor, samples: number): NativeTensor;
+  gptqQuantize(
+    weight: NativeTensor,
+    products: NativeTensor,
+    samples: number,
+    scheme: object,
+    options: { actOrder: boolean; staticGroups: boolean; damping: number; blockSize: number },
+  ): Promise<{
+    stored: Record<string, NativeTensor>;
+    error: number;
+    weight: number;
+    damping: number;
+    attempts: number;
+    deadColumns: number;
+  }>;
 
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(

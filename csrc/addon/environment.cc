@@ -4,6 +4,7 @@
 #include "addon/bits.h"
 #include "addon/compare.h"
 #include "addon/files.h"
+#include "addon/gptq.h"
 #include "addon/info.h"
 #include "addon/llm_int8.h"
 #include "addon/matmul.h"
@@ -81,6 +82,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_tensor_ops(env, exports);
   define_bits(env, exports);
   define_quantize(env, exports);
+  define_gptq(env, exports);
   define_compare(env, exports);
   define_weight(env, exports);
   define_matmul(env, exports);

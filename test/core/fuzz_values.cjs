@@ -247,6 +247,12 @@ function values(seed, quantaria, pool) {
     'Tensor#slice': () => [below(2), below(3), below(5)],
     quantize: () => [tensor(), scheme()],
     dequantize: () => [quantized(), { dtype: pick(DTYPES) }],
+    Hessian: () => [4],
+    'Hessian#update': () => [quantaria.Tensor.from(new Float32Array(12).fill(next()), [3, 4])],
+    'gptq.quantize': () => {
+      const hessian = pooled(quantaria.Hessian) ?? new quantaria.Hessian(4);
+      return [tensor(), hessian, { scheme: scheme(), actOrder: next() < 0.5, damping: next() }];
+    },
     'QuantizedTensor.fromParts': () => {
       const q = quantized();
       return [q.scheme, [...q.shape], parts()];

@@ -29,6 +29,8 @@ export interface Context {
   codebook?: ArrayLike<number>;
   /** Length of the last dimension: `set_per_row`. */
   columns?: number;
+  /** States `[..., in]` that a weight `[out, in]` is multiplied by, `of` being the weight: `gptq_err`. */
+  states?: readonly Values[];
   /** Sign bit of a code in sign-magnitude form: `negative_zero_equals_zero`. */
   signBit?: number;
 }
@@ -201,6 +203,44 @@ const errAtMost: Mode = (got, expected, { metric = '', factor = 1 }, { of = [] }
   return because(apart(got, of), `${metric} is ${error}, allowed is ${allowed}; expected shows the input`);
 };
 
+const atMost: Mode = (got, expected, { factor = 1 }) => {
+  const excess = (i: number) => (got[i] as number) - factor * (expected[i] as number);
+  return because(worst(got, expected, excess), `more than ${factor} times the reference`);
+};
+
+/** Norm of X (W - Q)^T over that of X W^T, in float64. */
+function outputError(values: Numbers, of: Numbers, states: readonly Values[]): number {
+  let error = 0;
+  let norm = 0;
+  for (const { shape, data } of states) {
+    const columns = shape.at(-1) as number;
+    for (let x = 0; x < data.length; x += columns) {
+      for (let w = 0; w < of.length; w += columns) {
+        let lost = 0;
+        let output = 0;
+        for (let c = 0; c < columns; c++) {
+          const state = data[x + c] as number;
+          lost += state * ((of[w + c] as number) - (values[w + c] as number));
+          output += state * (of[w + c] as number);
+        }
+        error += lost * lost;
+        norm += output * output;
+      }
+    }
+  }
+  return Math.sqrt(error / norm);
+}
+
+const gptqErr: Mode = (got, expected, { factor = 1 }, { of = [], states = [] }) => {
+  const error = outputError(got, of, states);
+  const allowed = factor * outputError(expected, of, states);
+  if (error <= allowed) return null;
+  return because(
+    apart(got, of),
+    `the output's error is ${error}, allowed is ${allowed}; expected shows the weight`,
+  );
+};
+
 /** The comparison modes, named as in the manifest. */
 export const modes: Readonly<Record<string, Mode>> = {
   exact,
@@ -215,6 +255,8 @@ export const modes: Readonly<Record<string, Mode>> = {
   nearest,
   err_at_most: errAtMost,
   set_per_row: setPerRow,
+  at_most: atMost,
+  gptq_err: gptqErr,
 };
 
 /** `[3, 17]` for a flat index into a shape; codes that were unpacked count past the shape's own size. */

@@ -62,6 +62,20 @@ const planted: Readonly<
     { how: { metric: 'sum_abs_pow_2.4', factor: 1 }, context: { of: [1, 1, 1, 1, 1, 2] }, planted: 0.9 },
   ],
   set_per_row: [{ how: {}, planted: 2 }],
+  at_most: [{ how: { factor: 1.5 }, planted: 1.6 }],
+  gptq_err: [
+    {
+      how: { factor: 1.2 },
+      context: {
+        of: [1.5, 1.5, 1.5, 1.5, 1.5, 1.5],
+        states: [
+          { shape: [1, 3], data: [1, 0, 0] },
+          { shape: [1, 1, 3], data: [0, 0, 1] },
+        ],
+      },
+      planted: 2.5,
+    },
+  ],
 };
 
 const ones: Values = { shape: [2, 3], data: [1, 1, 1, 1, 1, 1] };

@@ -13,7 +13,13 @@ export interface TensorFacts {
   role: 'input' | 'output' | 'info';
   dtype: string;
   shape: number[];
-  compare?: Comparison & { of?: string; codebook?: string; ignore_where_scale_zero?: boolean };
+  compare?: Comparison & {
+    of?: string;
+    w?: string;
+    x?: string;
+    codebook?: string;
+    ignore_where_scale_zero?: boolean;
+  };
 }
 
 /** What is known of a case without its data. */
@@ -100,6 +106,18 @@ export class Check {
     return { shape, data: new Float64Array(raw.buffer, raw.byteOffset, bytes / 8) };
   }
 
+  /** Recorded tensors by name, or by the beginning of their names: `x*`. */
+  all(pattern: string): Promise<Values[]> {
+    return Promise.all(this.named(pattern).map((name) => this.values(name)));
+  }
+
+  named(pattern: string): string[] {
+    const beginning = pattern.endsWith('*') ? pattern.slice(0, -1) : null;
+    return Object.keys(this.facts.tensors)
+      .filter((name) => (beginning === null ? name === pattern : name.startsWith(beginning)))
+      .sort();
+  }
+
   /**
    * Compares a result with the recorded output as the case says, outputs that are only recorded for looking at aside.
    * @param options.context facts of the scheme that a mode needs
@@ -119,6 +137,8 @@ export class Check {
     const expected = options.difference ? corrected(recorded, options.difference) : recorded;
     const context: Context = { ...options.context };
     if (how.of) context.of = (await this.values(how.of)).data;
+    if (how.w) context.of = (await this.values(how.w)).data;
+    if (how.x) context.states = await this.all(how.x);
     if (how.codebook) context.codebook = (await this.values(how.codebook)).data;
     const compared = how.ignore_where_scale_zero ? await this.#withoutZeroScales(mine, expected) : mine;
     this.verdict(name, compare(compared, expected, how, context));

@@ -1,5 +1,5 @@
 #include "ops/llm_int8/llm_int8_kernels.h"
-#include "ops/quantize/lanes.h"
+#include "cpu/lanes.h"
 
 namespace quantaria::ops::QUANTARIA_ISA {
 namespace {

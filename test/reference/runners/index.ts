@@ -2,6 +2,7 @@ import type { Runners } from '../harness';
 import { blockwise } from './blockwise';
 import { dequantization } from './dequantize';
 import { float8 } from './float8';
+import { gptqCases } from './gptq';
 import { integerGrid } from './integer_grid';
 import { llmInt8Cases } from './llm_int8';
 import { moeBlock } from './moe_block';
@@ -18,4 +19,5 @@ export const allRunners: Runners = {
   ...moeBlock,
   ...moeLayout,
   ...dequantization,
+  ...gptqCases,
 };

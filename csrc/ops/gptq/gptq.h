@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/matrix.h"
+#include "core/storage.h"
+#include "core/thread_pool.h"
+#include "ops/quantize/quantize.h"
+
+/// GPTQ: quantization of a linear weight W [out, in] that keeps the layer's output on calibration states X,
+/// min tr((W - Q) H (W - Q)^T) with H = 2 X^T X / samples, column by column, each column's error made up for
+/// in the columns behind it. Source: Frantar et al., arXiv 2210.17323.
+///
+/// The same bits for any number of threads (of one instruction set).
+namespace quantaria::ops {
+
+/// products += x^T x, the upper triangle only (the rest is left as it is): x [rows, in] float32, float16 or
+/// bfloat16, any strides; products float32 [in, in], row-major. NaN and infinity are carried through to their
+/// column's place on the diagonal. Throws ERR_DTYPE.
+void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products);
+
+/// hessian = 2 / samples * products, both triangles, float32 [in, in]; zeros if there are no samples.
+void hessian_of(ThreadPool& pool, const float* products, int64_t in, int64_t samples, float* hessian);
+
+struct GptqOptions {
+  bool act_order = false;  // columns by falling diagonal of H; ties: the lower column first
+  /// All grids are those of round-to-nearest on the whole weight. Else the grid of a group is fitted when its
+  /// first column is reached, on weights that have all errors so far made up for.
+  bool static_groups = false;
+  double damping = 0.01;  // added to H's diagonal, times the mean of the diagonal; >= 0
+  /// Columns between two products, 1 and up (more than 128 count as 128). Changes rounding errors only.
+  int64_t block_size = 128;
+};
+
+struct GptqProblem {
+  ConstMatrix weight;     // float32, float16 or bfloat16, any strides
+  const float* products;  // of add_outer_products, [in, in]
+  int64_t samples;        // in `products`, > 0
+  IntStored to;           // sizes as for quantize_int
+  /// int32 [in], for act_order with groups that are not static: the group of each column. Else null.
+  int32_t* group_index;
+};
+
+struct GptqReport {
+  double error = 0;   // tr((W - Q) H (W - Q)^T), H without damping
+  double weight = 0;  // tr(W H W^T)
+  double damping = 0;
+  int64_t attempts =
+      0;  // factorisations: more than one if H was not positive definite and damping was raised
+  int64_t dead_columns = 0;
+};
+
+/// Memory for what a run keeps beside its results, about 2 in^2 float32. Throws ERR_OUT_OF_MEMORY.
+using Scratch = std::function<std::shared_ptr<Storage>(int64_t bytes)>;
+
+/// Columns whose diagonal is 0 (no state ever reached them) become 0. Granularity row, tensor and column take
+/// round-to-nearest's grids. If H is not positive definite, its damping is raised tenfold and it is factored
+/// again. Throws ERR_ARGUMENT for options out of range, for NaN or infinity in the weight (with row and
+/// column) or in H (with the column); ERR_UNSUPPORTED for 16 bits; ERR_DTYPE.
+GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
+                         const GptqOptions& options, const Scratch& scratch);
+
+/// The same for several weights, such as the experts of a layer; small ones side by side. Reports in order.
+std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProblem> problems,
+                                      const IntScheme& scheme, const GptqOptions& options,
+                                      const Scratch& scratch);
+
+}  // namespace quantaria::ops

@@ -1,0 +1,4 @@
+import { referenceTests } from './harness';
+import { gptqCases } from './runners/gptq';
+
+referenceTests('gptq', gptqCases);
