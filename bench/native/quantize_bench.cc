@@ -1,10 +1,14 @@
-// Times the quantization kernels on the CPU and prints GB/s of the unquantized side, with 1 and 2 threads:
-//   bf16 slices of an expert tensor stored [in, out] (read transposed where they lie), and a contiguous
-//   float32 matrix. Outputs are reused; each figure is the best and the median of the repetitions.
+// Times the quantization kernels on the CPU, with 1 and 2 threads, on bf16 slices of an expert tensor stored
+// [in, out] (read where they lie) and on a contiguous float32 matrix. Outputs are reused. Each row: best and
+// median of the repetitions in ms and GB/s of the unquantized side, and the median as a share of what the
+// memory did in the same second: a plain read of as many bytes for quantization, a plain fill for
+// dequantization, a copy for the transposition.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <random>
 #include <string>
@@ -23,18 +27,79 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kRepetitions = 25;
 
-void report(const std::string& name, double bytes, const std::function<void(int)>& run) {
-  std::vector<double> seconds;
-  for (int i = 0; i < kRepetitions; ++i) {
-    const auto start = Clock::now();
-    run(i);
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-  }
+/// What a kernel is held against.
+enum class Memory { read, fill, copy };
+constexpr const char* kMemoryNames[] = {"read", "fill", "copy"};
+
+struct Timing {
+  double best;
+  double median;
+};
+template <class Run>
+double seconds_of(const Run& run) {
+  const auto start = Clock::now();
+  run();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+Timing timing_of(std::vector<double> seconds) {
   std::sort(seconds.begin(), seconds.end());
-  const double best = seconds.front();
-  const double median = seconds[seconds.size() / 2];
-  std::printf("  %-44s best %7.2f ms %6.2f GB/s   median %7.2f ms %6.2f GB/s\n", name.c_str(), best * 1e3,
-              bytes / best / 1e9, median * 1e3, bytes / median / 1e9);
+  return {seconds.front(), seconds[seconds.size() / 2]};
+}
+
+/// Reads, fills or copies by all threads of a pool over a buffer that no cache holds.
+class Ceiling {
+ public:
+  explicit Ceiling(ThreadPool& pool) : pool_(pool), from_(kBytes, 1), to_(kBytes, 1) {}
+
+  double bytes_per_second(Memory kind) {
+    const double seconds = seconds_of([&] {
+      pool_.parallel_for(kParts, [&](int64_t part) {
+        const size_t at = static_cast<size_t>(part) * kPartBytes;
+        if (kind == Memory::read) read(from_.data() + at);
+        if (kind == Memory::fill) std::memset(to_.data() + at, 2, kPartBytes);
+        if (kind == Memory::copy) std::memcpy(to_.data() + at, from_.data() + at, kPartBytes);
+      });
+    });
+    return static_cast<double>(kBytes) / seconds;
+  }
+
+ private:
+  static constexpr size_t kPartBytes = size_t{1} << 20;
+  static constexpr int64_t kParts = 64;
+  static constexpr size_t kBytes = kPartBytes * kParts;
+
+  void read(const uint8_t* from) {
+    using Register [[gnu::vector_size(16)]] = uint64_t;
+    Register sums[4] = {};
+    for (size_t i = 0; i < kPartBytes; i += sizeof sums)
+      for (size_t j = 0; j < 4; ++j) {
+        Register x;
+        std::memcpy(&x, from + i + j * sizeof x, sizeof x);
+        sums[j] += x;
+      }
+    const Register sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    read_.store(sum[0] + sum[1], std::memory_order_relaxed);
+  }
+
+  ThreadPool& pool_;
+  std::vector<uint8_t> from_;
+  std::vector<uint8_t> to_;
+  std::atomic<uint64_t> read_{0};  // so that the reads are not optimised away
+};
+
+void report(Ceiling& ceiling, Memory kind, const std::string& name, double bytes,
+            const std::function<void(int)>& run) {
+  std::vector<double> seconds;
+  std::vector<double> rates;
+  for (int i = 0; i < kRepetitions; ++i) {
+    if (i % 5 == 0) rates.push_back(ceiling.bytes_per_second(kind));
+    seconds.push_back(seconds_of([&] { run(i); }));
+  }
+  const Timing time = timing_of(seconds);
+  const double rate = timing_of(rates).median;
+  std::printf("  %-42s best %7.2f ms  median %7.2f ms %6.2f GB/s, %3.0f %% of %s (%.1f)\n", name.c_str(),
+              time.best * 1e3, time.median * 1e3, bytes / time.median / 1e9, 100 * bytes / time.median / rate,
+              kMemoryNames[static_cast<int>(kind)], rate / 1e9);
 }
 
 /// Experts of Aria's fc1: [expert, hidden, 2 * inter] bf16, gate in the first half of the columns.
@@ -54,7 +119,7 @@ struct Experts {
   static constexpr double kBytes = 2.0 * kOut * kIn;
 };
 
-void bench_experts(ThreadPool& pool, const Experts& experts) {
+void bench_experts(ThreadPool& pool, Ceiling& ceiling, const Experts& experts) {
   constexpr int64_t out = Experts::kOut, in = Experts::kIn;
   std::vector<uint8_t> packed(static_cast<size_t>(out * in * 2));
   std::vector<float> scales(static_cast<size_t>(out * in / 32));
@@ -62,7 +127,7 @@ void bench_experts(ThreadPool& pool, const Experts& experts) {
   std::vector<uint8_t> bytes(static_cast<size_t>(out * in / 32));
   ops::ErrorSums sums;
   const auto integers = [&](const char* name, ops::IntScheme scheme) {
-    report(name, Experts::kBytes, [&](int i) {
+    report(ceiling, Memory::read, name, Experts::kBytes, [&](int i) {
       ops::quantize_int(pool, experts.gate(i), scheme,
                         {packed.data(), scales.data(), scheme.symmetric ? nullptr : zeros.data()}, &sums);
     });
@@ -72,7 +137,7 @@ void bench_experts(ThreadPool& pool, const Experts& experts) {
   integers("int3 symmetric, group 128, with errors", {.bits = 3});
   integers("int8 per row, with errors", {.bits = 8, .granularity = ops::Granularity::row});
   const auto books = [&](const char* name, ops::CodebookScheme scheme) {
-    report(name, Experts::kBytes, [&](int i) {
+    report(ceiling, Memory::read, name, Experts::kBytes, [&](int i) {
       if (scheme.double_quant)
         ops::quantize_codebook(pool, experts.gate(i), scheme,
                                {packed.data(), nullptr, bytes.data(), scales.data(), scales.data() + 4096},
@@ -85,21 +150,21 @@ void bench_experts(ThreadPool& pool, const Experts& experts) {
   books("nf4, block 64, with errors", {});
   books("nf4, block 64, double, with errors", {.double_quant = true});
   books("dynamic8, block 256, with errors", {.book = ops::Codebook::dynamic8, .block_size = 256});
-  report("fp8 e4m3 per row, with errors", Experts::kBytes,
+  report(ceiling, Memory::read, "fp8 e4m3 per row, with errors", Experts::kBytes,
          [&](int i) { ops::quantize_fp8(pool, experts.gate(i), {}, packed.data(), scales.data(), &sums); });
-  report("mxfp4, with errors", Experts::kBytes, [&](int i) {
+  report(ceiling, Memory::read, "mxfp4, with errors", Experts::kBytes, [&](int i) {
     ops::quantize_mx(pool, experts.gate(i), {.element = ops::MxElement::e2m1}, packed.data(), bytes.data(),
                      nullptr, &sums);
   });
-  report("llm.int8, with errors", Experts::kBytes,
+  report(ceiling, Memory::read, "llm.int8, with errors", Experts::kBytes,
          [&](int i) { ops::quantize_llm_int8(pool, experts.gate(i), packed.data(), scales.data(), &sums); });
-  report("copy, transposing", Experts::kBytes, [&](int i) {
+  report(ceiling, Memory::copy, "copy, transposing", Experts::kBytes, [&](int i) {
     const Matrix to{reinterpret_cast<std::byte*>(packed.data()), DType::bfloat16, out, in, in, 1};
     ops::copy_cast(pool, experts.gate(i), to);
   });
 }
 
-void bench_square(ThreadPool& pool) {
+void bench_square(ThreadPool& pool, Ceiling& ceiling) {
   constexpr int64_t n = 4096;
   constexpr double bytes = 4.0 * n * n;
   std::vector<float> weights(static_cast<size_t>(n * n));
@@ -111,21 +176,21 @@ void bench_square(ThreadPool& pool) {
   std::vector<float> scales(static_cast<size_t>(n * n / 32));
   std::vector<float> values(weights.size());
   auto* const to = reinterpret_cast<std::byte*>(values.data());
-  const ops::IntScheme int4{.bits = 4};
+  const ops::IntScheme int4{.bits = 4, .full_range = true};
   const ops::CodebookScheme nf4;
-  report("int4 symmetric, group 128", bytes,
+  report(ceiling, Memory::read, "int4 symmetric full range, group 128", bytes,
          [&](int) { ops::quantize_int(pool, w, int4, {packed.data(), scales.data(), nullptr}); });
-  report("int4 dequantize to float32", bytes, [&](int) {
+  report(ceiling, Memory::fill, "int4 dequantize to float32", bytes, [&](int) {
     ops::dequantize_int(pool, int4, {packed.data(), scales.data(), nullptr}, n, n, DType::float32, to);
   });
-  report("nf4, block 64", bytes, [&](int) {
+  report(ceiling, Memory::read, "nf4, block 64", bytes, [&](int) {
     ops::quantize_codebook(pool, w, nf4, {packed.data(), scales.data(), nullptr, nullptr, nullptr});
   });
-  report("nf4 dequantize to float32", bytes, [&](int) {
+  report(ceiling, Memory::fill, "nf4 dequantize to float32", bytes, [&](int) {
     ops::dequantize_codebook(pool, nf4, {packed.data(), scales.data(), nullptr, nullptr, nullptr}, n, n,
                              DType::float32, to);
   });
-  report("nf4 dequantize to bfloat16", bytes / 2, [&](int) {
+  report(ceiling, Memory::fill, "nf4 dequantize to bfloat16", bytes / 2, [&](int) {
     ops::dequantize_codebook(pool, nf4, {packed.data(), scales.data(), nullptr, nullptr, nullptr}, n, n,
                              DType::bfloat16, to);
   });
@@ -138,11 +203,12 @@ int main() {
   const Experts experts;
   for (const int threads : {1, 2}) {
     ThreadPool pool(threads);
+    Ceiling ceiling(pool);
     std::printf("%d thread%s, bf16 [1664, 2560] slices of experts stored [2560, 3328]\n", threads,
                 threads == 1 ? "" : "s");
-    bench_experts(pool, experts);
+    bench_experts(pool, ceiling, experts);
     std::printf("%d thread%s, float32 [4096, 4096]\n", threads, threads == 1 ? "" : "s");
-    bench_square(pool);
+    bench_square(pool, ceiling);
   }
   return 0;
 }
