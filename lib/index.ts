@@ -15,6 +15,7 @@ export {
 } from './device';
 export type { DType, TypedArray } from './dtype';
 export { type ErrorCode, QuantariaError } from './errors';
+export { hadamard } from './ops/hadamard';
 export { dequantize, quantize } from './ops/quantize';
 export { QuantizedTensor } from './quantized';
 export type { QuantScheme } from './scheme';

@@ -69,6 +69,8 @@ export interface Native {
   ): NativeTensor;
   nestedAbsmax(codes: NativeTensor, scales: NativeTensor, offset: NativeTensor): NativeTensor;
 
+  hadamard(x: NativeTensor, scale: number): NativeTensor;
+
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(
     values: NativeTensor,

@@ -4,6 +4,7 @@
 #include "addon/bits.h"
 #include "addon/compare.h"
 #include "addon/files.h"
+#include "addon/hadamard.h"
 #include "addon/info.h"
 #include "addon/quantize.h"
 #include "addon/tensor_handle.h"
@@ -78,6 +79,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_bits(env, exports);
   define_quantize(env, exports);
   define_compare(env, exports);
+  define_hadamard(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

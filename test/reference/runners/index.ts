@@ -5,6 +5,7 @@ import { float8 } from './float8';
 import { integerGrid } from './integer_grid';
 import { moeLayout } from './moe_layout';
 import { mx } from './mx';
+import { rotation } from './rotation';
 
 /** Every op that has a runner. */
 export const allRunners: Runners = {
@@ -14,4 +15,5 @@ export const allRunners: Runners = {
   ...float8,
   ...moeLayout,
   ...dequantization,
+  ...rotation,
 };
