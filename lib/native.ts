@@ -110,6 +110,7 @@ export interface Native {
     attempts: number;
     deadColumns: number;
   }>;
+  hadamard(x: NativeTensor, scale: number): NativeTensor;
 
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(

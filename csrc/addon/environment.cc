@@ -5,6 +5,7 @@
 #include "addon/compare.h"
 #include "addon/files.h"
 #include "addon/gptq.h"
+#include "addon/hadamard.h"
 #include "addon/info.h"
 #include "addon/llm_int8.h"
 #include "addon/matmul.h"
@@ -88,6 +89,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_matmul(env, exports);
   define_moe(env, exports);
   define_llm_int8(env, exports);
+  define_hadamard(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

@@ -1,5 +1,5 @@
-#include "ops/llm_int8/llm_int8_kernels.h"
 #include "cpu/lanes.h"
+#include "ops/llm_int8/llm_int8_kernels.h"
 
 namespace quantaria::ops::QUANTARIA_ISA {
 namespace {

@@ -8,6 +8,7 @@ import { llmInt8Cases } from './llm_int8';
 import { moeBlock } from './moe_block';
 import { moeLayout } from './moe_layout';
 import { mx } from './mx';
+import { rotation } from './rotation';
 
 /** Every op that has a runner. */
 export const allRunners: Runners = {
@@ -20,4 +21,5 @@ export const allRunners: Runners = {
   ...moeLayout,
   ...dequantization,
   ...gptqCases,
+  ...rotation,
 };
