@@ -30,14 +30,15 @@ void read_row(const ConstMatrix& m, int64_t r, float* to) {
                 1);
 }
 
-/// A run of `columns` rows that lie side by side: what a column-major matrix is packed from, column by
-/// column.
-void pack_columns(const Rows& source, int64_t first_row, int rows, float* to) {
+/// A run of `rows` rows that lie side by side: what a column-major matrix is packed from, column by column.
+/// Columns up to `padded` are zero.
+void pack_columns(const Rows& source, int64_t first_row, int rows, int64_t padded, float* to) {
   const ConstMatrix& m = source.matrix;
   const int64_t size = size_of(m.dtype);
   for (int64_t c = 0; c < m.cols; ++c)
     convert_row(m.dtype, m.data + (first_row + c * m.col_stride) * size, DType::float32,
                 reinterpret_cast<std::byte*>(to + c * rows), rows);
+  std::fill(to + m.cols * rows, to + padded * rows, 0.0f);
 }
 
 }  // namespace
@@ -53,7 +54,8 @@ RowPanels::RowPanels(const RowFormat& format, const Rows& rows) : format_(format
   if (tiles_ == 0) return;
   tile_rows_ = (rows.count + tiles_ - 1) / tiles_;
   tiles_ = (rows.count + tile_rows_ - 1) / tile_rows_;
-  if (format.group > 0) groups_ = format.group >= columns_ ? 1 : columns_ / format.group;
+  // A group of all columns may be shorter than the unit that they are padded to.
+  if (format.group > 0) groups_ = format.group >= rows.matrix.cols ? 1 : columns_ / format.group;
   tile_bytes_ = round_up((steps_ + 2 * groups_) * tile_rows_ * 4, 64);
   data_.reset(static_cast<std::byte*>(::operator new[](static_cast<size_t>(bytes()), kAlignment)));
 }
@@ -68,7 +70,7 @@ void RowPanels::pack(int64_t tile) {
   const ConstMatrix& m = source_.matrix;
   const bool plain = format_.operand == Operand::float32 && !format_.rounded && format_.order.unit == 1;
   if (plain && m.row_stride == 1 && m.col_stride != 1 && source_.index == nullptr)
-    return pack_columns(source_, first_row(tile), rows, reinterpret_cast<float*>(words));
+    return pack_columns(source_, first_row(tile), rows, columns_, reinterpret_cast<float*>(words));
   float* const row = thread_buffer<float>(Slot::row_panel, 2 * columns_);
   for (int r = 0; r < rows; ++r) {
     read_row(m, source_.at(first_row(tile) + r), row);
