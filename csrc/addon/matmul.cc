@@ -92,6 +92,8 @@ Napi::Value linear(const Napi::CallbackInfo& info) {
   const Tensor x = TensorHandle::get(info[0], "x");
   const StoredWeight weight = to_weight(info[1], "weight");
   const ops::Operand operand = to_operand(info[4]);
+  if (operand == ops::Operand::int8 && weight.int8_obstacle != nullptr)
+    fail(ErrorCode::unsupported, weight.int8_obstacle);
   const auto make_factor = [=] { return weight.factor(operand); };
   return product(info, x, weight.in, weight.out, weight.tensors, make_factor, info[2], info[3]);
 }

@@ -24,7 +24,11 @@ void arrange(const Tensor& packed, bool tiled, int64_t rows, int64_t words_per_r
   storage.set_tiled(tiled);
 }
 
-using Products = std::function<ops::WeightProducts()>;
+/// What is known of a kind of weight before its tensors hold values, and its products when they do.
+struct Products {
+  std::function<ops::WeightProducts()> products;
+  const char* int8_obstacle = "compute: int8 needs a weight of integers";
+};
 
 Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const ops::IntScheme s = to_int_scheme(scheme);
@@ -34,12 +38,13 @@ Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const Tensor scales = parts.take("scales", DType::float32, count);
   const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
   const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
-  return [=] {
+  const auto products = [=] {
     return ops::int_products(
         s,
         {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros), pointer<int32_t>(index)},
         out, in);
   };
+  return {products, ops::int8_obstacle(s, parts.has("groupIndex"), in)};
 }
 
 Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
@@ -55,19 +60,19 @@ Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t 
   } else {
     absmax = parts.take("absmax", DType::float32, blocks);
   }
-  return [=] {
+  return {[=] {
     return ops::codebook_products(s,
                                   {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
                                    pointer<float>(scales), pointer<float>(offset)},
                                   out, in);
-  };
+  }};
 }
 
 Products fp8_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, s.per_row ? out : 1);
-  return [=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); };
+  return {[=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
 }
 
 Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
@@ -77,10 +82,10 @@ Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
       parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, ops::mx_element_bits(s.element)));
   const Tensor scales = parts.take("scales", DType::uint8, out * blocks);
   const Tensor pre_scale = s.pre_scale ? parts.take("preScale", DType::float32, out) : Tensor{};
-  return [=] {
+  return {[=] {
     return ops::mx_products(s, pointer<uint8_t>(packed), pointer<uint8_t>(scales), pointer<float>(pre_scale),
                             out, in);
-  };
+  }};
 }
 
 using MakeProducts = Products (*)(Napi::Value, Parts&, int64_t, int64_t);
@@ -128,7 +133,7 @@ StoredWeight to_weight(Napi::Value weight, const char* name) {
   const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
   if (!packed.storage->writable())
     fail(ErrorCode::argument, name, ".packed: bytes that can be written expected");
-  return {shape[0], shape[1], packed, parts.taken(), std::move(products)};
+  return {shape[0], shape[1], packed, parts.taken(), std::move(products.products), products.int8_obstacle};
 }
 
 std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {

@@ -18,6 +18,7 @@ struct StoredWeight {
   Tensor packed;
   std::vector<Tensor> tensors;                    // all, for the queue
   std::function<ops::WeightProducts()> products;  // on the queue, when the tensors hold values
+  const char* int8_obstacle;                      // why there are no int8 products; null if there are
 
   /// On the queue: the right factor for these products, after the codes were brought into the order that it
   /// reads.

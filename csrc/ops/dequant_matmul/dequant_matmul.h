@@ -21,6 +21,9 @@ struct WeightProducts {
   std::function<std::unique_ptr<Factor>(Operand)> factor;
 };
 
+/// Why a weight of integers has no int8 products; null if it has. `indexed`: columns name their groups.
+const char* int8_obstacle(const IntScheme& scheme, bool indexed, int64_t in);
+
 WeightProducts int_products(const IntScheme& scheme, const ConstIntStored& stored, int64_t out, int64_t in);
 WeightProducts codebook_products(const CodebookScheme& scheme, const ConstCodebookStored& stored, int64_t out,
                                  int64_t in);
