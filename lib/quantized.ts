@@ -18,17 +18,11 @@ export class QuantizedTensor implements Disposable {
   readonly shape: readonly number[];
   readonly device: DeviceId;
   #stored: StoredForm;
-  /** Whether products have been given the codes, which lie in their order then. Shared by the handles of one weight. */
-  readonly #order: { tiled: boolean };
+  /** Whether products have been given the codes, which lie in their order then and are nobody else's. */
+  #tiled = false;
   #disposed = false;
 
-  private constructor(
-    scheme: QuantScheme,
-    shape: readonly number[],
-    stored: StoredForm,
-    token: symbol,
-    order = { tiled: false },
-  ) {
+  private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm, token: symbol) {
     if (token !== OWN) {
       throw new QuantariaError(
         'ERR_ARGUMENT',
@@ -39,7 +33,6 @@ export class QuantizedTensor implements Disposable {
     this.shape = Object.freeze([...shape]);
     this.device = 'cpu';
     this.#stored = stored;
-    this.#order = order;
     Object.freeze(this); // private state may still change
   }
 
@@ -76,24 +69,27 @@ export class QuantizedTensor implements Disposable {
     return new QuantizedTensor(checked, dims, stored, OWN);
   }
 
-  /** @internal The packed tensors, codes row by row. They belong to this object, and are good until its next product. */
+  /**
+   * @internal The packed tensors, codes row by row. They belong to this object, and are good until its next product;
+   * views of them stay good.
+   */
   get stored(): StoredForm {
     this.#check();
-    if (this.#order.tiled) native.arrange(this.#weight(), false);
-    this.#order.tiled = false;
+    if (this.#tiled) native.arrange(this.#weight(), false);
+    this.#tiled = false;
     return this.#stored;
   }
 
-  /** @internal For a product, which may put the codes into its own order. */
+  /** @internal For a product, which may put the codes into its own order: a copy where others can see them. */
   forProducts(): NativeWeight {
     this.#check();
     const packed = this.#stored.packed as Tensor;
-    if (!this.#order.tiled && !native.ownsStorage(Tensor.native(packed, 'packed'))) {
+    if (!this.#tiled && !native.ownsStorage(Tensor.native(packed, 'packed'))) {
       const own = Tensor.wrap(native.tensorCopy(Tensor.native(packed, 'packed'), packed.dtype));
       this.#stored = { ...this.#stored, packed: own };
       packed.dispose();
     }
-    this.#order.tiled = true;
+    this.#tiled = true;
     return this.#weight();
   }
 
@@ -136,7 +132,7 @@ export class QuantizedTensor implements Disposable {
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
     const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
-    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN, this.#order);
+    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN);
   }
 
   dispose(): void {

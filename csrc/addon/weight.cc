@@ -102,11 +102,11 @@ MakeProducts products_of(Napi::Value scheme) {
 }
 
 /// ownsStorage(tensor): whether its bytes may be put into another order: it has all of a storage, which can
-/// be written.
+/// be written and which no other handle shows.
 Napi::Value owns_storage(const Napi::CallbackInfo& info) {
   const Tensor& tensor = TensorHandle::get(info[0], "tensor");
   const bool owned = tensor.storage->writable() && tensor.contiguous() && tensor.offset == 0 &&
-                     tensor.bytes() == tensor.storage->bytes();
+                     tensor.bytes() == tensor.storage->bytes() && !tensor.storage->shared();
   return Napi::Boolean::New(info.Env(), owned);
 }
 
@@ -115,7 +115,7 @@ Napi::Value owns_storage(const Napi::CallbackInfo& info) {
 Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
   const StoredWeight weight = to_weight(info[0], "weight");
   const bool tiled = to_bool(info[1], "tiled");
-  cpu::device().enqueue(weight.tensors, {}, [=] {
+  cpu::device().enqueue(weight.tensors, {weight.packed}, [=] {
     const ops::WeightProducts products = weight.products();
     arrange(weight.packed, tiled && products.tiled, products.rows, products.words_per_row);
   });
