@@ -11,11 +11,16 @@ constexpr int kTiles = 2;
 constexpr int kTiles = 1;
 #endif
 
-/// To nearest even, as float32. NaN does not come up: codes, zeros and scales are finite or give infinities.
+/// To nearest even, as float32. NaN, of a code or a scale, stays NaN: it is not rounded, which could carry
+/// into its sign, and keeps a bit if those that it has are cut off.
 Floats to_bfloat16(const Floats& x) {
+  const Floats infinity = splat(__builtin_inff());
+  const Ints number = (infinity > x) | (x > splat(-__builtin_inff()));
   const Ints pattern = bits(x);
   const Ints odd = shift_right(pattern, 16) & splat(int32_t{1});
-  return as_floats((pattern + splat(int32_t{0x7fff}) + odd) & splat(static_cast<int32_t>(0xffff0000u)));
+  const Ints rounding = (splat(int32_t{0x7fff}) + odd) & number;
+  const Ints quiet = (splat(int32_t{-1}) - number) & splat(int32_t{0x00400000});
+  return as_floats(((pattern + rounding) | quiet) & splat(static_cast<int32_t>(0xffff0000u)));
 }
 
 template <class Values, bool rounded>
