@@ -192,6 +192,12 @@ function values(seed, quantaria, pool) {
     if (next() < 0.1) made.dispose();
     return made;
   };
+  /** Infinities and NaN among them. */
+  const floats = (shape) => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    const data = Array.from({ length: count }, () => (next() < 0.01 ? number() : next() - 0.5));
+    return quantaria.Tensor.from(data, shape, { dtype: pick(['float32', 'float16', 'bfloat16']) });
+  };
   const pooled = (type) => {
     const list = pool.filter((item) => item instanceof type);
     return list.length > 0 ? pick(list) : undefined;
@@ -247,6 +253,18 @@ function values(seed, quantaria, pool) {
     'Tensor#slice': () => [below(2), below(3), below(5)],
     quantize: () => [tensor(), scheme()],
     dequantize: () => [quantized(), { dtype: pick(DTYPES) }],
+    matmul: () => {
+      const depth = dim();
+      return [floats([dim(), depth]), floats([depth, dim()]), { outDtype: pick(DTYPES) }];
+    },
+    linear: () => {
+      const weight = next() < 0.8 ? quantized() : floats([dim(), dim()]);
+      const [out, depth] = weight.shape ?? [1, 1];
+      const options = { compute: pick(['auto', 'float32', 'bfloat16', 'int8']) };
+      if (next() < 0.3) options.bias = floats([out]);
+      if (next() < 0.3) options.outDtype = pick(DTYPES);
+      return [floats([...goodShape(), depth]), weight, options];
+    },
     Hessian: () => [4],
     'Hessian#update': () => [quantaria.Tensor.from(new Float32Array(12).fill(next()), [3, 4])],
     'gptq.quantize': () => {
