@@ -94,6 +94,8 @@ export interface Native {
     outDtype: DType,
     compute: string,
   ): NativeTensor;
+  moeGroupedMatmul(x: NativeTensor, w: NativeTensor, counts: NativeTensor, compute: string): NativeTensor;
+  moeExperts(x: NativeTensor, experts: object, routing: object, compute: string): NativeTensor;
   hessianUpdate(products: NativeTensor, x: NativeTensor): void;
   hessianValue(products: NativeTensor, samples: number): NativeTensor;
   gptqQuantize(

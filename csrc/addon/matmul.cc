@@ -30,13 +30,6 @@ void check_floats(const Tensor& tensor, const char* name) {
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
 }
 
-ops::Operand to_operand(Napi::Value value) {
-  return choice<ops::Operand>(value, "compute",
-                              {{"float32", ops::Operand::float32},
-                               {"bfloat16", ops::Operand::bfloat16},
-                               {"int8", ops::Operand::int8}});
-}
-
 using MakeFactor = std::function<std::unique_ptr<ops::Factor>()>;
 
 /// y [..., out] = x [..., in] times a factor, queued.

@@ -137,6 +137,13 @@ std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
   return weight.factor(operand);
 }
 
+ops::Operand to_operand(Napi::Value compute) {
+  return choice<ops::Operand>(compute, "compute",
+                              {{"float32", ops::Operand::float32},
+                               {"bfloat16", ops::Operand::bfloat16},
+                               {"int8", ops::Operand::int8}});
+}
+
 void define_weight(Napi::Env env, Napi::Object exports) {
   exports.Set("ownsStorage", Napi::Function::New<guarded<owns_storage>>(env));
   exports.Set("arrange", Napi::Function::New<guarded<arrange_weight>>(env));

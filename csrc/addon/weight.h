@@ -27,6 +27,9 @@ struct StoredWeight {
 /// weight: {scheme, stored, shape}. Throws on anything that does not fit together.
 StoredWeight to_weight(Napi::Value weight, const char* name);
 
+/// What products run in: "float32", "bfloat16" or "int8".
+ops::Operand to_operand(Napi::Value compute);
+
 void define_weight(Napi::Env env, Napi::Object exports);
 
 }  // namespace quantaria::addon

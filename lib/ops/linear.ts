@@ -110,7 +110,8 @@ function checkBias(bias: Tensor | undefined, x: Tensor, out: number): NativeTens
   return handle;
 }
 
-function checkCompute(compute: unknown): Compute {
+/** @internal */
+export function checkCompute(compute: unknown): Compute {
   const choices: readonly unknown[] = ['auto', 'float32', 'bfloat16', 'int8'];
   if (compute === undefined) return 'auto';
   if (choices.includes(compute)) return compute as Compute;

@@ -24,6 +24,8 @@ struct ColumnOrder {
   static constexpr int kMostUnit = 32;
   int unit = 1;
   std::array<uint8_t, kMostUnit> at{};
+
+  bool operator==(const ColumnOrder&) const = default;
 };
 
 /// How a right factor's kernels want the left one.
@@ -36,6 +38,8 @@ struct RowFormat {
   // Columns that share a scale (int8 operands) or whose sum is wanted (bfloat16 ones): a multiple of
   // order.unit, or at least all columns; 0: none.
   int64_t group = 0;
+
+  bool operator==(const RowFormat&) const = default;
 };
 
 /// A left factor packed into panels, one for each tile of rows: [steps][rows of the tile] words. Rows are
