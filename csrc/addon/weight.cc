@@ -83,6 +83,12 @@ Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   };
 }
 
+Products llm_int8_weight(Napi::Value, Parts& parts, int64_t out, int64_t in) {
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
+  const Tensor scales = parts.take("scales", DType::float32, out);
+  return [=] { return ops::llm_int8_products(pointer<uint8_t>(packed), pointer<float>(scales), out, in); };
+}
+
 using MakeProducts = Products (*)(Napi::Value, Parts&, int64_t, int64_t);
 
 MakeProducts products_of(Napi::Value scheme) {
@@ -93,7 +99,8 @@ MakeProducts products_of(Napi::Value scheme) {
                                {"e3m0", codebook_weight},
                                {"dynamic8", codebook_weight},
                                {"fp8", fp8_weight},
-                               {"mx", mx_weight}});
+                               {"mx", mx_weight},
+                               {"llm.int8", llm_int8_weight}});
 }
 
 /// ownsStorage(tensor): whether its bytes may be put into another order: it has all of a storage, which can
@@ -131,10 +138,14 @@ StoredWeight to_weight(Napi::Value weight, const char* name) {
   return {shape[0], shape[1], packed, parts.taken(), std::move(products)};
 }
 
-std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
-  const ops::WeightProducts weight = products();
+ops::WeightProducts StoredWeight::arrange_tiles() const {
+  ops::WeightProducts weight = products();
   arrange(packed, weight.tiled, weight.rows, weight.words_per_row);
-  return weight.factor(operand);
+  return weight;
+}
+
+std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
+  return arrange_tiles().factor(operand);
 }
 
 ops::Operand to_operand(Napi::Value compute) {

@@ -22,6 +22,9 @@ struct StoredWeight {
   /// On the queue: the right factor for these products, after the codes were brought into the order that it
   /// reads.
   std::unique_ptr<ops::Factor> factor(ops::Operand operand) const;
+
+  /// On the queue: brings the codes into the order that products read.
+  ops::WeightProducts arrange_tiles() const;
 };
 
 /// weight: {scheme, stored, shape}. Throws on anything that does not fit together.

@@ -24,7 +24,12 @@ void make_scales(const CodedWeight& w, int64_t tile, int64_t rows, float* to) {
   const GroupScales& s = w.scales;
   const int64_t groups = w.groups();
   const int64_t first = tile * kTileRows;
-  if (s.form == GroupScales::Form::grouped) return interleave(s.floats, groups, first, rows, to);
+  if (s.form == GroupScales::Form::grouped) {
+    interleave(s.floats, groups, first, rows, to);
+    if (s.divisor != 1)
+      for (int64_t i = 0; i < groups * kTileRows; ++i) to[i] /= s.divisor;
+    return;
+  }
   for (int64_t r = 0; r < kTileRows; ++r) {
     const int64_t row = first + std::min(r, rows - 1);
     if (s.form == GroupScales::Form::per_tensor) {

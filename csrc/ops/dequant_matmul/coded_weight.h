@@ -21,6 +21,7 @@ struct GroupScales {
   const float* row_divisors = nullptr;
   const float* map = nullptr;
   float offset = 0;
+  float divisor = 1;  // of grouped scales
 };
 
 /// A quantized weight [out, in], its codes in tiles (weight_tiles.h), as its products see it:

@@ -198,27 +198,14 @@ WeightProducts mx_products(const MxScheme& s, const uint8_t* packed, const uint8
   return coded(std::move(w));
 }
 
-void linear(ThreadPool& pool, const ConstMatrix& x, const Factor& weight, const ConstMatrix* bias,
-            const Matrix& y) {
-  std::vector<float> added;
-  if (bias != nullptr) {
-    added.resize(static_cast<size_t>(y.cols));
-    convert_row(bias->dtype, bias->data, DType::float32, reinterpret_cast<std::byte*>(added.data()), y.cols);
-  }
-  const int64_t size = size_of(y.dtype);
-  Product product;
-  product.rows = {x, nullptr, x.rows};
-  product.factors[0] = &weight;
-  product.store = [&](const Piece& piece) {
-    for (int64_t r = 0; r < piece.rows; ++r) {
-      float* const row = piece.c[0] + r * piece.stride;
-      if (bias != nullptr)
-        for (int64_t j = 0; j < piece.columns; ++j) row[j] += added[static_cast<size_t>(piece.column + j)];
-      convert_row(DType::float32, reinterpret_cast<const std::byte*>(row), y.dtype,
-                  y.data + ((piece.row + r) * y.row_stride + piece.column) * size, piece.columns);
-    }
-  };
-  multiply_all(pool, {product});
+WeightProducts llm_int8_products(const uint8_t* packed, const float* absmax, int64_t out, int64_t in) {
+  CodedWeight w = eight_bit(packed, out, in);
+  w.decoding = Decoding::conversion;
+  w.integer = true;
+  w.table = table_of_codes(8, [](int code) { return static_cast<float>(code - 128); });
+  w.scales.floats = absmax;
+  w.scales.divisor = 127;
+  return coded(std::move(w));
 }
 
 }  // namespace quantaria::ops

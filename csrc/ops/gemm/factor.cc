@@ -41,6 +41,7 @@ Rows part_of_rows(const Rows& rows, int64_t first, int64_t count) {
     part.index += first;
   else
     part.matrix.data += first * rows.matrix.row_stride * size_of(rows.matrix.dtype);
+  if (rows.index == nullptr && rows.scales != nullptr) part.scales += first;
   return part;
 }
 
