@@ -13,14 +13,15 @@
 namespace quantaria::addon {
 namespace {
 
-void arrange(const Tensor& packed, bool tiled, int64_t rows, int64_t words_per_row) {
-  Storage& storage = *packed.storage;
+void arrange(const StoredWeight& weight, const ops::WeightProducts& products, bool tiled) {
+  Storage& storage = *weight.packed.storage;
   if (storage.tiled() == tiled) return;
-  auto* const words = packed.data_as<uint32_t>();
-  if (tiled)
-    ops::rows_to_tiles(cpu::device().pool(), words, rows, words_per_row);
-  else
-    ops::tiles_to_rows(cpu::device().pool(), words, rows, words_per_row);
+  const auto order = tiled ? ops::rows_to_tiles : ops::tiles_to_rows;
+  ThreadPool& pool = cpu::device().pool();
+  order(pool, weight.packed.data_as<uint32_t>(), products.rows, products.words_per_row);
+  if (products.groups > 1)
+    for (const Tensor& constant : weight.constants)
+      order(pool, constant.data_as<uint32_t>(), products.rows, products.groups);
   storage.set_tiled(tiled);
 }
 
@@ -119,7 +120,7 @@ Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
   const bool tiled = to_bool(info[1], "tiled");
   cpu::device().enqueue(weight.tensors, {}, [=] {
     const ops::WeightProducts products = weight.products();
-    arrange(weight.packed, tiled && products.tiled, products.rows, products.words_per_row);
+    arrange(weight, products, tiled && products.tiled);
   });
   return info.Env().Undefined();
 }
@@ -133,14 +134,22 @@ StoredWeight to_weight(Napi::Value weight, const char* name) {
   Parts parts(field(weight, "stored"));
   Products products = products_of(scheme)(scheme, parts, shape[0], shape[1]);
   const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
-  if (!packed.storage->writable())
-    fail(ErrorCode::argument, name, ".packed: bytes that can be written expected");
-  return {shape[0], shape[1], packed, parts.taken(), std::move(products)};
+  std::vector<Tensor> constants;
+  for (const char* const part : {"scales", "absmax", "zeros"}) {
+    if (!parts.has(part)) continue;
+    const Tensor& tensor = TensorHandle::get(field(field(weight, "stored"), part), part);
+    if (size_of(tensor.dtype) == 4) constants.push_back(tensor);
+  }
+  std::vector<Tensor> arranged = constants;
+  arranged.push_back(packed);
+  for (const Tensor& tensor : arranged)
+    if (!tensor.storage->writable()) fail(ErrorCode::argument, name, ": tensors that can be written expected");
+  return {shape[0], shape[1], packed, std::move(constants), parts.taken(), std::move(products)};
 }
 
 ops::WeightProducts StoredWeight::arrange_tiles() const {
   ops::WeightProducts weight = products();
-  arrange(packed, weight.tiled, weight.rows, weight.words_per_row);
+  arrange(*this, weight, weight.tiled);
   return weight;
 }
 

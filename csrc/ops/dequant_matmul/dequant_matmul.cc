@@ -20,7 +20,8 @@ bool groups_fit(int64_t group, int64_t in, int bits) { return group >= in || gro
 const uint32_t* as_words(const uint8_t* packed) { return reinterpret_cast<const uint32_t*>(packed); }
 
 WeightProducts coded(CodedWeight weight) {
-  WeightProducts products{true, weight.out, weight.words_per_row, {}};
+  WeightProducts products{true, weight.out, weight.words_per_row, 0, {}};
+  if (weight.scales.form == GroupScales::Form::tiled) products.groups = weight.groups();
   products.factor = [weight = std::move(weight)](Operand operand) {
     if (operand == Operand::int8 && !weight.integer)
       fail(ErrorCode::unsupported, "compute: int8 needs a weight of integers");
@@ -30,7 +31,7 @@ WeightProducts coded(CodedWeight weight) {
 }
 
 WeightProducts by_strips(int64_t out, int64_t in, int64_t words, ReadStrip read) {
-  WeightProducts products{false, 1, words, {}};
+  WeightProducts products{false, 1, words, 0, {}};
   products.factor = [=](Operand operand) {
     if (operand == Operand::int8)
       fail(ErrorCode::unsupported,
@@ -109,7 +110,7 @@ WeightProducts int_products(const IntScheme& s, const ConstIntStored& stored, in
     w.zeros = stored.zeros;
     w.group = std::min(group, std::max<int64_t>(1, in));
     w.scales.form =
-        s.granularity == Granularity::tensor ? GroupScales::Form::per_tensor : GroupScales::Form::grouped;
+        s.granularity == Granularity::tensor ? GroupScales::Form::per_tensor : GroupScales::Form::tiled;
     w.scales.floats = stored.scales;
     return coded(std::move(w));
   }
@@ -178,7 +179,7 @@ WeightProducts fp8_products(const Fp8Scheme& s, const uint8_t* packed, const flo
   CodedWeight w = eight_bit(packed, out, in);
   w.decoding = Decoding::gather;
   w.table = table_of(s.format == Float8::e4m3 ? MxElement::e4m3 : MxElement::e5m2);
-  w.scales.form = s.per_row ? GroupScales::Form::grouped : GroupScales::Form::per_tensor;
+  w.scales.form = s.per_row ? GroupScales::Form::tiled : GroupScales::Form::per_tensor;
   w.scales.floats = scales;
   return coded(std::move(w));
 }

@@ -12,10 +12,12 @@ namespace quantaria::ops {
 
 /// A stored weight as right factor.
 struct WeightProducts {
-  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other.
+  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other; and
+  /// with them scales (absmax) and zeros [rows, groups], unless groups is 0.
   bool tiled = false;
-  int64_t rows = 0;  // of words
+  int64_t rows = 0;
   int64_t words_per_row = 0;
+  int64_t groups = 0;
   /// ERR_UNSUPPORTED for int8 products of a weight whose codes are no integers, or whose groups do not fit
   /// words. The factor reads the stored form, which must outlive it.
   std::function<std::unique_ptr<Factor>(Operand)> factor;
