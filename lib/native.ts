@@ -27,6 +27,13 @@ export interface NativeHeader {
   tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
 }
 
+/** A quantized weight: the tensors of its stored form (ops/stored_form.ts). */
+export interface NativeWeight {
+  scheme: object;
+  stored: Readonly<Record<string, NativeTensor>>;
+  shape: readonly number[];
+}
+
 /** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */
 export interface Native {
   tensorInfo(tensor: NativeTensor): NativeTensorInfo;
@@ -85,6 +92,25 @@ export interface Native {
     attempts: number;
     deadColumns: number;
   }>;
+
+  ownsStorage(tensor: NativeTensor): boolean;
+  /** Brings the codes into the order of products, or back into that of rows. */
+  arrange(weight: NativeWeight, tiled: boolean): void;
+  matmul(
+    x: NativeTensor,
+    weight: NativeTensor,
+    transposed: boolean,
+    bias: NativeTensor | null,
+    outDtype: DType,
+    compute: string,
+  ): NativeTensor;
+  linear(
+    x: NativeTensor,
+    weight: NativeWeight,
+    bias: NativeTensor | null,
+    outDtype: DType,
+    compute: string,
+  ): NativeTensor;
 
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(

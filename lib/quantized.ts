@@ -1,6 +1,7 @@
 import type { DeviceId } from './device';
 import { checkDevice } from './device';
 import { QuantariaError } from './errors';
+import { type NativeWeight, native } from './native';
 import { partsOf, type StoredForm, storedForm, storedFromParts } from './ops/stored_form';
 import { type QuantScheme, validateScheme } from './scheme';
 import { checkShape, show, Tensor } from './tensor';
@@ -16,10 +17,18 @@ export class QuantizedTensor implements Disposable {
   readonly scheme: QuantScheme;
   readonly shape: readonly number[];
   readonly device: DeviceId;
-  readonly #stored: StoredForm;
+  #stored: StoredForm;
+  /** Whether products have been given the codes, which lie in their order then. Shared by the handles of one weight. */
+  readonly #order: { tiled: boolean };
   #disposed = false;
 
-  private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm, token: symbol) {
+  private constructor(
+    scheme: QuantScheme,
+    shape: readonly number[],
+    stored: StoredForm,
+    token: symbol,
+    order = { tiled: false },
+  ) {
     if (token !== OWN) {
       throw new QuantariaError(
         'ERR_ARGUMENT',
@@ -30,6 +39,7 @@ export class QuantizedTensor implements Disposable {
     this.shape = Object.freeze([...shape]);
     this.device = 'cpu';
     this.#stored = stored;
+    this.#order = order;
     Object.freeze(this); // private state may still change
   }
 
@@ -66,16 +76,38 @@ export class QuantizedTensor implements Disposable {
     return new QuantizedTensor(checked, dims, stored, OWN);
   }
 
-  /** @internal The packed tensors. They belong to this object. */
+  /** @internal The packed tensors, codes row by row. They belong to this object, and are good until its next product. */
   get stored(): StoredForm {
     this.#check();
+    if (this.#order.tiled) native.arrange(this.#weight(), false);
+    this.#order.tiled = false;
     return this.#stored;
+  }
+
+  /** @internal For a product, which may put the codes into its own order. */
+  forProducts(): NativeWeight {
+    this.#check();
+    const packed = this.#stored.packed as Tensor;
+    if (!this.#order.tiled && !native.ownsStorage(Tensor.native(packed, 'packed'))) {
+      const own = Tensor.wrap(native.tensorCopy(Tensor.native(packed, 'packed'), packed.dtype));
+      this.#stored = { ...this.#stored, packed: own };
+      packed.dispose();
+    }
+    this.#order.tiled = true;
+    return this.#weight();
+  }
+
+  #weight(): NativeWeight {
+    const stored = Object.entries(this.#stored).map(
+      ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
+    );
+    return { scheme: this.scheme, stored: Object.fromEntries(stored), shape: this.shape };
   }
 
   /** Codes and constants, unpacked anew at each call; the caller owns them. */
   get parts(): Record<string, Tensor> {
     this.#check();
-    return partsOf(this.scheme, this.shape, this.#stored);
+    return partsOf(this.scheme, this.shape, this.stored);
   }
 
   get byteLength(): number {
@@ -91,16 +123,20 @@ export class QuantizedTensor implements Disposable {
     return this.#disposed;
   }
 
-  /** Waits until the weight is in the form that this device's products use. */
+  /**
+   * Puts the codes, in place, into the order that this device's products want, and waits for it; else the first
+   * product does it. `parts`, `dequantize` and the writers of formats put them back.
+   */
   async pack(): Promise<void> {
-    using nothing = (this.stored.packed as Tensor).slice(0, 0, 0);
+    native.arrange(this.forProducts(), true);
+    using nothing = (this.#stored.packed as Tensor).slice(0, 0, 0);
     await nothing.read();
   }
 
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
     const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
-    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN);
+    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN, this.#order);
   }
 
   dispose(): void {

@@ -6,9 +6,11 @@
 #include "addon/files.h"
 #include "addon/gptq.h"
 #include "addon/info.h"
+#include "addon/matmul.h"
 #include "addon/quantize.h"
 #include "addon/tensor_handle.h"
 #include "addon/tensor_ops.h"
+#include "addon/weight.h"
 
 namespace quantaria::addon {
 
@@ -80,6 +82,8 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_quantize(env, exports);
   define_gptq(env, exports);
   define_compare(env, exports);
+  define_matmul(env, exports);
+  define_weight(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "addon/arguments.h"
+#include "addon/scheme.h"
+#include "addon/stored_parts.h"
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
@@ -15,88 +17,6 @@
 
 namespace quantaria::addon {
 namespace {
-
-/// A name of a scheme's field to the value it stands for.
-template <class T>
-T choice(Napi::Value value, const char* name, std::initializer_list<std::pair<const char*, T>> choices) {
-  const std::string text = to_text(value, name);
-  for (const auto& [key, chosen] : choices)
-    if (text == key) return chosen;
-  fail(ErrorCode::argument, name, ": unknown value '", text, "'");
-}
-
-bool flag(Napi::Value scheme, const char* name) {
-  const Napi::Value value = field(scheme, name);
-  return !value.IsUndefined() && to_bool(value, name);
-}
-
-std::string text_or(Napi::Value scheme, const char* name, const char* otherwise) {
-  const Napi::Value value = field(scheme, name);
-  return value.IsUndefined() ? otherwise : to_text(value, name);
-}
-
-}  // namespace
-
-ops::IntScheme to_int_scheme(Napi::Value scheme) {
-  ops::IntScheme s;
-  s.bits = static_cast<int>(to_integer(field(scheme, "bits"), "bits", 2, 16));
-  if (s.bits > 8 && s.bits != 16) fail(ErrorCode::argument, "bits: ", s.bits, ", 2 to 8 or 16 expected");
-  s.symmetric = to_bool(field(scheme, "symmetric"), "symmetric");
-  s.full_range = text_or(scheme, "range", "restricted") == "full";
-  s.mse_search = text_or(scheme, "search", "minmax") == "mse";
-  s.granularity = choice<ops::Granularity>(field(scheme, "granularity"), "granularity",
-                                           {{"tensor", ops::Granularity::tensor},
-                                            {"row", ops::Granularity::row},
-                                            {"column", ops::Granularity::column},
-                                            {"group", ops::Granularity::group}});
-  if (s.granularity == ops::Granularity::group)
-    s.group_size = to_integer(field(scheme, "groupSize"), "groupSize", 1);
-  s.scale_dtype = *dtype_from_name("float32");
-  const Napi::Value scale_dtype = field(scheme, "scaleDtype");
-  if (!scale_dtype.IsUndefined()) s.scale_dtype = to_dtype(scale_dtype, "scaleDtype");
-  return s;
-}
-
-namespace {
-
-ops::CodebookScheme to_codebook_scheme(Napi::Value scheme) {
-  ops::CodebookScheme s;
-  s.book = choice<ops::Codebook>(field(scheme, "kind"), "kind",
-                                 {{"nf4", ops::Codebook::nf4},
-                                  {"fp4", ops::Codebook::fp4},
-                                  {"e3m0", ops::Codebook::e3m0},
-                                  {"dynamic8", ops::Codebook::dynamic8}});
-  s.block_size = to_integer(field(scheme, "blockSize"), "blockSize", 1);
-  s.double_quant = flag(scheme, "doubleQuant");
-  return s;
-}
-
-ops::Fp8Scheme to_fp8_scheme(Napi::Value scheme) {
-  ops::Fp8Scheme s;
-  s.format = choice<ops::Float8>(field(scheme, "format"), "format",
-                                 {{"e4m3", ops::Float8::e4m3}, {"e5m2", ops::Float8::e5m2}});
-  s.per_row = choice<bool>(field(scheme, "granularity"), "granularity", {{"row", true}, {"tensor", false}});
-  return s;
-}
-
-ops::MxScheme to_mx_scheme(Napi::Value scheme) {
-  ops::MxScheme s;
-  s.element = choice<ops::MxElement>(field(scheme, "element"), "element",
-                                     {{"e4m3", ops::MxElement::e4m3},
-                                      {"e5m2", ops::MxElement::e5m2},
-                                      {"e3m2", ops::MxElement::e3m2},
-                                      {"e2m3", ops::MxElement::e2m3},
-                                      {"e2m1", ops::MxElement::e2m1},
-                                      {"int8", ops::MxElement::int8}});
-  const Napi::Value rounding = field(scheme, "rounding");
-  if (!rounding.IsUndefined())
-    s.rounding = choice<ops::MxRounding>(rounding, "rounding",
-                                         {{"even", ops::MxRounding::even},
-                                          {"nearest", ops::MxRounding::nearest},
-                                          {"floor", ops::MxRounding::floor}});
-  s.pre_scale = flag(scheme, "preScale");
-  return s;
-}
 
 /// The tensors of a stored form, by name, as they are made.
 class Stored {
@@ -116,11 +36,6 @@ class Stored {
   Napi::Object object_;
   std::vector<Tensor> tensors_;
 };
-
-template <class T>
-T* pointer(const Tensor& tensor) {
-  return tensor.storage ? tensor.data_as<T>() : nullptr;
-}
 
 using Body = std::function<void(ops::ErrorSums*)>;
 
@@ -233,29 +148,6 @@ Napi::Value quantize(const Napi::CallbackInfo& info) {
   });
   return stored.object();
 }
-
-/// A part of a stored form that must be there, contiguous, of that dtype and that many elements.
-class Parts {
- public:
-  explicit Parts(Napi::Value stored) : stored_(stored) {}
-
-  Tensor take(const char* name, DType dtype, int64_t elements) {
-    const Tensor& tensor = TensorHandle::get(field(stored_, name), name);
-    if (tensor.dtype != dtype)
-      fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", ", name_of(dtype), " expected");
-    if (!tensor.contiguous() || tensor.elements() != elements)
-      fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements,
-           " contiguous elements expected");
-    taken_.push_back(tensor);
-    return tensor;
-  }
-  bool has(const char* name) const { return !field(stored_, name).IsUndefined(); }
-  const std::vector<Tensor>& taken() const { return taken_; }
-
- private:
-  Napi::Value stored_;
-  std::vector<Tensor> taken_;
-};
 
 using DequantizeBody = std::function<void(std::byte*)>;
 

@@ -29,12 +29,18 @@ class Storage {
   const std::shared_ptr<const Error>& failure() const { return failure_; }
   void set_failure(std::shared_ptr<const Error> failure) { failure_ = std::move(failure); }
 
+  /// Whether a bit-packed weight's rows are interleaved in tiles, as products want them, instead of one after
+  /// the other. Set and read in queue order.
+  bool tiled() const { return tiled_; }
+  void set_tiled(bool tiled) { tiled_ = tiled; }
+
  private:
   std::shared_ptr<void> owner_;
   std::byte* data_;
   int64_t bytes_;
   bool writable_;
   std::shared_ptr<const Error> failure_;
+  bool tiled_ = false;
 };
 
 }  // namespace quantaria

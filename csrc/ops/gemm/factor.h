@@ -34,8 +34,8 @@ struct Piece {
   int64_t rows;
   int64_t column;
   int64_t columns;
-  const float* c[2];  // of the first and second factor
-  int64_t stride;     // of rows in c
+  float* c[2];     // of the first and second factor; the receiver may change them
+  int64_t stride;  // of rows in c
 };
 
 /// Rows times one factor, or times two of one shape whose results belong together (gate and up).

@@ -82,11 +82,15 @@ void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_pane
   const int32_t* a = static_cast<const int32_t*>(a_panel);
   const int32_t* b = static_cast<const int32_t*>(b_panel);
   for (int64_t group = 0; group < g.groups; ++group) {
+    // One zero point for all is taken off in integers, so that sums without it stay exact.
     Ints sum[rows][kInt8Vectors];
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r)
+    for (int r = 0; r < rows; ++r) {
+      const int32_t start =
+          g.b_zeros == nullptr ? -g.zero * static_cast<int32_t>(g.a_sums[group * rows + r]) : 0;
 #pragma GCC unroll 4
-      for (int v = 0; v < kInt8Vectors; ++v) sum[r][v] = splat(int32_t{0});
+      for (int v = 0; v < kInt8Vectors; ++v) sum[r][v] = splat(start);
+    }
     for (int64_t s = 0; s < g.steps_per_group; ++s, a += rows, b += kInt8Columns) {
       UnsignedBytes column[kInt8Vectors];
 #pragma GCC unroll 4
@@ -99,7 +103,6 @@ void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_pane
       }
     }
     const float* const b_scales = g.b_scales + group * kInt8Columns;
-    const float* const b_zeros = g.b_zeros + group * kInt8Columns;
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       const Floats a_scale = splat(g.a_scales[group * rows + r]);
@@ -107,7 +110,9 @@ void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_pane
 #pragma GCC unroll 4
       for (int v = 0; v < kInt8Vectors; ++v) {
         float* const to = c + r * kInt8Columns + v * kLanes;
-        const Floats plain = multiply_add(load(b_zeros + v * kLanes), a_sum, to_floats(sum[r][v]));
+        Floats plain = to_floats(sum[r][v]);
+        if (g.b_zeros != nullptr)
+          plain = multiply_add(load(g.b_zeros + group * kInt8Columns + v * kLanes), a_sum, plain);
         const Floats before = group > 0 || accumulate ? load(to) : splat(0.0f);
         store(to, multiply_add(plain * a_scale, load(b_scales + v * kLanes), before));
       }

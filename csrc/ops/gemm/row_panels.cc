@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <numeric>
 
+#include "numerics/bfloat16.h"
 #include "ops/copy/convert.h"
 #include "ops/gemm/pack.h"
 #include "ops/quantize/kernels.h"
@@ -44,15 +46,14 @@ void RowPanels::Free::operator()(std::byte* p) const { ::operator delete[](p, kA
 
 RowPanels::RowPanels(const RowFormat& format, const Rows& rows) : format_(format), source_(rows) {
   const int per_step = values_per_step(format.operand);
-  columns_ = round_up(rows.matrix.cols, std::max(format.order.unit, per_step));
+  columns_ = round_up(rows.matrix.cols, std::lcm(std::lcm(format.order.unit, per_step), format.multiple));
   if (format.group > 0 && format.group < rows.matrix.cols) columns_ = round_up(columns_, format.group);
   steps_ = columns_ / per_step;
   tiles_ = (rows.count + format.tile_rows - 1) / format.tile_rows;
   if (tiles_ == 0) return;
   tile_rows_ = (rows.count + tiles_ - 1) / tiles_;
   tiles_ = (rows.count + tile_rows_ - 1) / tile_rows_;
-  if (format.operand == Operand::int8)
-    groups_ = format.group == 0 || format.group >= columns_ ? 1 : columns_ / format.group;
+  if (format.group > 0) groups_ = format.group >= columns_ ? 1 : columns_ / format.group;
   tile_bytes_ = round_up((steps_ + 2 * groups_) * tile_rows_ * 4, 64);
   data_.reset(static_cast<std::byte*>(::operator new[](static_cast<size_t>(bytes()), kAlignment)));
 }
@@ -97,9 +98,22 @@ void RowPanels::encode(const float* row, uint32_t* words, int tile_rows, float* 
   if (format_.operand == Operand::bfloat16) {
     auto* const pairs = thread_buffer<uint16_t>(Slot::codes, columns_);
     row_kernels().to_bfloat16(row, columns_, pairs);
+    for (int64_t g = 0; g < groups_; ++g) {
+      const int64_t length = columns_ / groups_;
+      float sum = 0;
+      for (int64_t c = g * length; c < (g + 1) * length; ++c) sum += numerics::float_from_bfloat16(pairs[c]);
+      sums[g * tile_rows] = sum;
+    }
     return spread(pairs);
   }
   auto* const codes = thread_buffer<int8_t>(Slot::codes, columns_);
+  encode_int8(row, codes, tile_rows, scales, sums);
+  spread(codes);
+}
+
+void RowPanels::encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales,
+                            float* sums) const {
+  if (columns_ == 0) return;
   const int64_t length = columns_ / groups_;
   for (int64_t g = 0; g < groups_; ++g) {
     const float* const group = row + g * length;
@@ -119,7 +133,6 @@ void RowPanels::encode(const float* row, uint32_t* words, int tile_rows, float* 
     scales[g * tile_rows] = finite ? largest / 127.0f : std::nanf("");
     sums[g * tile_rows] = static_cast<float>(sum);
   }
-  spread(codes);
 }
 
 }  // namespace quantaria::ops

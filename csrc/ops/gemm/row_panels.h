@@ -32,6 +32,7 @@ struct RowFormat {
   bool rounded = false;  // float32 operands that hold bfloat16 values
   int tile_rows = 1;     // of a tile, at most
   ColumnOrder order;
+  int multiple = 1;  // columns are padded with zeros to a multiple of it, of a step and of order.unit
   int64_t group =
       0;  // columns that share a scale, for int8 operands; a multiple of order.unit, or all columns
 };
@@ -50,11 +51,11 @@ class RowPanels {
   int rows_of(int64_t tile) const;
   const std::byte* words(int64_t tile) const { return data_.get() + tile * tile_bytes_; }
 
-  // int8 only: a value is code * scale.
+  // Where the format has groups. int8: a value is code * scale; sums are those of codes.
   int64_t groups() const { return groups_; }
-  int64_t steps_per_group() const { return groups_ == 1 ? steps_ : format_.group / 4; }
+  int64_t steps_per_group() const { return steps_ / groups_; }
   const float* scales(int64_t tile) const { return constants(tile); }  // [groups][rows]
-  const float* sums(int64_t tile) const { return constants(tile) + groups_ * rows_of(tile); }  // of codes
+  const float* sums(int64_t tile) const { return constants(tile) + groups_ * rows_of(tile); }
 
   /// Packs one tile; tiles may be packed in parallel.
   void pack(int64_t tile);
@@ -66,6 +67,7 @@ class RowPanels {
     return reinterpret_cast<float*>(data_.get() + tile * tile_bytes_ + steps_ * tile_rows_ * 4);
   }
   void encode(const float* row, uint32_t* words, int tile_rows, float* scales, float* sums) const;
+  void encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales, float* sums) const;
 
   RowFormat format_;
   Rows source_;

@@ -33,7 +33,8 @@ struct GroupedInt8 {
   const float* a_scales;  // [groups][tile rows]
   const float* a_sums;    // [groups][tile rows], sums of a's values in the group
   const float* b_scales;  // [groups][columns]
-  const float* b_zeros;   // [groups][columns]: a column stands for (b - zero) * scale
+  const float* b_zeros;   // [groups][columns], or null: `zero` for all
+  int32_t zero;           // a column stands for (b - zero) * scale
 };
 
 /// Tiles of integer products. a: int8, b: uint8, a word of four each.

@@ -86,6 +86,7 @@ enum class Slot {
   flat,
   row_panel,
   right_panel,
+  dequantized,
   sums,
   last = sums
 };

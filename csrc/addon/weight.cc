@@ -1,0 +1,145 @@
+#include "addon/weight.h"
+
+#include <utility>
+
+#include "addon/arguments.h"
+#include "addon/scheme.h"
+#include "addon/stored_parts.h"
+#include "core/device.h"
+#include "cpu/device.h"
+#include "ops/bitpack/bitpack.h"
+#include "ops/dequant_matmul/weight_tiles.h"
+
+namespace quantaria::addon {
+namespace {
+
+void arrange(const Tensor& packed, bool tiled, int64_t rows, int64_t words_per_row) {
+  Storage& storage = *packed.storage;
+  if (storage.tiled() == tiled) return;
+  auto* const words = packed.data_as<uint32_t>();
+  if (tiled)
+    ops::rows_to_tiles(cpu::device().pool(), words, rows, words_per_row);
+  else
+    ops::tiles_to_rows(cpu::device().pool(), words, rows, words_per_row);
+  storage.set_tiled(tiled);
+}
+
+using Products = std::function<ops::WeightProducts()>;
+
+Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
+  const ops::IntScheme s = to_int_scheme(scheme);
+  const ops::ConstantsShape constants = ops::constants_shape(s, out, in);
+  const int64_t count = constants.rows * constants.cols;
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, s.bits));
+  const Tensor scales = parts.take("scales", DType::float32, count);
+  const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
+  const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
+  return [=] {
+    return ops::int_products(
+        s,
+        {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros), pointer<int32_t>(index)},
+        out, in);
+  };
+}
+
+Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
+  const ops::CodebookScheme s = to_codebook_scheme(scheme);
+  const int64_t blocks = ops::block_count(s, out, in);
+  const int bits = s.book == ops::Codebook::dynamic8 ? 8 : 4;
+  const Tensor packed = parts.take("packed", DType::uint8, ops::packed_row_bytes(out * in, bits));
+  Tensor absmax, codes, scales, offset;
+  if (s.double_quant) {
+    codes = parts.take("absmaxCodes", DType::uint8, blocks);
+    scales = parts.take("absmaxScales", DType::float32, (blocks + ops::kNestedBlock - 1) / ops::kNestedBlock);
+    offset = parts.take("absmaxOffset", DType::float32, 1);
+  } else {
+    absmax = parts.take("absmax", DType::float32, blocks);
+  }
+  return [=] {
+    return ops::codebook_products(s,
+                                  {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
+                                   pointer<float>(scales), pointer<float>(offset)},
+                                  out, in);
+  };
+}
+
+Products fp8_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
+  const ops::Fp8Scheme s = to_fp8_scheme(scheme);
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
+  const Tensor scales = parts.take("scales", DType::float32, s.per_row ? out : 1);
+  return [=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); };
+}
+
+Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
+  const ops::MxScheme s = to_mx_scheme(scheme);
+  const int64_t blocks = (in + ops::kMxBlock - 1) / ops::kMxBlock;
+  const Tensor packed =
+      parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, ops::mx_element_bits(s.element)));
+  const Tensor scales = parts.take("scales", DType::uint8, out * blocks);
+  const Tensor pre_scale = s.pre_scale ? parts.take("preScale", DType::float32, out) : Tensor{};
+  return [=] {
+    return ops::mx_products(s, pointer<uint8_t>(packed), pointer<uint8_t>(scales), pointer<float>(pre_scale),
+                            out, in);
+  };
+}
+
+using MakeProducts = Products (*)(Napi::Value, Parts&, int64_t, int64_t);
+
+MakeProducts products_of(Napi::Value scheme) {
+  return choice<MakeProducts>(field(scheme, "kind"), "kind",
+                              {{"int", int_weight},
+                               {"nf4", codebook_weight},
+                               {"fp4", codebook_weight},
+                               {"e3m0", codebook_weight},
+                               {"dynamic8", codebook_weight},
+                               {"fp8", fp8_weight},
+                               {"mx", mx_weight}});
+}
+
+/// ownsStorage(tensor): whether its bytes may be put into another order: it has all of a storage, which can
+/// be written.
+Napi::Value owns_storage(const Napi::CallbackInfo& info) {
+  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  const bool owned = tensor.storage->writable() && tensor.contiguous() && tensor.offset == 0 &&
+                     tensor.bytes() == tensor.storage->bytes();
+  return Napi::Boolean::New(info.Env(), owned);
+}
+
+/// arrange(weight, tiled): brings the codes into the order of products, or of rows. Nothing happens to a
+/// weight that is multiplied by rows.
+Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
+  const StoredWeight weight = to_weight(info[0], "weight");
+  const bool tiled = to_bool(info[1], "tiled");
+  cpu::device().enqueue(weight.tensors, {}, [=] {
+    const ops::WeightProducts products = weight.products();
+    arrange(weight.packed, tiled && products.tiled, products.rows, products.words_per_row);
+  });
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+StoredWeight to_weight(Napi::Value weight, const char* name) {
+  const Napi::Value scheme = field(weight, "scheme");
+  const Shape shape = to_shape(field(weight, "shape"), "shape");
+  if (shape.size() != 2) fail(ErrorCode::shape, name, ": ", to_string(shape), ", [out, in] expected");
+  Parts parts(field(weight, "stored"));
+  Products products = products_of(scheme)(scheme, parts, shape[0], shape[1]);
+  const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
+  if (!packed.storage->writable())
+    fail(ErrorCode::argument, name, ".packed: bytes that can be written expected");
+  return {shape[0], shape[1], packed, parts.taken(), std::move(products)};
+}
+
+std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
+  const ops::WeightProducts weight = products();
+  arrange(packed, weight.tiled, weight.rows, weight.words_per_row);
+  return weight.factor(operand);
+}
+
+void define_weight(Napi::Env env, Napi::Object exports) {
+  exports.Set("ownsStorage", Napi::Function::New<guarded<owns_storage>>(env));
+  exports.Set("arrange", Napi::Function::New<guarded<arrange_weight>>(env));
+}
+
+}  // namespace quantaria::addon

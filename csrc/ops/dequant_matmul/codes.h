@@ -1,0 +1,100 @@
+#pragma once
+
+#include "cpu/lanes.h"
+#include "ops/dequant_matmul/kernels.h"
+
+/// Codes of 2 to 8 bits out of interleaved bit rows, for kernels' files: lane r of word w holds word w of row
+/// r, so sixteen rows are decoded by the same shifts.
+namespace quantaria::ops::QUANTARIA_ISA {
+
+/// The shortest run of words that ends with a code.
+template <int bits>
+struct Unit {
+  static constexpr int kWords = bits / (bits & -bits);
+  static constexpr int kCodes = kWords * 32 / bits;
+};
+
+/// Code j of a unit in the low bits of each lane; what lies above them is unspecified.
+template <int bits>
+QUANTARIA_LANES Ints code(const Ints (&words)[Unit<bits>::kWords], int j) {
+  const int word = j * bits / 32;
+  const int shift = j * bits % 32;
+  const Ints low = shift_right(words[word], shift);
+  if (shift + bits <= 32) return low;
+  return low | shift_left(words[word + 1], 32 - shift);
+}
+
+template <int bits>
+QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::kWords]) {
+  for (int w = 0; w < Unit<bits>::kWords; ++w) words[w] = load(from + w * kLanes);
+}
+
+// ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.
+
+/// Up to sixteen values, kept in registers.
+template <int bits>
+struct ByPermutation {
+  static_assert(bits <= 4);
+  static constexpr int kBits = bits;
+  Floats table;
+  explicit ByPermutation(const float* from) {
+    float all[kLanes];  // the bits above a code pick one of its copies
+    for (int i = 0; i < kLanes; ++i) all[i] = from[i % (1 << bits)];
+    table = load(all);
+  }
+  Floats operator()(const Ints& code) const { return look_up(table, code); }
+};
+
+/// Integers: the table's steps are 1.
+template <int bits>
+struct ByConversion {
+  static constexpr int kBits = bits;
+  Floats first;
+  explicit ByConversion(const float* from) : first(splat(from[0])) {}
+  Floats operator()(const Ints& code) const {
+    return to_floats(code & splat(int32_t{(1 << bits) - 1})) + first;
+  }
+};
+
+/// Any table, from memory.
+template <int bits>
+struct ByGather {
+  static constexpr int kBits = bits;
+  const float* table;
+  explicit ByGather(const float* from) : table(from) {}
+  Floats operator()(const Ints& code) const {
+    const Ints index = code & splat(int32_t{(1 << bits) - 1});
+#if defined(__AVX512F__)
+    return {{reinterpret_cast<FloatRegister>(
+        _mm512_i32gather_ps(reinterpret_cast<__m512i>(index.part[0]), table, 4))}};
+#else
+    int32_t at[kLanes];
+    store(at, index);
+    float found[kLanes];
+    for (int i = 0; i < kLanes; ++i) found[i] = table[at[i]];
+    return load(found);
+#endif
+  }
+};
+
+/// Fills a table [decoding][bits] with Kernel<Values>::run.
+template <template <class> class Kernel, class Function>
+constexpr void for_common_decodings(Function* (&table)[kDecodings][kMostBits + 1]) {
+  auto& permuted = table[static_cast<int>(Decoding::permutation)];
+  permuted[2] = Kernel<ByPermutation<2>>::run;
+  permuted[3] = Kernel<ByPermutation<3>>::run;
+  permuted[4] = Kernel<ByPermutation<4>>::run;
+  table[static_cast<int>(Decoding::conversion)][8] = Kernel<ByConversion<8>>::run;
+  table[static_cast<int>(Decoding::gather)][8] = Kernel<ByGather<8>>::run;
+}
+template <template <class> class Kernel, class Function>
+constexpr void for_all_decodings(Function* (&table)[kDecodings][kMostBits + 1]) {
+  for_common_decodings<Kernel>(table);
+  auto& converted = table[static_cast<int>(Decoding::conversion)];
+  converted[5] = Kernel<ByConversion<5>>::run;
+  converted[6] = Kernel<ByConversion<6>>::run;
+  converted[7] = Kernel<ByConversion<7>>::run;
+  table[static_cast<int>(Decoding::gather)][6] = Kernel<ByGather<6>>::run;
+}
+
+}  // namespace quantaria::ops::QUANTARIA_ISA

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "ops/gemm/factor.h"
+#include "ops/quantize/quantize.h"
+
+/// Products with quantized weights: y = x W^T, where W [out, in] is decoded on the way and never written to
+/// memory as a whole. One function per kind of scheme says how its stored form is read.
+namespace quantaria::ops {
+
+/// A stored weight as right factor.
+struct WeightProducts {
+  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other.
+  bool tiled = false;
+  int64_t rows = 0;  // of words
+  int64_t words_per_row = 0;
+  /// ERR_UNSUPPORTED for int8 products of a weight whose codes are no integers, or whose groups do not fit
+  /// words. The factor reads the stored form, which must outlive it.
+  std::function<std::unique_ptr<Factor>(Operand)> factor;
+};
+
+WeightProducts int_products(const IntScheme& scheme, const ConstIntStored& stored, int64_t out, int64_t in);
+WeightProducts codebook_products(const CodebookScheme& scheme, const ConstCodebookStored& stored, int64_t out,
+                                 int64_t in);
+WeightProducts fp8_products(const Fp8Scheme& scheme, const uint8_t* packed, const float* scales, int64_t out,
+                            int64_t in);
+WeightProducts mx_products(const MxScheme& scheme, const uint8_t* packed, const uint8_t* scales,
+                           const float* pre_scale, int64_t out, int64_t in);
+
+/// y = x W^T + bias, rounded once to y's dtype. x [rows, in] float32, float16 or bfloat16; bias [out] of any
+/// float dtype, contiguous, or null; y [rows, out] of any float dtype, any row stride, unit column stride.
+void linear(ThreadPool& pool, const ConstMatrix& x, const Factor& weight, const ConstMatrix* bias,
+            const Matrix& y);
+
+}  // namespace quantaria::ops

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/gemm/row_panels.h"
+#include "ops/gemm/tile.h"
+
+/// The kernels of products with quantized weights, compiled per instruction set. They read a weight in tiles
+/// of sixteen rows (weight_tiles.h), which are columns of the product.
+namespace quantaria::ops {
+
+inline constexpr int kTileRows = 16;
+inline constexpr int kMostTiles = 2;    // side by side in a panel
+inline constexpr int kMostFewRows = 4;  // of the left factor that are multiplied without a decoded panel
+
+/// How codes turn into values before zero point and scale.
+enum class Decoding : uint8_t { permutation, conversion, gather };
+inline constexpr int kDecodings = 3;
+inline constexpr int kMostBits = 8;
+
+/// One tile of a weight, or a run of whole groups of it. value = (table[code] - zero) * scale.
+struct TileView {
+  const uint32_t* words;  // [words][16]
+  const float* scales;    // [groups][16]
+  const float* zeros;     // [groups][16], or null: none but what the table has
+};
+
+/// The columns (of the weight) that kernels pass over: whole units of codes.
+struct Span {
+  const float* table;  // 2^bits values
+  int64_t groups;      // of the weight's columns
+  int64_t units_per_group;
+};
+
+/// Decodes one tile to panel words, `stride` words a step.
+using DecodePanel = void(const TileView& tile, const Span& span, void* to, int64_t stride);
+
+/// c[r][16 t ..] = rows of x times the tiles. x: [columns][rows] words of the kernel's operand in its order
+/// of columns; sums: [groups][rows] of x's values (bfloat16, int8); scales: [groups][rows] (int8).
+struct FewRowsInput {
+  const void* x;
+  const float* sums;
+  const float* scales;
+  bool accumulate;  // onto c
+};
+using FewRows = void(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c);
+
+struct DequantKernels {
+  int tiles;  // of a panel
+  /// [decoding][bits], null where there is none. Rounded: to bfloat16 values.
+  DecodePanel* decode_float32[kDecodings][kMostBits + 1];
+  DecodePanel* decode_rounded[kDecodings][kMostBits + 1];
+  FewRows* few_rows[kMostFewRows][kDecodings][kMostBits + 1];
+};
+
+/// For bfloat16 operands.
+struct PairKernels {
+  DecodePanel* decode[kDecodings][kMostBits + 1];
+  FewRows* few_rows[kMostFewRows][kDecodings][kMostBits + 1];
+};
+
+/// For int8 operands: codes as bytes, without zeros and scales.
+struct ByteKernels {
+  int tiles;
+  DecodePanel* decode[kMostBits + 1];
+};
+struct FewByteRows {
+  FewRows* multiply[kMostFewRows][kMostBits + 1];
+};
+
+const DequantKernels& dequant_kernels();
+/// Null where there are no instructions for bfloat16.
+const PairKernels* pair_kernels();
+const ByteKernels& byte_kernels();
+/// Null without VNNI.
+const FewByteRows* few_byte_rows();
+
+/// The order in which a unit's columns stand in the words of the operands: of few_rows for bfloat16, and of
+/// bytes.
+ColumnOrder pair_order(Decoding decoding, int bits);
+ColumnOrder byte_order(int bits);
+/// Codes of a unit.
+int unit_codes(int bits);
+int unit_words(int bits);
+
+}  // namespace quantaria::ops
