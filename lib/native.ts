@@ -76,23 +76,6 @@ export interface Native {
   ): NativeTensor;
   nestedAbsmax(codes: NativeTensor, scales: NativeTensor, offset: NativeTensor): NativeTensor;
 
-  hessianUpdate(products: NativeTensor, x: NativeTensor): void;
-  hessianValue(products: NativeTensor, samples: number): NativeTensor;
-  gptqQuantize(
-    weight: NativeTensor,
-    products: NativeTensor,
-    samples: number,
-    scheme: object,
-    options: { actOrder: boolean; staticGroups: boolean; damping: number; blockSize: number },
-  ): Promise<{
-    stored: Record<string, NativeTensor>;
-    error: number;
-    weight: number;
-    damping: number;
-    attempts: number;
-    deadColumns: number;
-  }>;
-
   ownsStorage(tensor: NativeTensor): boolean;
   /** Brings the codes into the order of products, or back into that of rows. */
   arrange(weight: NativeWeight, tiled: boolean): void;
@@ -111,12 +94,44 @@ export interface Native {
     outDtype: DType,
     compute: string,
   ): NativeTensor;
+  hessianUpdate(products: NativeTensor, x: NativeTensor): void;
+  hessianValue(products: NativeTensor, samples: number): NativeTensor;
+  gptqQuantize(
+    weight: NativeTensor,
+    products: NativeTensor,
+    samples: number,
+    scheme: object,
+    options: { actOrder: boolean; staticGroups: boolean; damping: number; blockSize: number },
+  ): Promise<{
+    stored: Record<string, NativeTensor>;
+    error: number;
+    weight: number;
+    damping: number;
+    attempts: number;
+    deadColumns: number;
+  }>;
+  hadamard(x: NativeTensor, scale: number): NativeTensor;
 
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(
     values: NativeTensor,
     reference: NativeTensor | null,
   ): Promise<{ error: number; reference: number; nonFinite: number }>;
+
+  moeRoute(
+    logits: NativeTensor,
+    topK: number,
+    softmaxFirst: boolean,
+    normalize: boolean,
+    scale: number,
+  ): Record<'indices' | 'weights' | 'counts' | 'offsets' | 'order', NativeTensor>;
+  moeSortSlots(indices: NativeTensor, experts: number): Record<'counts' | 'offsets' | 'order', NativeTensor>;
+
+  llmInt8OutlierColumns(x: NativeTensor, threshold: number): Promise<number[]>;
+  llmInt8Split(
+    x: NativeTensor,
+    threshold: number,
+  ): Promise<{ columns: number[]; outliers: NativeTensor; codes: NativeTensor; scales: NativeTensor }>;
 
   openSafetensors(path: string): Promise<NativeHeader>;
   mappedTensor(file: NativeMappedFile, begin: number, dtype: DType, shape: readonly number[]): NativeTensor;

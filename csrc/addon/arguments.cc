@@ -13,6 +13,13 @@ int64_t to_integer(Napi::Value value, const char* name, int64_t min, int64_t max
   return static_cast<int64_t>(number);
 }
 
+double to_number(Napi::Value value, const char* name) {
+  if (!value.IsNumber()) fail(ErrorCode::argument, name, ": a number expected");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!std::isfinite(number)) fail(ErrorCode::argument, name, ": ", number, ", a finite number expected");
+  return number;
+}
+
 bool to_bool(Napi::Value value, const char* name) {
   if (!value.IsBoolean()) fail(ErrorCode::argument, name, ": a boolean expected");
   return value.As<Napi::Boolean>().Value();

@@ -18,6 +18,8 @@ namespace quantaria::addon {
 inline constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 
 int64_t to_integer(Napi::Value value, const char* name, int64_t min = 0, int64_t max = kMaxSafeInteger);
+/// A finite number.
+double to_number(Napi::Value value, const char* name);
 bool to_bool(Napi::Value value, const char* name);
 std::string to_text(Napi::Value value, const char* name);
 /// A text that the system takes whole: without NUL.

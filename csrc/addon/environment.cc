@@ -5,8 +5,11 @@
 #include "addon/compare.h"
 #include "addon/files.h"
 #include "addon/gptq.h"
+#include "addon/hadamard.h"
 #include "addon/info.h"
+#include "addon/llm_int8.h"
 #include "addon/matmul.h"
+#include "addon/moe.h"
 #include "addon/quantize.h"
 #include "addon/tensor_handle.h"
 #include "addon/tensor_ops.h"
@@ -82,8 +85,11 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_quantize(env, exports);
   define_gptq(env, exports);
   define_compare(env, exports);
-  define_matmul(env, exports);
   define_weight(env, exports);
+  define_matmul(env, exports);
+  define_moe(env, exports);
+  define_llm_int8(env, exports);
+  define_hadamard(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
 }

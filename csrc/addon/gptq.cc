@@ -8,7 +8,6 @@
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/scheme.h"
-#include "addon/stored_parts.h"
 #include "addon/tensor_handle.h"
 #include "core/attempt.h"
 #include "core/device.h"
@@ -65,6 +64,11 @@ ops::GptqOptions to_options(Napi::Value value) {
   options.damping = damping.As<Napi::Number>().DoubleValue();
   options.block_size = to_integer(field(value, "blockSize"), "blockSize", 1);
   return options;
+}
+
+template <class T>
+T* pointer(const Tensor& tensor) {
+  return tensor.storage ? tensor.data_as<T>() : nullptr;
 }
 
 /// gptqQuantize(weight, products, samples, scheme, options): a promise of {stored, error, weight, damping,

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "numerics/bits.h"
+#include "numerics/half.h"
 
 /// Sixteen lanes of float32 or int32, the unit in which every row kernel works whatever the registers'
 /// width: one AVX-512 register, two of AVX2 or four of SSE2, by the compiler's vector extension. Sums
@@ -124,6 +125,51 @@ QUANTARIA_LANES Ints widen(const uint8_t* from) {
   Ints result;
   std::memcpy(&result, quarters, sizeof result);
   return result;
+#endif
+}
+
+/// Sixteen floats of their upper halves.
+QUANTARIA_LANES Floats load_bfloat16(const uint16_t* from) {
+#if defined(__AVX512F__)
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return {{reinterpret_cast<FloatRegister>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))}};
+#elif defined(__AVX2__)
+  Floats result;
+  for (int i = 0; i < kRegisters; ++i) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * kPerRegister));
+    result.part[i] = reinterpret_cast<FloatRegister>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  }
+  return result;
+#else
+  __m128i halves[2];
+  std::memcpy(halves, from, sizeof halves);
+  const __m128i zero = _mm_setzero_si128();
+  const __m128i quarters[4] = {_mm_unpacklo_epi16(zero, halves[0]), _mm_unpackhi_epi16(zero, halves[0]),
+                               _mm_unpacklo_epi16(zero, halves[1]), _mm_unpackhi_epi16(zero, halves[1])};
+  Floats result;
+  std::memcpy(&result, quarters, sizeof result);
+  return result;
+#endif
+}
+
+/// Sixteen float16.
+QUANTARIA_LANES Floats load_half(const uint16_t* from) {
+#if defined(__AVX512F__)
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return {{reinterpret_cast<FloatRegister>(_mm512_cvtph_ps(halves))}};
+#elif defined(__AVX2__)
+  Floats result;
+  for (int i = 0; i < kRegisters; ++i) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * kPerRegister));
+    result.part[i] = reinterpret_cast<FloatRegister>(_mm256_cvtph_ps(halves));
+  }
+  return result;
+#else
+  uint16_t halves[kLanes];
+  std::memcpy(halves, from, sizeof halves);
+  float values[kLanes];
+  for (int i = 0; i < kLanes; ++i) values[i] = numerics::float_from_half(halves[i]);
+  return load(values);
 #endif
 }
 

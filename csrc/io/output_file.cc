@@ -26,6 +26,7 @@ OutputFile::~OutputFile() { ::close(fd_); }
 void OutputFile::write(int64_t offset, const std::byte* data, int64_t bytes) {
   constexpr int64_t kPiece = int64_t{16} << 20;  // one system call cannot be interrupted
   for (int64_t done = 0; done < bytes;) {
+    const std::lock_guard lock(writing_);
     const ssize_t n =
         ::pwrite(fd_, data + done, static_cast<size_t>(std::min(kPiece, bytes - done)), offset + done);
     if (n < 0 && errno == EINTR) continue;

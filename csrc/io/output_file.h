@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 namespace quantaria::io {
@@ -25,6 +26,9 @@ class OutputFile {
  private:
   std::string path_;
   int fd_;
+  // The system lets one write at a time into a file, and the others spin for it on a core that has work to
+  // do.
+  std::mutex writing_;
 };
 
 }  // namespace quantaria::io

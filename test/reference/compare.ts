@@ -27,6 +27,8 @@ export interface Context {
   of?: ArrayLike<number>;
   /** Value of each code: `codes_by_value`. */
   codebook?: ArrayLike<number>;
+  /** Length of the last dimension: `set_per_row`. */
+  columns?: number;
   /** States `[..., in]` that a weight `[out, in]` is multiplied by, `of` being the weight: `gptq_err`. */
   states?: readonly Values[];
   /** Sign bit of a code in sign-magnitude form: `negative_zero_equals_zero`. */
@@ -170,6 +172,17 @@ const nearest: Mode = (got, expected, { block = 1, eps = 0 }, { of = [] }) => {
   return because(worst(got, expected, excess), 'farther from the input than the reference');
 };
 
+/** Each row sorted. */
+function sortedRows(values: Numbers, columns: number): number[] {
+  const rows = Array.from({ length: values.length / columns }, (_, r) =>
+    Array.from({ length: columns }, (_, c) => values[r * columns + c] as number).sort((a, b) => a - b),
+  );
+  return rows.flat();
+}
+
+const setPerRow: Mode = (got, expected, _, { columns = 1 }) =>
+  because(apart(sortedRows(got, columns), sortedRows(expected, columns)), 'another set, by rank in its row');
+
 const metrics: Readonly<Record<string, (values: Numbers, of: Numbers) => number>> = {
   'sum_abs_pow_2.4': (values, of) =>
     sumOver(of, (i) => distance(values[i] as number, of[i] as number) ** 2.4),
@@ -241,6 +254,7 @@ export const modes: Readonly<Record<string, Mode>> = {
   allclose,
   nearest,
   err_at_most: errAtMost,
+  set_per_row: setPerRow,
   at_most: atMost,
   gptq_err: gptqErr,
 };
@@ -273,7 +287,8 @@ export function compare(
   if (got.data.length !== expected.data.length) {
     return `: shape [${got.shape}] came, expected [${expected.shape}]`;
   }
-  const difference = mode(got.data, expected.data, how, context);
+  const columns = expected.shape.at(-1) ?? 1;
+  const difference = mode(got.data, expected.data, how, { columns, ...context });
   if (!difference) return null;
   const where = coordinate(difference.at, how.mode === 'codes4' || how.packed ? [] : expected.shape);
   return `${where}: got ${difference.got}, expected ${difference.expected} (${how.mode}: ${difference.why})`;

@@ -61,6 +61,7 @@ const planted: Readonly<
     },
     { how: { metric: 'sum_abs_pow_2.4', factor: 1 }, context: { of: [1, 1, 1, 1, 1, 2] }, planted: 0.9 },
   ],
+  set_per_row: [{ how: {}, planted: 2 }],
   at_most: [{ how: { factor: 1.5 }, planted: 1.6 }],
   gptq_err: [
     {

@@ -33,8 +33,9 @@ struct RowFormat {
   int tile_rows = 1;     // of a tile, at most
   ColumnOrder order;
   int multiple = 1;  // columns are padded with zeros to a multiple of it, of a step and of order.unit
-  int64_t group =
-      0;  // columns that share a scale, for int8 operands; a multiple of order.unit, or all columns
+  // Columns that share a scale (int8 operands) or whose sum is wanted (bfloat16 ones): a multiple of
+  // order.unit, or at least all columns; 0: none.
+  int64_t group = 0;
 };
 
 /// A left factor packed into panels, one for each tile of rows: [steps][rows of the tile] words. Rows are

@@ -11,54 +11,21 @@
 namespace quantaria::ops {
 namespace {
 
-struct ScaleType {
-  float smallest;
-  float largest;
-};
+/// Of float32, float16, bfloat16, as the kernels' tables go.
+constexpr float kLeastScale[] = {std::numeric_limits<float>::denorm_min(), numerics::kHalfMinPositive,
+                                 numerics::kBfloat16MinPositive};
+constexpr float kLargestScale[] = {std::numeric_limits<float>::max(), numerics::kHalfMax,
+                                   numerics::kBfloat16Max};
 
-ScaleType facts_of_scale(DType dtype) {
-  switch (dtype) {
-    case DType::float16:
-      return {numerics::kHalfMinPositive, numerics::kHalfMax};
-    case DType::bfloat16:
-      return {numerics::kBfloat16MinPositive, numerics::kBfloat16Max};
-    default:
-      return {std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::max()};
-  }
+size_t index_of(DType scale_dtype) {
+  return scale_dtype == DType::float16 ? 1 : scale_dtype == DType::bfloat16 ? 2 : 0;
 }
 
-float rounded_to(float x, DType dtype) {
-  switch (dtype) {
-    case DType::float16:
-      return numerics::float_from_half(numerics::half_from_float(x));
-    case DType::bfloat16:
-      return numerics::float_from_bfloat16(numerics::bfloat16_from_float(x));
-    default:
-      return x;
-  }
-}
-
-/// (high - low) / steps, also where the difference is beyond float32.
-float step_between(float low, float high, float steps) {
-  const float width = high - low;
-  return std::isinf(width) ? high / steps - low / steps : width / steps;
-}
-
-IntGrid fit_symmetric(const IntScheme& scheme, float absmax) {
-  if (absmax == 0) return {1.0f, 0};
-  const float positive_codes = static_cast<float>((1 << (scheme.bits - 1)) - 1);
-  const float all_steps = static_cast<float>((1 << scheme.bits) - 1);
-  const float scale = scheme.full_range ? step_between(-absmax, absmax, all_steps) : absmax / positive_codes;
-  return {round_scale(scale, scheme.scale_dtype), 0};
-}
-
-IntGrid fit_affine(const IntScheme& scheme, float low, float high) {
-  if (low == 0 && high == 0) low = -1, high = 1;
-  const float all_steps = static_cast<float>((1 << scheme.bits) - 1);
-  const float scale = round_scale(step_between(low, high, all_steps), scheme.scale_dtype);
-  // A rounded scale can push the zero just past the last code.
-  const float zero = std::clamp(std::nearbyint(-low / scale), 0.0f, all_steps);
-  return {scale, static_cast<int32_t>(zero)};
+GridRule rule_of(const IntScheme& scheme) {
+  const bool half_range = scheme.symmetric && !scheme.full_range;
+  const int steps = half_range ? (1 << (scheme.bits - 1)) - 1 : (1 << scheme.bits) - 1;
+  const size_t type = index_of(scheme.scale_dtype);
+  return {static_cast<float>(steps), scheme.full_range, kLeastScale[type], kLargestScale[type]};
 }
 
 }  // namespace
@@ -84,13 +51,22 @@ int64_t group_length(const IntScheme& scheme, int64_t in) {
   return scheme.granularity == Granularity::group ? scheme.group_size : std::max<int64_t>(1, in);
 }
 
-float round_scale(float scale, DType dtype) {
-  const ScaleType type = facts_of_scale(dtype);
-  return std::clamp(rounded_to(scale, dtype), type.smallest, type.largest);
+void fit_grids(const IntScheme& scheme, const float* low, const float* high, int64_t n, float* scales,
+               float* zeros) {
+  const GridKernels& kernels = grid_kernels();
+  const size_t type = index_of(scheme.scale_dtype);
+  if (scheme.symmetric)
+    kernels.symmetric[type](rule_of(scheme), high, n, scales);
+  else
+    kernels.affine[type](rule_of(scheme), low, high, n, scales, zeros);
 }
 
 IntGrid fit_grid(const IntScheme& scheme, float low, float high) {
-  return scheme.symmetric ? fit_symmetric(scheme, std::max(-low, high)) : fit_affine(scheme, low, high);
+  float scale = 0;
+  float zero = 0;
+  const float most = scheme.symmetric ? std::max(-low, high) : high;
+  fit_grids(scheme, &low, &most, 1, &scale, &zero);
+  return {scale, static_cast<int32_t>(zero)};
 }
 
 float error_unit(float low, float high) {

@@ -21,8 +21,11 @@ IntLimits limits_of(const IntScheme& scheme);
 /// Columns that share a scale: group_size, or `in` for the other granularities.
 int64_t group_length(const IntScheme& scheme, int64_t in);
 
-/// To the nearest value of `dtype`; never 0 (the smallest positive value then) nor infinite (the largest).
-float round_scale(float scale, DType dtype);
+/// The grids of n groups with values in [low, high], low <= 0 <= high; symmetric: high is the absmax, low and
+/// zeros may be null. Scales are rounded to the scheme's dtype, never to 0 (the smallest positive value then)
+/// nor infinity (the largest).
+void fit_grids(const IntScheme& scheme, const float* low, const float* high, int64_t n, float* scales,
+               float* zeros);
 
 /// The grid of values in [low, high], low <= 0 <= high.
 IntGrid fit_grid(const IntScheme& scheme, float low, float high);

@@ -36,6 +36,21 @@ struct RangeKernels {
   uint32_t (*range)(const float* row, int64_t n, int64_t group, float* low, float* high);
 };
 
+/// How the grid of a group follows from its extrema (ops/quantize/int_grid.h).
+struct GridRule {
+  float steps;      // the range, or the absmax of symmetric restricted grids, has so many
+  bool full_range;  // symmetric only
+  float least_scale;
+  float largest_scale;
+};
+
+/// Grids of n groups, by the dtype that scales are rounded to: float32, float16, bfloat16.
+struct GridKernels {
+  void (*symmetric[3])(const GridRule& rule, const float* absmax, int64_t n, float* scales);
+  void (*affine[3])(const GridRule& rule, const float* low, const float* high, int64_t n, float* scales,
+                    float* zeros);
+};
+
 /// Codes low..high around zero, stored plus `offset`: code = clamp(round(w / scale) + zero, low, high).
 struct IntLimits {
   float low;
@@ -73,6 +88,43 @@ struct IntKernels {
   void (*decode_llm_int8)(const uint8_t* codes, int64_t n, float absmax, float* row);
 };
 
+/// Sixteen adjacent rows of a weight of 16-bit floats whose columns are contiguous, as experts stored
+/// [in, out] have them: element k of row r at from[k * stride + r]. They are worked on side by side, one in
+/// each lane, without a transposition.
+inline constexpr int64_t kPanelRows = 16;
+struct Panel {
+  const uint16_t* from;
+  int64_t stride;
+  int64_t n;              // elements of each row
+  const uint16_t* ahead;  // as many elements that come next, fetched into the cache by the way
+};
+
+/// LaneSums of a panel's rows: [element k of a group % 16][row].
+struct PanelSums {
+  alignas(64) float error[16][kPanelRows];
+  alignas(64) float weight[16][kPanelRows];
+};
+
+/// Packed words of a panel's rows: word i of row r at to[i * stride + r].
+struct PanelWords {
+  uint32_t* to;
+  int64_t stride;
+};
+
+struct PanelKernels {
+  /// Extrema of each of `rows` adjacent rows, a multiple of kPanelRows up to kMaxRows; they return as those
+  /// of RangeKernels do.
+  static constexpr int64_t kMaxRows = 256;
+  uint32_t (*absmax)(const Panel& panel, int64_t rows, float* absmax);
+  uint32_t (*range)(const Panel& panel, int64_t rows, float* low, float* high);
+  /// One group of each row by one scale, and zero (null: 0), a row; codes of `bits` 2..8.
+  void (*encode_int)(const Panel& panel, const float* scales, const float* zeros, const IntLimits& limits,
+                     int bits, const PanelWords& words, PanelSums* sums);
+  /// One block of each row.
+  void (*encode_book)(const Panel& panel, const float* absmax, const numerics::Book16& book,
+                      const PanelWords& words, PanelSums* sums);
+};
+
 struct CodebookKernels {
   /// Patterns of w * (1 / absmax) by the book's thresholds; `sums` may be null.
   void (*encode4)(const float* row, int64_t n, int64_t block, const float* absmax,
@@ -100,7 +152,10 @@ struct SmallFloatKernels {
 /// Those of selected_isa().
 const RowKernels& row_kernels();
 const RangeKernels& range_kernels();
+const GridKernels& grid_kernels();
 const IntKernels& int_kernels();
+/// Of panels of bfloat16 or, if `half`, float16.
+const PanelKernels& panel_kernels(bool half);
 const CodebookKernels& codebook_kernels();
 const SmallFloatKernels& small_float_kernels();
 

@@ -7,6 +7,7 @@
 #include "ops/bitpack/kernels.h"
 #include "ops/quantize/cascade_mean.h"
 #include "ops/quantize/code_book_of.h"
+#include "ops/quantize/panels.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
@@ -116,6 +117,12 @@ void quantize_absmax(const std::vector<float>& absmax, const CodebookStored& to)
 void quantize_plain(ThreadPool& pool, const ConstMatrix& w, const CodebookScheme& scheme, uint8_t* packed,
                     float* absmax, ErrorSums* sums) {
   FiniteCheck check;
+  if (codebook_panels_fit(w, scheme)) {
+    PartSums parts(sums, w.rows);
+    quantize_codebook_panels(pool, w, scheme, packed, absmax, check, parts);
+    check.finish(w);
+    return parts.finish();
+  }
   PartSums parts(sums, piece_count(w, scheme));
   const PieceEncoder encoder(scheme, packed, absmax);
   for_each_piece(pool, w, scheme, [&](const Piece& piece) {

@@ -7,6 +7,7 @@
 #include "ops/bitpack/bitpack.h"
 #include "ops/bitpack/kernels.h"
 #include "ops/quantize/int_grid.h"
+#include "ops/quantize/panels.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
@@ -29,6 +30,8 @@ RowRanges ranges_of(const IntScheme& scheme, const float* row, int64_t n, int64_
   return {low, high, finite};
 }
 
+int32_t to_integer(float zero) { return static_cast<int32_t>(zero); }
+
 /// Fits the groups of one row. False if the row is not finite. A row of no elements has the grid of zeros.
 bool fit_row(const IntScheme& scheme, const float* row, int64_t n, int64_t group, FiniteCheck& check,
              float* scales, int32_t* zeros) {
@@ -40,10 +43,16 @@ bool fit_row(const IntScheme& scheme, const float* row, int64_t n, int64_t group
   }
   const RowRanges ranges = ranges_of(scheme, row, n, group, check);
   if (!ranges.finite) return false;
+  const int64_t groups = (n + group - 1) / group;
+  if (!scheme.mse_search) {
+    float* const float_zeros = zeros == nullptr ? nullptr : thread_buffer<float>(Slot::flat, groups);
+    fit_grids(scheme, ranges.low, ranges.high, groups, scales, float_zeros);
+    if (zeros != nullptr) std::transform(float_zeros, float_zeros + groups, zeros, to_integer);
+    return true;
+  }
   for (int64_t first = 0, g = 0; first < n; first += group, ++g) {
-    const IntGrid grid = scheme.mse_search ? search_grid(scheme, row + first, std::min(group, n - first),
-                                                         ranges.low[g], ranges.high[g])
-                                           : fit_grid(scheme, ranges.low[g], ranges.high[g]);
+    const IntGrid grid =
+        search_grid(scheme, row + first, std::min(group, n - first), ranges.low[g], ranges.high[g]);
     scales[g] = grid.scale;
     if (zeros != nullptr) zeros[g] = grid.zero;
   }
@@ -231,6 +240,11 @@ void quantize_int(ThreadPool& pool, const ConstMatrix& w, const IntScheme& schem
   check_scheme(scheme);
   FiniteCheck check;
   PartSums parts(sums, w.rows);
+  if (int_panels_fit(w, scheme)) {
+    quantize_int_panels(pool, w, scheme, to, check, parts);
+    check.finish(w);
+    return parts.finish();
+  }
   switch (scheme.granularity) {
     case Granularity::tensor:
       quantize_by_tensor(pool, w, scheme, to, check, parts);

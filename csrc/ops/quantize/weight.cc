@@ -59,9 +59,9 @@ ConstMatrix transposed_view(const ConstMatrix& m) {
   return {m.data, m.dtype, m.cols, m.rows, m.col_stride, m.row_stride};
 }
 
-void check_weight(const ConstMatrix& w) {
+void check_weight(const ConstMatrix& w, const char* name) {
   if (w.dtype != DType::float32 && w.dtype != DType::float16 && w.dtype != DType::bfloat16)
-    fail(ErrorCode::dtype, "w: ", name_of(w.dtype), " given, float32, float16 or bfloat16 expected");
+    fail(ErrorCode::dtype, name, ": ", name_of(w.dtype), " given, float32, float16 or bfloat16 expected");
 }
 
 Strip::Strip(const ConstMatrix& part) : part_(part) {

@@ -18,7 +18,7 @@ ConstMatrix part_of(const ConstMatrix& m, int64_t row, int64_t rows, int64_t col
 ConstMatrix transposed_view(const ConstMatrix& m);
 
 /// Throws ERR_DTYPE unless the weight is float32, float16 or bfloat16.
-void check_weight(const ConstMatrix& w);
+void check_weight(const ConstMatrix& w, const char* name = "w");
 
 /// The rows of a few rows of a weight, contiguous and widened to float32 whatever their stride. A strip
 /// whose columns are contiguous is transposed as a whole when it is made, into memory of this thread that

@@ -4,8 +4,11 @@ import { dequantization } from './dequantize';
 import { float8 } from './float8';
 import { gptqCases } from './gptq';
 import { integerGrid } from './integer_grid';
+import { llmInt8Cases } from './llm_int8';
+import { moeBlock } from './moe_block';
 import { moeLayout } from './moe_layout';
 import { mx } from './mx';
+import { rotation } from './rotation';
 
 /** Every op that has a runner. */
 export const allRunners: Runners = {
@@ -13,7 +16,10 @@ export const allRunners: Runners = {
   ...blockwise,
   ...mx,
   ...float8,
+  ...llmInt8Cases,
+  ...moeBlock,
   ...moeLayout,
   ...dequantization,
   ...gptqCases,
+  ...rotation,
 };

@@ -3,7 +3,6 @@ import type { IntBits, IntScheme, QuantScheme } from '../../../lib/scheme';
 import type { Tensor } from '../../../lib/tensor';
 import type { Values } from '../compare';
 import {
-  type CaseFacts,
   type Check,
   checkNoWorse,
   type DocumentedDifference,
@@ -249,39 +248,9 @@ const tokenGrid: Runner = {
   },
 };
 
-/** The weight as LLM.int8 stores it: rows scaled by 127 over the absmax, no outlier columns. */
-async function int8Rows(check: Check, input: string, codes: string, absmax: string): Promise<void> {
-  const result = await quantized(await check.input(input), { kind: 'llm.int8' });
-  await check.output(codes, result.codes);
-  await check.output(absmax, result.scales);
-}
-
-const int8Vectorwise: Runner = {
-  unfit({ params, tensors }: CaseFacts) {
-    const outliers = tensors.outlier_cols?.shape[0] ?? 0;
-    if (outliers > 0) return 'outlier columns, which only activations have';
-    // Weights are rounded to float16 first; of the float32 cases, those with ties hold float16 values only.
-    if (params.dtype === 'float32' && params.kind !== 'ties') return 'values that float16 does not hold';
-    return null;
-  },
-  async run(check) {
-    await int8Rows(check, 'x', 'codes', 'row_absmax');
-    check.omit('a weight has no outlier columns', 'outlier_cols');
-  },
-};
-
-const int8Linear: Runner = {
-  async run(check) {
-    await int8Rows(check, 'w', 'w_codes', 'w_absmax');
-    check.omit('the product and its activations', 'x_codes', 'x_absmax', 'outlier_cols', 'acc_int32', 'y');
-  },
-};
-
 export const integerGrid: Runners = {
   quant_grid_gptq: gptqGrid,
   quant_sym_quanto: quantoSymmetric,
   absmax_fake_quant: absmaxFake,
   act_quant_token: tokenGrid,
-  int8_vectorwise: int8Vectorwise,
-  llm_int8_linear: int8Linear,
 };

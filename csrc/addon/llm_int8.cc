@@ -1,0 +1,119 @@
+#include "addon/llm_int8.h"
+
+#include <functional>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "addon/tensor_handle.h"
+#include "core/attempt.h"
+#include "core/device.h"
+#include "cpu/device.h"
+#include "ops/llm_int8/llm_int8.h"
+
+namespace quantaria::addon {
+namespace {
+
+using Columns = std::vector<int64_t>;
+
+Napi::Value to_array(Napi::Env env, const Columns& columns) {
+  Napi::Array array = Napi::Array::New(env, columns.size());
+  for (size_t i = 0; i < columns.size(); ++i)
+    array.Set(static_cast<uint32_t>(i), static_cast<double>(columns[i]));
+  return array;
+}
+
+const Tensor& activations(Napi::Value value) {
+  const Tensor& x = TensorHandle::get(value, "x");
+  if (x.shape.size() != 2) fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [T, in] expected");
+  return x;
+}
+
+float to_threshold(Napi::Value value) {
+  const double threshold = to_number(value, "threshold");
+  if (threshold < 0) fail(ErrorCode::argument, "threshold: ", threshold, ", 0 or more expected");
+  // Beyond float32 only infinity is large; below it, every value but 0.
+  if (threshold > double{std::numeric_limits<float>::max()}) return std::numeric_limits<float>::infinity();
+  const auto rounded = static_cast<float>(threshold);
+  return threshold > 0 && rounded == 0 ? std::numeric_limits<float>::denorm_min() : rounded;
+}
+
+/// A promise of what `work` finds on the queue and `result` makes of it for JavaScript. Rejects with x's
+/// failure.
+template <class Found>
+Napi::Value on_queue(const Napi::CallbackInfo& info, const Tensor& x, std::function<void(Found&)> work,
+                     std::function<Napi::Value(Napi::Env, const Found&)> result) {
+  auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
+  const auto found = std::make_shared<Found>();
+  cpu::device().post([=, settle = settle, work = std::move(work)] {
+    std::shared_ptr<const Error> failure = x.storage->failure();
+    cpu::device().told(failure);
+    if (!failure) failure = failure_of([&] { work(*found); });
+    settle(failure, [found, result](Napi::Env env) { return result(env, *found); });
+  });
+  return promise;
+}
+
+std::vector<uint8_t> mask_of(const Tensor& x, float threshold) {
+  std::vector<uint8_t> mask(static_cast<size_t>(x.shape[1]));
+  ops::outlier_mask(cpu::device().pool(), as_matrix(x), threshold, mask.data());
+  return mask;
+}
+
+/// llmInt8OutlierColumns(x, threshold): a promise of the columns, rising
+Napi::Value outlier_columns(const Napi::CallbackInfo& info) {
+  const Tensor x = activations(info[0]);
+  const float threshold = to_threshold(info[1]);
+  return on_queue<Columns>(
+      info, x,
+      [=](Columns& columns) {
+        const std::vector<uint8_t> mask = mask_of(x, threshold);
+        columns = ops::outlier_columns(mask.data(), x.shape[1]);
+      },
+      to_array);
+}
+
+struct Split {
+  Columns columns;
+  Tensor outliers;
+};
+
+/// llmInt8Split(x, threshold): a promise of {columns, outliers, codes, scales}
+Napi::Value split(const Napi::CallbackInfo& info) {
+  const Tensor x = activations(info[0]);
+  const float threshold = to_threshold(info[1]);
+  const Tensor codes = empty(cpu::device(), DType::int8, x.shape);
+  const Tensor scales = empty(cpu::device(), DType::float32, {x.shape[0]});
+  return on_queue<Split>(
+      info, x,
+      [=](Split& found) {
+        const std::vector<uint8_t> mask = mask_of(x, threshold);
+        found.columns = ops::outlier_columns(mask.data(), x.shape[1]);
+        // How many there are is known only now.
+        found.outliers =
+            empty(cpu::device(), x.dtype, {x.shape[0], static_cast<int64_t>(found.columns.size())});
+        ops::gather_columns(cpu::device().pool(), as_matrix(x), found.columns, found.outliers.data());
+        ops::quantize_activations(cpu::device().pool(), as_matrix(x), threshold, mask.data(),
+                                  scales.data_as<float>(), codes.data_as<int8_t>(), x.shape[1]);
+      },
+      [=](Napi::Env env, const Split& found) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("columns", to_array(env, found.columns));
+        result.Set("outliers", TensorHandle::make(env, found.outliers));
+        result.Set("codes", TensorHandle::make(env, codes));
+        result.Set("scales", TensorHandle::make(env, scales));
+        return result;
+      });
+}
+
+}  // namespace
+
+void define_llm_int8(Napi::Env env, Napi::Object exports) {
+  exports.Set("llmInt8OutlierColumns", Napi::Function::New<guarded<outlier_columns>>(env));
+  exports.Set("llmInt8Split", Napi::Function::New<guarded<split>>(env));
+}
+
+}  // namespace quantaria::addon

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <napi.h>
+
+namespace quantaria::addon {
+
+/// Routing tokens to experts.
+void define_moe(Napi::Env env, Napi::Object exports);
+
+}  // namespace quantaria::addon

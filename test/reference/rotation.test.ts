@@ -1,0 +1,4 @@
+import { referenceTests } from './harness';
+import { rotation } from './runners/rotation';
+
+referenceTests('rotations', rotation);
