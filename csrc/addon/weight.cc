@@ -143,7 +143,8 @@ StoredWeight to_weight(Napi::Value weight, const char* name) {
   std::vector<Tensor> arranged = constants;
   arranged.push_back(packed);
   for (const Tensor& tensor : arranged)
-    if (!tensor.storage->writable()) fail(ErrorCode::argument, name, ": tensors that can be written expected");
+    if (!tensor.storage->writable())
+      fail(ErrorCode::argument, name, ": tensors that can be written expected");
   return {shape[0], shape[1], packed, std::move(constants), parts.taken(), std::move(products)};
 }
 

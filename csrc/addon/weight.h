@@ -17,7 +17,7 @@ struct StoredWeight {
   int64_t in;
   Tensor packed;
   std::vector<Tensor> constants;  // those that may lie in tiles like the codes: scales or absmax, zeros
-  std::vector<Tensor> tensors;                    // all, for the queue
+  std::vector<Tensor> tensors;    // all, for the queue
   std::function<ops::WeightProducts()> products;  // on the queue, when the tensors hold values
 
   /// On the queue: the right factor for these products, after the codes were brought into the order that it

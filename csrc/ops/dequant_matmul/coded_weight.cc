@@ -50,8 +50,8 @@ TileView view_of(const CodedWeight& w, int64_t tile, int place) {
   TileView view{w.words + first * w.words_per_row, tiled ? w.scales.floats + first * groups : nullptr,
                 tiled && w.zeros != nullptr ? w.zeros + first * groups : nullptr};
 
-  float* memory = thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat,
-                                       (2 * groups + padded) * kTileRows);
+  float* memory =
+      thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat, (2 * groups + padded) * kTileRows);
   const auto take = [&](int64_t count) {
     float* const taken = memory;
     memory += count * kTileRows;

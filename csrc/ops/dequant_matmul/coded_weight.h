@@ -44,9 +44,9 @@ struct CodedWeight {
   int64_t tiles() const { return (out + kTileRows - 1) / kTileRows; }
 };
 
-/// Tile `tile`, with sixteen rows whatever it has and words padded to whole units: where it lies if it is like that
-/// already, else in memory of this thread that the next call for the same `place` (below kMostTiles) reuses. Rows past
-/// the weight's last one repeat it.
+/// Tile `tile`, with sixteen rows whatever it has and words padded to whole units: where it lies if it is
+/// like that already, else in memory of this thread that the next call for the same `place` (below
+/// kMostTiles) reuses. Rows past the weight's last one repeat it.
 TileView view_of(const CodedWeight& weight, int64_t tile, int place);
 
 }  // namespace quantaria::ops

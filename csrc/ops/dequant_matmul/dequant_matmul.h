@@ -12,8 +12,8 @@ namespace quantaria::ops {
 
 /// A stored weight as right factor.
 struct WeightProducts {
-  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other; and
-  /// with them scales (absmax) and zeros [rows, groups], unless groups is 0.
+  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other;
+  /// and with them scales (absmax) and zeros [rows, groups], unless groups is 0.
   bool tiled = false;
   int64_t rows = 0;
   int64_t words_per_row = 0;
