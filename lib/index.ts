@@ -27,13 +27,15 @@ export { version } from './version';
 import { quantize as quantizeGptq } from './ops/gptq';
 import { outlierColumns, split } from './ops/llm_int8';
 import { groupedToSequential, sequentialToGrouped } from './ops/moe';
+import { experts, groupedMatmul } from './ops/moe_experts';
 import { route } from './ops/moe_route';
 
 export type { OutlierOptions, SplitActivations } from './ops/llm_int8';
 export type { GroupedExperts, SequentialExpert } from './ops/moe';
+export type { ExpertsOptions, QuantizedExpert } from './ops/moe_experts';
 export type { RouteOptions, Routing } from './ops/moe_route';
 /** Mixture-of-experts operations. */
-export const moe = { route, groupedToSequential, sequentialToGrouped };
+export const moe = { route, groupedToSequential, sequentialToGrouped, groupedMatmul, experts };
 /** Quantization by second-order information of calibration states. */
 export const gptq = { quantize: quantizeGptq };
 /** The activation side of LLM.int8. */

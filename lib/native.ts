@@ -94,6 +94,15 @@ export interface Native {
     outDtype: DType,
     compute: string,
   ): NativeTensor;
+  llmInt8Linear(
+    x: NativeTensor,
+    weight: NativeWeight,
+    bias: NativeTensor | null,
+    outDtype: DType,
+    threshold: number,
+  ): NativeTensor;
+  moeGroupedMatmul(x: NativeTensor, w: NativeTensor, counts: NativeTensor, compute: string): NativeTensor;
+  moeExperts(x: NativeTensor, experts: object, routing: object, compute: string): NativeTensor;
   hessianUpdate(products: NativeTensor, x: NativeTensor): void;
   hessianValue(products: NativeTensor, samples: number): NativeTensor;
   gptqQuantize(

@@ -9,6 +9,17 @@ import { checkShape, show, Tensor } from './tensor';
 /** Held by this module alone: the constructor is not for others. */
 const OWN = Symbol('QuantizedTensor');
 
+/** What the handles of one weight share. */
+interface Shared {
+  stored: StoredForm;
+  /** Whether a product was given the codes, and the constants of groups with them, which then lie in its order. */
+  tiled: boolean;
+  handles: number;
+}
+
+/** Constants that products read in the order of the codes, where they have one for each group. */
+const TILED_CONSTANTS = ['scales', 'absmax', 'zeros'];
+
 /**
  * A weight `[out, in]` in a quantized, bit-packed form. `quantize` makes it; `fromParts` makes it of codes and constants
  * that come from elsewhere.
@@ -17,12 +28,10 @@ export class QuantizedTensor implements Disposable {
   readonly scheme: QuantScheme;
   readonly shape: readonly number[];
   readonly device: DeviceId;
-  #stored: StoredForm;
-  /** Whether products have been given the codes, which lie in their order then and are nobody else's. */
-  #tiled = false;
+  readonly #shared: Shared;
   #disposed = false;
 
-  private constructor(scheme: QuantScheme, shape: readonly number[], stored: StoredForm, token: symbol) {
+  private constructor(scheme: QuantScheme, shape: readonly number[], shared: Shared, token: symbol) {
     if (token !== OWN) {
       throw new QuantariaError(
         'ERR_ARGUMENT',
@@ -32,7 +41,7 @@ export class QuantizedTensor implements Disposable {
     this.scheme = Object.freeze({ ...scheme });
     this.shape = Object.freeze([...shape]);
     this.device = 'cpu';
-    this.#stored = stored;
+    this.#shared = shared;
     Object.freeze(this); // private state may still change
   }
 
@@ -47,7 +56,7 @@ export class QuantizedTensor implements Disposable {
     if (typeof parts !== 'object' || parts === null) {
       throw new QuantariaError('ERR_ARGUMENT', `parts: ${show(parts)} came, expected an object of tensors`);
     }
-    return new QuantizedTensor(checked, dims, storedFromParts(checked, dims, parts), OWN);
+    return QuantizedTensor.#of(checked, dims, storedFromParts(checked, dims, parts));
   }
 
   /** @internal Of the packed tensors of `ops/stored_form.ts`, which it takes over. */
@@ -66,7 +75,11 @@ export class QuantizedTensor implements Disposable {
         throw new QuantariaError('ERR_SHAPE', `${name}: ${came} came, expected ${dtype} [${expected}]`);
       }
     }
-    return new QuantizedTensor(checked, dims, stored, OWN);
+    return QuantizedTensor.#of(checked, dims, stored);
+  }
+
+  static #of(scheme: QuantScheme, shape: readonly number[], stored: StoredForm): QuantizedTensor {
+    return new QuantizedTensor(scheme, shape, { stored, tiled: false, handles: 1 }, OWN);
   }
 
   /**
@@ -75,26 +88,37 @@ export class QuantizedTensor implements Disposable {
    */
   get stored(): StoredForm {
     this.#check();
-    if (this.#tiled) native.arrange(this.#weight(), false);
-    this.#tiled = false;
-    return this.#stored;
+    if (this.#shared.tiled) native.arrange(this.#weight(), false);
+    this.#shared.tiled = false;
+    return this.#shared.stored;
   }
 
-  /** @internal For a product, which may put the codes into its own order: a copy where others can see them. */
+  /** @internal For a product, which may put the codes into its own order. */
   forProducts(): NativeWeight {
     this.#check();
-    const packed = this.#stored.packed as Tensor;
-    if (!this.#tiled && !native.ownsStorage(Tensor.native(packed, 'packed'))) {
-      const own = Tensor.wrap(native.tensorCopy(Tensor.native(packed, 'packed'), packed.dtype));
-      this.#stored = { ...this.#stored, packed: own };
-      packed.dispose();
+    if (!this.#shared.tiled) {
+      this.#own();
+      this.#shared.tiled = true;
     }
-    this.#tiled = true;
     return this.#weight();
   }
 
+  /** Tensors that are to be put into another order must be nobody else's: those that others can see are copied. */
+  #own(): void {
+    const stored: Record<string, Tensor> = { ...this.#shared.stored };
+    for (const name of ['packed', ...TILED_CONSTANTS]) {
+      const tensor = stored[name];
+      if (tensor === undefined) continue;
+      const handle = Tensor.native(tensor, name);
+      if (native.ownsStorage(handle)) continue;
+      stored[name] = Tensor.wrap(native.tensorCopy(handle, tensor.dtype));
+      tensor.dispose();
+    }
+    this.#shared.stored = stored;
+  }
+
   #weight(): NativeWeight {
-    const stored = Object.entries(this.#stored).map(
+    const stored = Object.entries(this.#shared.stored).map(
       ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
     );
     return { scheme: this.scheme, stored: Object.fromEntries(stored), shape: this.shape };
@@ -107,12 +131,12 @@ export class QuantizedTensor implements Disposable {
   }
 
   get byteLength(): number {
-    return Object.values(this.#stored).reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+    return Object.values(this.#shared.stored).reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
   }
 
   /** @internal Also false for what only has the prototype. */
   static is(value: unknown): value is QuantizedTensor {
-    return typeof value === 'object' && value !== null && #stored in value;
+    return typeof value === 'object' && value !== null && #shared in value;
   }
 
   get disposed(): boolean {
@@ -125,20 +149,25 @@ export class QuantizedTensor implements Disposable {
    */
   async pack(): Promise<void> {
     native.arrange(this.forProducts(), true);
-    using nothing = (this.#stored.packed as Tensor).slice(0, 0, 0);
+    using nothing = (this.#shared.stored.packed as Tensor).slice(0, 0, 0);
     await nothing.read();
   }
 
+  /** On another device; on this one, another handle to the same weight. */
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
-    const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
-    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN);
+    this.#check();
+    this.#shared.handles++;
+    return new QuantizedTensor(this.scheme, this.shape, this.#shared, OWN);
   }
 
+  /** Gives up this handle; the weight goes with the last one. Work that is queued on it keeps what it needs. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const tensor of Object.values(this.#stored)) tensor.dispose();
+    this.#shared.handles--;
+    if (this.#shared.handles > 0) return;
+    for (const tensor of Object.values(this.#shared.stored)) tensor.dispose();
   }
 
   [Symbol.dispose](): void {

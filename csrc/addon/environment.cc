@@ -88,6 +88,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_weight(env, exports);
   define_matmul(env, exports);
   define_moe(env, exports);
+  define_experts(env, exports);
   define_llm_int8(env, exports);
   define_hadamard(env, exports);
   define_files(env, exports, *this);

@@ -30,44 +30,41 @@ void check_floats(const Tensor& tensor, const char* name) {
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
 }
 
-ops::Operand to_operand(Napi::Value value) {
-  return choice<ops::Operand>(value, "compute",
-                              {{"float32", ops::Operand::float32},
-                               {"bfloat16", ops::Operand::bfloat16},
-                               {"int8", ops::Operand::int8}});
-}
+/// What a product's body needs beside its weight.
+struct Operands {
+  ConstMatrix x;
+  std::optional<ConstMatrix> bias;
+  Matrix y;
 
-using MakeFactor = std::function<std::unique_ptr<ops::Factor>()>;
+  const ConstMatrix* added() const { return bias ? &*bias : nullptr; }
+};
 
-/// y [..., out] = x [..., in] times a factor, queued.
+/// y [..., out] = body(x [..., in], bias), queued.
 Napi::Value product(const Napi::CallbackInfo& info, const Tensor& x, int64_t in, int64_t out,
-                    std::vector<Tensor> weights, MakeFactor make_factor, Napi::Value bias_value,
-                    Napi::Value out_dtype) {
+                    std::vector<Tensor> weights, Napi::Value bias_value, Napi::Value out_dtype,
+                    std::function<void(const Operands&)> body) {
   check_floats(x, "x");
   const ConstMatrix rows = as_rows(x);
   if (rows.cols != in) fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [..., ", in, "] expected");
   std::vector<Tensor> inputs = std::move(weights);
   inputs.push_back(x);
-  std::optional<Tensor> bias;
+  std::optional<ConstMatrix> bias;
   if (!bias_value.IsNull() && !bias_value.IsUndefined()) {
-    bias = TensorHandle::get(bias_value, "bias");
-    if (!is_float(bias->dtype))
-      fail(ErrorCode::dtype, "bias: ", name_of(bias->dtype), ", a float dtype expected");
-    if (bias->shape.size() != 1 || bias->elements() != out || !bias->contiguous())
-      fail(ErrorCode::shape, "bias: ", to_string(bias->shape), ", [", out, "] expected");
-    inputs.push_back(*bias);
+    const Tensor tensor = TensorHandle::get(bias_value, "bias");
+    if (!is_float(tensor.dtype))
+      fail(ErrorCode::dtype, "bias: ", name_of(tensor.dtype), ", a float dtype expected");
+    if (tensor.shape.size() != 1 || tensor.elements() != out || !tensor.contiguous())
+      fail(ErrorCode::shape, "bias: ", to_string(tensor.shape), ", [", out, "] expected");
+    bias = as_matrix(tensor);
+    inputs.push_back(tensor);
   }
   const DType dtype = to_dtype(out_dtype, "outDtype");
   if (!is_float(dtype)) fail(ErrorCode::dtype, "outDtype: ", name_of(dtype), ", a float dtype expected");
   Shape shape(x.shape.begin(), x.shape.end() - 1);
   shape.push_back(out);
   const Tensor y = empty(cpu::device(), dtype, shape);
-  cpu::device().enqueue(std::move(inputs), {y}, [=, make_factor = std::move(make_factor)] {
-    if (y.elements() == 0) return;
-    const std::unique_ptr<ops::Factor> factor = make_factor();
-    const ConstMatrix added = bias ? as_matrix(*bias) : ConstMatrix{};
-    ops::linear(cpu::device().pool(), rows, *factor, bias ? &added : nullptr,
-                {y.data(), dtype, rows.rows, out, out, 1});
+  cpu::device().enqueue(std::move(inputs), {y}, [=, body = std::move(body)] {
+    if (y.elements() > 0) body({rows, bias, {y.data(), dtype, rows.rows, out, out, 1}});
   });
   return TensorHandle::make(info.Env(), y);
 }
@@ -81,10 +78,10 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   const Tensor right = to_bool(info[2], "transposed") ? transposed(w) : w;
   const ops::Operand operand = to_operand(info[5]);
   if (operand == ops::Operand::int8) fail(ErrorCode::unsupported, "compute: int8 needs a quantized weight");
-  const auto make_factor = [=] {
-    return std::make_unique<ops::DenseFactor>(as_matrix(right), operand == ops::Operand::bfloat16);
-  };
-  return product(info, x, right.shape[0], right.shape[1], {w}, make_factor, info[3], info[4]);
+  return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4], [=](const Operands& o) {
+    const ops::DenseFactor factor(as_matrix(right), operand == ops::Operand::bfloat16);
+    ops::linear(cpu::device().pool(), o.x, factor, o.added(), o.y);
+  });
 }
 
 /// linear(x, weight, bias | null, outDtype, compute): weight {scheme, stored, shape}
@@ -94,8 +91,24 @@ Napi::Value linear(const Napi::CallbackInfo& info) {
   const ops::Operand operand = to_operand(info[4]);
   if (operand == ops::Operand::int8 && weight.int8_obstacle != nullptr)
     fail(ErrorCode::unsupported, weight.int8_obstacle);
-  const auto make_factor = [=] { return weight.factor(operand); };
-  return product(info, x, weight.in, weight.out, weight.tensors, make_factor, info[2], info[3]);
+  return product(info, x, weight.in, weight.out, weight.tensors, info[2], info[3], [=](const Operands& o) {
+    ops::linear(cpu::device().pool(), o.x, *weight.factor(operand), o.added(), o.y);
+  });
+}
+
+/// llmInt8Linear(x, weight, bias | null, outDtype, threshold)
+Napi::Value llm_int8_linear(const Napi::CallbackInfo& info) {
+  const Tensor x = TensorHandle::get(info[0], "x");
+  const StoredWeight weight = to_weight(info[1], "weight");
+  const Tensor scales = TensorHandle::get(field(field(info[1], "stored"), "scales"), "scales");
+  if (to_text(field(field(info[1], "scheme"), "kind"), "kind") != "llm.int8")
+    fail(ErrorCode::argument, "weight: one of LLM.int8 expected");
+  const auto threshold = static_cast<float>(to_number(info[4], "threshold"));
+  return product(info, x, weight.in, weight.out, weight.tensors, info[2], info[3], [=](const Operands& o) {
+    weight.arrange_tiles();
+    ops::llm_int8_linear(cpu::device().pool(), o.x, threshold, weight.packed.data_as<uint8_t>(),
+                         scales.data_as<float>(), o.added(), o.y);
+  });
 }
 
 }  // namespace
@@ -103,6 +116,7 @@ Napi::Value linear(const Napi::CallbackInfo& info) {
 void define_matmul(Napi::Env env, Napi::Object exports) {
   exports.Set("matmul", Napi::Function::New<guarded<matmul>>(env));
   exports.Set("linear", Napi::Function::New<guarded<linear>>(env));
+  exports.Set("llmInt8Linear", Napi::Function::New<guarded<llm_int8_linear>>(env));
 }
 
 }  // namespace quantaria::addon

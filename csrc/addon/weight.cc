@@ -13,14 +13,15 @@
 namespace quantaria::addon {
 namespace {
 
-void arrange(const Tensor& packed, bool tiled, int64_t rows, int64_t words_per_row) {
-  Storage& storage = *packed.storage;
+void arrange(const StoredWeight& weight, const ops::WeightProducts& products, bool tiled) {
+  Storage& storage = *weight.packed.storage;
   if (storage.tiled() == tiled) return;
-  auto* const words = packed.data_as<uint32_t>();
-  if (tiled)
-    ops::rows_to_tiles(cpu::device().pool(), words, rows, words_per_row);
-  else
-    ops::tiles_to_rows(cpu::device().pool(), words, rows, words_per_row);
+  const auto order = tiled ? ops::rows_to_tiles : ops::tiles_to_rows;
+  ThreadPool& pool = cpu::device().pool();
+  order(pool, weight.packed.data_as<uint32_t>(), products.rows, products.words_per_row);
+  if (products.groups > 1)
+    for (const Tensor& constant : weight.constants)
+      order(pool, constant.data_as<uint32_t>(), products.rows, products.groups);
   storage.set_tiled(tiled);
 }
 
@@ -88,6 +89,12 @@ Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   }};
 }
 
+Products llm_int8_weight(Napi::Value, Parts& parts, int64_t out, int64_t in) {
+  const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
+  const Tensor scales = parts.take("scales", DType::float32, out);
+  return {[=] { return ops::llm_int8_products(pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
+}
+
 using MakeProducts = Products (*)(Napi::Value, Parts&, int64_t, int64_t);
 
 MakeProducts products_of(Napi::Value scheme) {
@@ -98,7 +105,8 @@ MakeProducts products_of(Napi::Value scheme) {
                                {"e3m0", codebook_weight},
                                {"dynamic8", codebook_weight},
                                {"fp8", fp8_weight},
-                               {"mx", mx_weight}});
+                               {"mx", mx_weight},
+                               {"llm.int8", llm_int8_weight}});
 }
 
 /// ownsStorage(tensor): whether its bytes may be put into another order: it has all of a storage, which can
@@ -115,9 +123,11 @@ Napi::Value owns_storage(const Napi::CallbackInfo& info) {
 Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
   const StoredWeight weight = to_weight(info[0], "weight");
   const bool tiled = to_bool(info[1], "tiled");
-  cpu::device().enqueue(weight.tensors, {weight.packed}, [=] {
+  std::vector<Tensor> arranged = weight.constants;
+  arranged.push_back(weight.packed);
+  cpu::device().enqueue(weight.tensors, std::move(arranged), [=] {
     const ops::WeightProducts products = weight.products();
-    arrange(weight.packed, tiled && products.tiled, products.rows, products.words_per_row);
+    arrange(weight, products, tiled && products.tiled);
   });
   return info.Env().Undefined();
 }
@@ -131,15 +141,41 @@ StoredWeight to_weight(Napi::Value weight, const char* name) {
   Parts parts(field(weight, "stored"));
   Products products = products_of(scheme)(scheme, parts, shape[0], shape[1]);
   const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
-  if (!packed.storage->writable())
-    fail(ErrorCode::argument, name, ".packed: bytes that can be written expected");
-  return {shape[0], shape[1], packed, parts.taken(), std::move(products.products), products.int8_obstacle};
+  std::vector<Tensor> constants;
+  for (const char* const part : {"scales", "absmax", "zeros"}) {
+    if (!parts.has(part)) continue;
+    const Tensor& tensor = TensorHandle::get(field(field(weight, "stored"), part), part);
+    if (size_of(tensor.dtype) == 4) constants.push_back(tensor);
+  }
+  std::vector<Tensor> arranged = constants;
+  arranged.push_back(packed);
+  for (const Tensor& tensor : arranged)
+    if (!tensor.storage->writable())
+      fail(ErrorCode::argument, name, ": tensors that can be written expected");
+  return {shape[0],
+          shape[1],
+          packed,
+          std::move(constants),
+          parts.taken(),
+          std::move(products.products),
+          products.int8_obstacle};
+}
+
+ops::WeightProducts StoredWeight::arrange_tiles() const {
+  ops::WeightProducts weight = products();
+  arrange(*this, weight, weight.tiled);
+  return weight;
 }
 
 std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
-  const ops::WeightProducts weight = products();
-  arrange(packed, weight.tiled, weight.rows, weight.words_per_row);
-  return weight.factor(operand);
+  return arrange_tiles().factor(operand);
+}
+
+ops::Operand to_operand(Napi::Value compute) {
+  return choice<ops::Operand>(compute, "compute",
+                              {{"float32", ops::Operand::float32},
+                               {"bfloat16", ops::Operand::bfloat16},
+                               {"int8", ops::Operand::int8}});
 }
 
 void define_weight(Napi::Env env, Napi::Object exports) {

@@ -63,7 +63,8 @@ export function matmul(a: Tensor, b: Tensor, opts?: MatmulOptions): Tensor {
  * @param x `[..., in]`, float32, float16 or bfloat16
  * @param weight `[out, in]`
  * @param opts.compute what products run in. `auto`: bfloat16 for bfloat16 activations (and bfloat16 or quantized weights),
- *   else float32. `int8` quantizes the activations symmetrically over each of the weight's groups, for integer weights
+ *   else float32. `int8` quantizes the activations symmetrically over each of the weight's groups, for integer weights.
+ *   A weight of LLM.int8 has its own product for `auto` and `int8`: outlier columns in float32, the rest in integers
  * @returns `[..., out]`
  * @throws QuantariaError `ERR_SHAPE`, `ERR_DTYPE`, `ERR_ARGUMENT`; `ERR_UNSUPPORTED` for int8 products of other weights
  */
@@ -84,6 +85,10 @@ export function linear(x: Tensor, weight: Tensor | QuantizedTensor, opts?: Linea
   if (!QuantizedTensor.is(weight)) {
     const products = denseProducts(compute, x, weight);
     return Tensor.wrap(native.matmul(input, Tensor.native(weight, 'weight'), true, bias, dtype, products));
+  }
+  if (weight.scheme.kind === 'llm.int8' && (compute === 'auto' || compute === 'int8')) {
+    const threshold = weight.scheme.threshold ?? 6;
+    return Tensor.wrap(native.llmInt8Linear(input, weight.forProducts(), bias, dtype, threshold));
   }
   const products = quantizedProducts(compute, x, weight);
   return Tensor.wrap(native.linear(input, weight.forProducts(), bias, dtype, products));
@@ -110,7 +115,8 @@ function checkBias(bias: Tensor | undefined, x: Tensor, out: number): NativeTens
   return handle;
 }
 
-function checkCompute(compute: unknown): Compute {
+/** @internal */
+export function checkCompute(compute: unknown): Compute {
   const choices: readonly unknown[] = ['auto', 'float32', 'bfloat16', 'int8'];
   if (compute === undefined) return 'auto';
   if (choices.includes(compute)) return compute as Compute;

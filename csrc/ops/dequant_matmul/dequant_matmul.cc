@@ -40,7 +40,8 @@ bool by_words(const IntScheme& s, bool indexed, int64_t in) {
 const uint32_t* as_words(const uint8_t* packed) { return reinterpret_cast<const uint32_t*>(packed); }
 
 WeightProducts coded(CodedWeight weight) {
-  WeightProducts products{true, weight.out, weight.words_per_row, {}};
+  WeightProducts products{true, weight.out, weight.words_per_row, 0, {}};
+  if (weight.scales.form == GroupScales::Form::tiled) products.groups = weight.groups();
   products.factor = [weight = std::move(weight)](Operand operand) {
     if (operand == Operand::int8 && !weight.integer)
       fail(ErrorCode::unsupported, "compute: int8 needs a weight of integers");
@@ -52,7 +53,7 @@ WeightProducts coded(CodedWeight weight) {
 }
 
 WeightProducts by_strips(int64_t out, int64_t in, int64_t words, ReadStrip read) {
-  WeightProducts products{false, 1, words, {}};
+  WeightProducts products{false, 1, words, 0, {}};
   products.factor = [=](Operand operand) {
     if (operand == Operand::int8) fail(ErrorCode::unsupported, kInt8Needs);
     return make_strip_factor(out, in, read, operand == Operand::bfloat16);
@@ -131,7 +132,7 @@ WeightProducts int_products(const IntScheme& s, const ConstIntStored& stored, in
     w.zeros = stored.zeros;
     w.group = group;
     w.scales.form =
-        s.granularity == Granularity::tensor ? GroupScales::Form::per_tensor : GroupScales::Form::grouped;
+        s.granularity == Granularity::tensor ? GroupScales::Form::per_tensor : GroupScales::Form::tiled;
     w.scales.floats = stored.scales;
     return coded(std::move(w));
   }
@@ -200,7 +201,7 @@ WeightProducts fp8_products(const Fp8Scheme& s, const uint8_t* packed, const flo
   CodedWeight w = eight_bit(packed, out, in);
   w.decoding = Decoding::gather;
   w.table = table_of(s.format == Float8::e4m3 ? MxElement::e4m3 : MxElement::e5m2);
-  w.scales.form = s.per_row ? GroupScales::Form::grouped : GroupScales::Form::per_tensor;
+  w.scales.form = s.per_row ? GroupScales::Form::tiled : GroupScales::Form::per_tensor;
   w.scales.floats = scales;
   return coded(std::move(w));
 }
@@ -220,27 +221,14 @@ WeightProducts mx_products(const MxScheme& s, const uint8_t* packed, const uint8
   return coded(std::move(w));
 }
 
-void linear(ThreadPool& pool, const ConstMatrix& x, const Factor& weight, const ConstMatrix* bias,
-            const Matrix& y) {
-  std::vector<float> added;
-  if (bias != nullptr) {
-    added.resize(static_cast<size_t>(y.cols));
-    convert_row(bias->dtype, bias->data, DType::float32, reinterpret_cast<std::byte*>(added.data()), y.cols);
-  }
-  const int64_t size = size_of(y.dtype);
-  Product product;
-  product.rows = {x, nullptr, x.rows};
-  product.factors[0] = &weight;
-  product.store = [&](const Piece& piece) {
-    for (int64_t r = 0; r < piece.rows; ++r) {
-      float* const row = piece.c[0] + r * piece.stride;
-      if (bias != nullptr)
-        for (int64_t j = 0; j < piece.columns; ++j) row[j] += added[static_cast<size_t>(piece.column + j)];
-      convert_row(DType::float32, reinterpret_cast<const std::byte*>(row), y.dtype,
-                  y.data + ((piece.row + r) * y.row_stride + piece.column) * size, piece.columns);
-    }
-  };
-  multiply_all(pool, {product});
+WeightProducts llm_int8_products(const uint8_t* packed, const float* absmax, int64_t out, int64_t in) {
+  CodedWeight w = eight_bit(packed, out, in);
+  w.decoding = Decoding::conversion;
+  w.integer = true;
+  w.table = table_of_codes(8, [](int code) { return static_cast<float>(code - 128); });
+  w.scales.floats = absmax;
+  w.scales.divisor = 127;
+  return coded(std::move(w));
 }
 
 }  // namespace quantaria::ops

@@ -12,10 +12,12 @@ namespace quantaria::ops {
 
 /// A stored weight as right factor.
 struct WeightProducts {
-  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other.
+  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other;
+  /// and with them scales (absmax) and zeros [rows, groups], unless groups is 0.
   bool tiled = false;
-  int64_t rows = 0;  // of words
+  int64_t rows = 0;
   int64_t words_per_row = 0;
+  int64_t groups = 0;
   /// ERR_UNSUPPORTED for int8 products of a weight whose codes are no integers, or whose groups do not fit
   /// words. The factor reads the stored form, which must outlive it.
   std::function<std::unique_ptr<Factor>(Operand)> factor;
@@ -32,9 +34,19 @@ WeightProducts fp8_products(const Fp8Scheme& scheme, const uint8_t* packed, cons
 WeightProducts mx_products(const MxScheme& scheme, const uint8_t* packed, const uint8_t* scales,
                            const float* pre_scale, int64_t out, int64_t in);
 
+/// packed: bit rows of code + 128; absmax [out]; value code * absmax / 127.
+WeightProducts llm_int8_products(const uint8_t* packed, const float* absmax, int64_t out, int64_t in);
+
 /// y = x W^T + bias, rounded once to y's dtype. x [rows, in] float32, float16 or bfloat16; bias [out] of any
 /// float dtype, contiguous, or null; y [rows, out] of any float dtype, any row stride, unit column stride.
 void linear(ThreadPool& pool, const ConstMatrix& x, const Factor& weight, const ConstMatrix* bias,
             const Matrix& y);
+
+/// The product of LLM.int8 (arXiv 2208.07339), of a weight in tiles as llm_int8_products takes it. Columns of
+/// x that hold a magnitude of at least `threshold` (0: none) are multiplied in float32 by the dequantized
+/// weight; the rest is int8 with a scale a row (ops/llm_int8/llm_int8.h), exact in integers. One rounding to
+/// y's dtype at the end.
+void llm_int8_linear(ThreadPool& pool, const ConstMatrix& x, float threshold, const uint8_t* packed,
+                     const float* absmax, const ConstMatrix* bias, const Matrix& y);
 
 }  // namespace quantaria::ops

@@ -1,6 +1,7 @@
 #include "ops/gemm/factor.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "ops/quantize/weight.h"
 
@@ -19,7 +20,10 @@ struct Block {
   const Product* product;
   int64_t first;
   RowPanels rows;
+  std::optional<RowPanels> other_rows;  // of the second factor, where it wants another form
   int64_t panels;
+
+  int64_t bytes() const { return rows.bytes() + (other_rows ? other_rows->bytes() : 0); }
 
   int64_t wanted_rows(int64_t panel) const {
     if (!product->upper) return rows.rows();
@@ -37,6 +41,7 @@ Rows part_of_rows(const Rows& rows, int64_t first, int64_t count) {
     part.index += first;
   else
     part.matrix.data += first * rows.matrix.row_stride * size_of(rows.matrix.dtype);
+  if (rows.index == nullptr && rows.scales != nullptr) part.scales += first;
   return part;
 }
 
@@ -50,10 +55,26 @@ void multiply_block(const Block& block, int64_t panel) {
   piece.columns = std::min(width, product.factors[0]->columns() - piece.column);
   for (int i = 0; i < 2 && product.factors[i] != nullptr; ++i) {
     float* const to = c + i * rows * width;
-    product.factors[i]->multiply(block.rows, rows, panel, to);
+    product.factors[i]->multiply(i == 1 && block.other_rows ? *block.other_rows : block.rows, rows, panel,
+                                 to);
     piece.c[i] = to;
   }
   product.store(piece);
+}
+
+Block make_block(const Product& product, int64_t first, int64_t count) {
+  const Factor& factor = *product.factors[0];
+  const Rows rows = part_of_rows(product.rows, first, count);
+  const RowFormat format = factor.row_format(count);
+  Block block{&product,
+              first,
+              RowPanels(format, rows),
+              {},
+              (factor.columns() + factor.panel_columns() - 1) / factor.panel_columns()};
+  if (const Factor* const second = product.factors[1]; second != nullptr)
+    if (const RowFormat other = second->row_format(count); other != format)
+      block.other_rows.emplace(other, rows);
+  return block;
 }
 
 /// Item i of lists that lie one behind the other: which list, and which item in it.
@@ -72,11 +93,13 @@ void run(ThreadPool& pool, std::vector<Block>& blocks) {
   std::vector<int64_t> panels{0};
   for (const Block& block : blocks) {
     tiles.push_back(tiles.back() + block.rows.tiles());
+    tiles.push_back(tiles.back() + (block.other_rows ? block.other_rows->tiles() : 0));
     panels.push_back(panels.back() + block.panels);
   }
   pool.parallel_for(tiles.back(), [&](int64_t i) {
     const Place place = place_of(tiles, i);
-    blocks[place.list].rows.pack(place.item);
+    Block& block = blocks[place.list / 2];
+    (place.list % 2 == 0 ? block.rows : *block.other_rows).pack(place.item);
   });
   pool.parallel_for(panels.back(), [&](int64_t i) {
     const Place place = place_of(panels, i);
@@ -92,15 +115,11 @@ void multiply_all(ThreadPool& pool, const std::vector<Product>& products) {
   int64_t bytes = 0;
   for (const Product& product : products) {
     const int64_t count = product.rows.count;
-    const Factor& factor = *product.factors[0];
     const int64_t parts = (count + kBlockRows - 1) / kBlockRows;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t first = part * kBlockRows;
-      const int64_t rows = std::min(kBlockRows, count - first);
-      blocks.push_back({&product, first,
-                        RowPanels(factor.row_format(rows), part_of_rows(product.rows, first, rows)),
-                        (factor.columns() + factor.panel_columns() - 1) / factor.panel_columns()});
-      bytes += blocks.back().rows.bytes();
+      blocks.push_back(make_block(product, first, std::min(kBlockRows, count - first)));
+      bytes += blocks.back().bytes();
       if (bytes < kPackedBytes) continue;
       run(pool, blocks);
       bytes = 0;

@@ -77,8 +77,8 @@ QUANTARIA_LANES Ints dot(const Ints& sum, const SignedBytes& a, const UnsignedBy
 #endif
 
 template <int rows>
-void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_panel, float* c,
-                   bool accumulate) {
+static void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_panel, float* c,
+                          bool accumulate) {
   const int32_t* a = static_cast<const int32_t*>(a_panel);
   const int32_t* b = static_cast<const int32_t*>(b_panel);
   for (int64_t group = 0; group < g.groups; ++group) {
@@ -121,7 +121,7 @@ void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_pane
 }
 
 template <int... i>
-constexpr Int8Tiles int8_tiles_of(std::integer_sequence<int, i...>) {
+static constexpr Int8Tiles int8_tiles_of(std::integer_sequence<int, i...>) {
   return {kInt8Rows, kInt8Columns, {multiply_int8<i + 1>...}};
 }
 

@@ -71,6 +71,12 @@ void RowPanels::pack(int64_t tile) {
   const bool plain = format_.operand == Operand::float32 && !format_.rounded && format_.order.unit == 1;
   if (plain && m.row_stride == 1 && m.col_stride != 1 && source_.index == nullptr)
     return pack_columns(source_, first_row(tile), rows, columns_, reinterpret_cast<float*>(words));
+  if (m.dtype == DType::int8) {
+    for (int r = 0; r < rows; ++r)
+      take_int8(source_.at(first_row(tile) + r), words + r, rows, constants(tile) + r,
+                constants(tile) + rows + r);
+    return;
+  }
   float* const row = thread_buffer<float>(Slot::row_panel, 2 * columns_);
   for (int r = 0; r < rows; ++r) {
     read_row(m, source_.at(first_row(tile) + r), row);
@@ -111,6 +117,23 @@ void RowPanels::encode(const float* row, uint32_t* words, int tile_rows, float* 
   auto* const codes = thread_buffer<int8_t>(Slot::codes, columns_);
   encode_int8(row, codes, tile_rows, scales, sums);
   spread(codes);
+}
+
+/// A row whose codes and scale are there: one group.
+void RowPanels::take_int8(int64_t row, uint32_t* words, int tile_rows, float* scale, float* sum) const {
+  const ConstMatrix& m = source_.matrix;
+  const auto* const codes = reinterpret_cast<const int8_t*>(m.data) + row * m.row_stride;
+  auto* const ordered = thread_buffer<int8_t>(Slot::codes, columns_);
+  int32_t total = 0;
+  for (int64_t c = 0; c < columns_; ++c) {
+    const int64_t unit = c / format_.order.unit * format_.order.unit;
+    const int64_t from = format_.order.unit == 1 ? c : unit + format_.order.at[static_cast<size_t>(c - unit)];
+    ordered[c] = from < m.cols ? codes[from] : int8_t{0};
+    total += ordered[c];
+  }
+  for (int64_t s = 0; s < steps_; ++s) std::memcpy(words + s * tile_rows, ordered + 4 * s, 4);
+  *scale = source_.scales[row];
+  *sum = static_cast<float>(total);
 }
 
 void RowPanels::encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales,

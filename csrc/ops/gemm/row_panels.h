@@ -11,9 +11,10 @@ namespace quantaria::ops {
 
 /// The left factor of a product where it lies: rows of a matrix, all of them or those of a list.
 struct Rows {
-  ConstMatrix matrix;  // float32, float16 or bfloat16
+  ConstMatrix matrix;  // float32, float16 or bfloat16; for int8 operands also int8, quantized by the caller
   const int32_t* index = nullptr;
   int64_t count = 0;
+  const float* scales = nullptr;  // of int8 rows: a value is code * scale
 
   int64_t at(int64_t row) const { return index == nullptr ? row : index[row]; }
 };
@@ -24,6 +25,8 @@ struct ColumnOrder {
   static constexpr int kMostUnit = 32;
   int unit = 1;
   std::array<uint8_t, kMostUnit> at{};
+
+  bool operator==(const ColumnOrder&) const = default;
 };
 
 /// How a right factor's kernels want the left one.
@@ -36,6 +39,8 @@ struct RowFormat {
   // Columns that share a scale (int8 operands) or whose sum is wanted (bfloat16 ones): a multiple of
   // order.unit, or at least all columns; 0: none.
   int64_t group = 0;
+
+  bool operator==(const RowFormat&) const = default;
 };
 
 /// A left factor packed into panels, one for each tile of rows: [steps][rows of the tile] words. Rows are
@@ -68,6 +73,7 @@ class RowPanels {
     return reinterpret_cast<float*>(data_.get() + tile * tile_bytes_ + steps_ * tile_rows_ * 4);
   }
   void encode(const float* row, uint32_t* words, int tile_rows, float* scales, float* sums) const;
+  void take_int8(int64_t row, uint32_t* words, int tile_rows, float* scale, float* sum) const;
   void encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales, float* sums) const;
 
   RowFormat format_;

@@ -16,7 +16,8 @@ struct BucketSearch {
 
   /// The number of thresholds under v.
   [[gnu::always_inline]] Ints rank_of(const Floats& v) const {
-    const Ints bucket = truncate(v * splat(numerics::kBucketsPerUnit) + splat(numerics::kBucketOfZero));
+    const Ints bucket =
+        truncate(multiply_add(v, splat(numerics::kBucketsPerUnit), splat(numerics::kBucketOfZero)));
     const Floats own = {{__builtin_shuffle(threshold[0].part[0], threshold[1].part[0], bucket.part[0])}};
     const Ints lower = {{__builtin_shuffle(below[0].part[0], below[1].part[0], bucket.part[0])}};
     return lower - (v > own);

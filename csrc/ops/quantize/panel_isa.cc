@@ -167,9 +167,11 @@ template <bool kHalf, bool kSums, class Encode>
 QUANTARIA_LANES void encode_panel(const Panel& panel, int bits, const PanelWords& words, PanelSums* sums,
                                   const Encode& encode) {
   BitStream stream(bits, words);
-  for (int64_t k = 0; k < panel.n; ++k) {
-    __builtin_prefetch(panel.ahead + k * panel.stride);
-    const Floats w = load_values<kHalf>(panel.from + k * panel.stride);
+  // Copies, which the stores below cannot change as far as the compiler knows.
+  const auto [from, stride, n, ahead] = panel;
+  for (int64_t k = 0; k < n; ++k) {
+    __builtin_prefetch(ahead + k * stride);
+    const Floats w = load_values<kHalf>(from + k * stride);
     const Encoded encoded = encode(w);
     stream.add(encoded.code);
     if constexpr (kSums) {
@@ -208,7 +210,8 @@ QUANTARIA_LANES void encode_book_by(const Panel& panel, const float* absmax_of_r
   const Floats absmax = load(absmax_of_rows);
   Floats first = splat(1.0f);
   Floats second = splat(1.0f) / absmax;
-  if (smallest_of(absmax) < kLeastWithReciprocal) {
+  const bool tiny = smallest_of(absmax) < kLeastWithReciprocal;
+  if (tiny) {
     float factors[2][kLanes];
     for (int r = 0; r < kLanes; ++r) {
       const Normaliser normaliser = normaliser_of(absmax_of_rows[r]);
@@ -219,7 +222,7 @@ QUANTARIA_LANES void encode_book_by(const Panel& panel, const float* absmax_of_r
     second = load(factors[1]);
   }
   const auto encode = [&](const Floats& w) -> Encoded {
-    const Ints rank = search.rank_of(w * first * second);
+    const Ints rank = search.rank_of((tiny ? w * first : w) * second);
     return {bits(look_up(patterns, rank)), look_up(values, rank) * absmax};
   };
   if (sums == nullptr)

@@ -1,0 +1,180 @@
+#include "ops/moe/experts.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "addon/arguments.h"
+#include "addon/moe.h"
+#include "addon/scheme.h"
+#include "addon/tensor_handle.h"
+#include "addon/weight.h"
+#include "core/device.h"
+#include "cpu/device.h"
+#include "ops/gemm/dense_factor.h"
+
+namespace quantaria::addon {
+namespace {
+
+/// A right factor, and the shape that it has: made when the queue comes to it.
+struct FutureFactor {
+  int64_t in;
+  int64_t out;
+  std::function<std::unique_ptr<ops::Factor>()> make;
+};
+
+FutureFactor dense(const Tensor& in_by_out, bool bfloat16) {
+  return {in_by_out.shape[0], in_by_out.shape[1],
+          [=] { return std::make_unique<ops::DenseFactor>(as_matrix(in_by_out), bfloat16); }};
+}
+
+/// Experts as they come from JavaScript: {fc1, fc2}, or an array of {gate, up, down} of tensors or weights.
+class Experts {
+ public:
+  Experts(Napi::Value experts, ops::Operand products) : products_(products) {
+    if (experts.IsArray()) {
+      const auto array = experts.As<Napi::Array>();
+      for (uint32_t e = 0; e < array.Length(); ++e) {
+        const Napi::Value expert = array.Get(e);
+        all_.push_back({matrix(expert, "gate"), matrix(expert, "up"), matrix(expert, "down")});
+      }
+    } else {
+      take_stacks(experts);
+    }
+    for (const Expert& expert : all_) {
+      const bool fits = expert.gate.in == hidden() && expert.up.in == hidden() &&
+                        expert.down.out == hidden() && expert.gate.out == inter() &&
+                        expert.up.out == inter() && expert.down.in == inter();
+      if (!fits)
+        fail(ErrorCode::shape,
+             "experts: gate and up [inter, hidden] and down [hidden, inter] expected, alike for all");
+    }
+  }
+
+  int64_t count() const { return static_cast<int64_t>(all_.size()); }
+  int64_t hidden() const { return all_.empty() ? 0 : all_[0].gate.in; }
+  int64_t inter() const { return all_.empty() ? 0 : all_[0].gate.out; }
+  std::vector<Tensor> inputs() const { return inputs_; }
+
+  ops::ExpertFactors factors(int64_t e) const {
+    const Expert& expert = all_[static_cast<size_t>(e)];
+    return {expert.gate.make(), expert.up.make(), expert.down.make()};
+  }
+
+ private:
+  struct Expert {
+    FutureFactor gate, up, down;
+  };
+
+  FutureFactor matrix(Napi::Value expert, const char* name) {
+    const Napi::Value value = field(expert, name);
+    if (value.IsObject() && value.As<Napi::Object>().Has("scheme")) {
+      const StoredWeight weight = to_weight(value, name);
+      inputs_.insert(inputs_.end(), weight.tensors.begin(), weight.tensors.end());
+      return {weight.in, weight.out, [weight, products = products_] { return weight.factor(products); }};
+    }
+    const Tensor tensor = checked(value, name, 2);
+    return dense(transposed(tensor), products_ == ops::Operand::bfloat16);
+  }
+
+  void take_stacks(Napi::Value experts) {
+    const Tensor fc1 = checked(field(experts, "fc1"), "fc1", 3);
+    const Tensor fc2 = checked(field(experts, "fc2"), "fc2", 3);
+    if (fc1.shape[0] != fc2.shape[0] || fc1.shape[2] % 2 != 0)
+      fail(ErrorCode::shape, "fc1 ", to_string(fc1.shape), " and fc2 ", to_string(fc2.shape),
+           ", [E, hidden, 2 inter] and [E, inter, hidden] expected");
+    const int64_t inter = fc1.shape[2] / 2;
+    const bool bfloat16 = products_ == ops::Operand::bfloat16;
+    for (int64_t e = 0; e < fc1.shape[0]; ++e) {
+      const Tensor both = select(fc1, 0, e);
+      all_.push_back({dense(slice(both, 1, 0, inter), bfloat16),
+                      dense(slice(both, 1, inter, 2 * inter), bfloat16), dense(select(fc2, 0, e), bfloat16)});
+    }
+  }
+
+  Tensor checked(Napi::Value value, const char* name, size_t rank) {
+    const Tensor tensor = TensorHandle::get(value, name);
+    if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16)
+      fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
+    if (tensor.shape.size() != rank)
+      fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", rank, " dimensions expected");
+    inputs_.push_back(tensor);
+    return tensor;
+  }
+
+  ops::Operand products_;
+  std::vector<Expert> all_;
+  std::vector<Tensor> inputs_;
+};
+
+Tensor integers(Napi::Value routing, const char* name, int64_t elements) {
+  const Tensor tensor = TensorHandle::get(field(routing, name), name);
+  if (tensor.dtype != DType::int32)
+    fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", int32 expected");
+  if (tensor.elements() != elements || !tensor.contiguous())
+    fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements, " elements expected");
+  return tensor;
+}
+
+/// moeExperts(x, experts, routing, compute): routing with order and offsets as made by moeRoute or
+/// moeSortSlots
+Napi::Value moe_experts(const Napi::CallbackInfo& info) {
+  const Tensor x = TensorHandle::get(info[0], "x");
+  if (x.shape.size() != 2) fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [T, hidden] expected");
+  const auto experts = std::make_shared<const Experts>(info[1], to_operand(info[3]));
+  if (x.shape[1] != experts->hidden() && experts->count() > 0)
+    fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [T, ", experts->hidden(), "] expected");
+  const Tensor weights = TensorHandle::get(field(info[2], "weights"), "weights");
+  if (weights.dtype != DType::float32 || weights.shape.size() != 2 || weights.shape[0] != x.shape[0] ||
+      !weights.contiguous())
+    fail(ErrorCode::shape, "weights: ", to_string(weights.shape), ", float32 [T, K] expected");
+  const int64_t top_k = weights.shape[1];
+  const Tensor order = integers(info[2], "order", weights.elements());
+  const Tensor offsets = integers(info[2], "offsets", experts->count() + 1);
+  std::vector<Tensor> inputs = experts->inputs();
+  inputs.insert(inputs.end(), {x, weights, order, offsets});
+  const Tensor y = empty(cpu::device(), x.dtype, x.shape);
+  cpu::device().enqueue(std::move(inputs), {y}, [=] {
+    if (y.elements() == 0) return;
+    const ops::Slots slots{x.shape[0],
+                           top_k,
+                           experts->count(),
+                           order.data_as<int32_t>(),
+                           offsets.data_as<int32_t>(),
+                           weights.data_as<float>()};
+    ops::experts(
+        cpu::device().pool(), as_matrix(x), experts->inter(), slots,
+        [&](int64_t e) { return experts->factors(e); }, as_matrix(y));
+  });
+  return TensorHandle::make(info.Env(), y);
+}
+
+/// moeGroupedMatmul(x, w, counts, compute): y [rows, N]
+Napi::Value moe_grouped_matmul(const Napi::CallbackInfo& info) {
+  const Tensor x = TensorHandle::get(info[0], "x");
+  const Tensor w = TensorHandle::get(info[1], "w");
+  const Tensor counts = TensorHandle::get(info[2], "counts");
+  if (x.shape.size() != 2 || w.shape.size() != 3 || x.shape[1] != w.shape[1])
+    fail(ErrorCode::shape, "x ", to_string(x.shape), " and w ", to_string(w.shape),
+         ", [rows, K] and [E, K, N] expected");
+  if (counts.dtype != DType::int32 || counts.shape.size() != 1 || counts.elements() != w.shape[0])
+    fail(ErrorCode::shape, "counts: ", to_string(counts.shape), ", int32 [", w.shape[0], "] expected");
+  const bool bfloat16 = to_operand(info[3]) == ops::Operand::bfloat16;
+  const Tensor y = empty(cpu::device(), x.dtype, {x.shape[0], w.shape[2]});
+  cpu::device().enqueue({x, w, counts}, {y}, [=] {
+    std::vector<std::unique_ptr<ops::Factor>> factors;
+    for (int64_t e = 0; e < w.shape[0]; ++e)
+      factors.push_back(std::make_unique<ops::DenseFactor>(as_matrix(select(w, 0, e)), bfloat16));
+    ops::grouped_matmul(cpu::device().pool(), as_matrix(x), counts.data_as<int32_t>(), factors, as_matrix(y));
+  });
+  return TensorHandle::make(info.Env(), y);
+}
+
+}  // namespace
+
+void define_experts(Napi::Env env, Napi::Object exports) {
+  exports.Set("moeExperts", Napi::Function::New<guarded<moe_experts>>(env));
+  exports.Set("moeGroupedMatmul", Napi::Function::New<guarded<moe_grouped_matmul>>(env));
+}
+
+}  // namespace quantaria::addon
