@@ -144,7 +144,8 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
                            weights.data_as<float>()};
     ops::experts(
         cpu::device().pool(), as_matrix(x), experts->inter(), slots,
-        [&](int64_t e) { return experts->factors(e); }, as_matrix(y));
+        [&](int64_t e) { return experts->factors(e); },
+        [](int64_t bytes) { return cpu::device().allocate(bytes); }, as_matrix(y));
   });
   return TensorHandle::make(info.Env(), y);
 }
