@@ -29,6 +29,13 @@ QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::k
   for (int w = 0; w < Unit<bits>::kWords; ++w) words[w] = load(from + w * kLanes);
 }
 
+/// For products of few rows, which wait for memory: asks for words some cache lines ahead, past a tile's end
+/// for those of the next one.
+QUANTARIA_LANES void prefetch_unit(const uint32_t* words) {
+  constexpr int kAhead = 32 * kLanes;
+  __builtin_prefetch(words + kAhead);
+}
+
 // ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.
 
 /// Up to sixteen values, kept in registers.

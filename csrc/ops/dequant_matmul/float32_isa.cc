@@ -79,6 +79,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
       for (int t = 0; t < kTiles; ++t) {
         Ints unit[U::kWords];
         load_unit<Decoder::kBits>(words[t], unit);
+        prefetch_unit(words[t]);
         words[t] += U::kWords * kLanes;
 #pragma GCC unroll 32
         for (int j = 0; j < U::kCodes; ++j) {
