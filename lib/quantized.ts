@@ -12,8 +12,8 @@ const OWN = Symbol('QuantizedTensor');
 /** What the handles of one weight share. */
 interface Shared {
   stored: StoredForm;
-  /** Whether a product was given the codes, and the constants of groups with them, which then lie in its order. */
-  tiled: boolean;
+  /** What products were given: the codes, and the constants of groups with them, then lie in their order. */
+  weight: NativeWeight | null;
   handles: number;
 }
 
@@ -79,7 +79,7 @@ export class QuantizedTensor implements Disposable {
   }
 
   static #of(scheme: QuantScheme, shape: readonly number[], stored: StoredForm): QuantizedTensor {
-    return new QuantizedTensor(scheme, shape, { stored, tiled: false, handles: 1 }, OWN);
+    return new QuantizedTensor(scheme, shape, { stored, weight: null, handles: 1 }, OWN);
   }
 
   /**
@@ -88,19 +88,30 @@ export class QuantizedTensor implements Disposable {
    */
   get stored(): StoredForm {
     this.#check();
-    if (this.#shared.tiled) native.arrange(this.#weight(), false);
-    this.#shared.tiled = false;
+    const { weight } = this.#shared;
+    if (weight) {
+      native.arrange(weight, false);
+      this.#release();
+    }
     return this.#shared.stored;
   }
 
   /** @internal For a product, which may put the codes into its own order. */
   forProducts(): NativeWeight {
     this.#check();
-    if (!this.#shared.tiled) {
+    if (!this.#shared.weight) {
       this.#own();
-      this.#shared.tiled = true;
+      const stored = Object.entries(this.#shared.stored).map(
+        ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
+      );
+      this.#shared.weight = native.weight(this.scheme, Object.fromEntries(stored), this.shape);
     }
-    return this.#weight();
+    return this.#shared.weight;
+  }
+
+  #release(): void {
+    if (this.#shared.weight) native.weightDispose(this.#shared.weight);
+    this.#shared.weight = null;
   }
 
   /** Tensors that are to be put into another order must be nobody else's: those that others can see are copied. */
@@ -115,13 +126,6 @@ export class QuantizedTensor implements Disposable {
       tensor.dispose();
     }
     this.#shared.stored = stored;
-  }
-
-  #weight(): NativeWeight {
-    const stored = Object.entries(this.#shared.stored).map(
-      ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
-    );
-    return { scheme: this.scheme, stored: Object.fromEntries(stored), shape: this.shape };
   }
 
   /** Codes and constants, unpacked anew at each call; the caller owns them. */
@@ -167,6 +171,7 @@ export class QuantizedTensor implements Disposable {
     this.#disposed = true;
     this.#shared.handles--;
     if (this.#shared.handles > 0) return;
+    this.#release();
     for (const tensor of Object.values(this.#shared.stored)) tensor.dispose();
   }
 

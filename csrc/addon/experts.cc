@@ -68,10 +68,10 @@ class Experts {
 
   FutureFactor matrix(Napi::Value expert, const char* name) {
     const Napi::Value value = field(expert, name);
-    if (value.IsObject() && value.As<Napi::Object>().Has("scheme")) {
-      const StoredWeight weight = to_weight(value, name);
-      inputs_.insert(inputs_.end(), weight.tensors.begin(), weight.tensors.end());
-      return {weight.in, weight.out, [weight, products = products_] { return weight.factor(products); }};
+    if (WeightHandle::is(value)) {
+      const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(value, name);
+      inputs_.insert(inputs_.end(), weight->tensors.begin(), weight->tensors.end());
+      return {weight->in, weight->out, [weight, products = products_] { return weight->factor(products); }};
     }
     const Tensor tensor = checked(value, name, 2);
     return dense(transposed(tensor), products_ == ops::Operand::bfloat16);

@@ -118,47 +118,91 @@ Napi::Value owns_storage(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), owned);
 }
 
-/// arrange(weight, tiled): brings the codes into the order of products, or of rows. Nothing happens to a
-/// weight that is multiplied by rows.
-Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
-  const StoredWeight weight = to_weight(info[0], "weight");
-  const bool tiled = to_bool(info[1], "tiled");
-  std::vector<Tensor> arranged = weight.constants;
-  arranged.push_back(weight.packed);
-  cpu::device().enqueue(weight.tensors, std::move(arranged), [=] {
-    const ops::WeightProducts products = weight.products();
-    arrange(weight, products, tiled && products.tiled);
-  });
-  return info.Env().Undefined();
-}
-
-}  // namespace
-
-StoredWeight to_weight(Napi::Value weight, const char* name) {
-  const Napi::Value scheme = field(weight, "scheme");
-  const Shape shape = to_shape(field(weight, "shape"), "shape");
-  if (shape.size() != 2) fail(ErrorCode::shape, name, ": ", to_string(shape), ", [out, in] expected");
-  Parts parts(field(weight, "stored"));
+/// A weight of a scheme and its stored form. Throws on anything that does not fit together.
+StoredWeight to_weight(Napi::Value scheme, Napi::Value stored, Napi::Value dims) {
+  const Shape shape = to_shape(dims, "shape");
+  if (shape.size() != 2) fail(ErrorCode::shape, "shape: ", to_string(shape), ", [out, in] expected");
+  Parts parts(stored);
   Products products = products_of(scheme)(scheme, parts, shape[0], shape[1]);
   const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
   std::vector<Tensor> constants;
   for (const char* const part : {"scales", "absmax", "zeros"}) {
     if (!parts.has(part)) continue;
-    const Tensor& tensor = TensorHandle::get(field(field(weight, "stored"), part), part);
+    const Tensor& tensor = TensorHandle::get(field(stored, part), part);
     if (size_of(tensor.dtype) == 4) constants.push_back(tensor);
   }
   std::vector<Tensor> arranged = constants;
   arranged.push_back(packed);
   for (const Tensor& tensor : arranged)
     if (!tensor.storage->writable())
-      fail(ErrorCode::argument, name, ": tensors that can be written expected");
+      fail(ErrorCode::argument, "stored: tensors that can be written expected");
   return {shape[0],
           shape[1],
           packed,
           std::move(constants),
           parts.taken(),
           std::move(products.products),
-          products.int8_obstacle};
+          products.int8_obstacle,
+          to_text(field(scheme, "kind"), "kind") == "llm.int8"};
+}
+
+/// weight(scheme, stored, shape): a handle for products
+Napi::Value make_weight(const Napi::CallbackInfo& info) {
+  return WeightHandle::make(info.Env(), to_weight(info[0], info[1], info[2]));
+}
+
+/// weightDispose(weight): gives up its tensors; work that is queued on them keeps what it needs
+Napi::Value dispose_weight(const Napi::CallbackInfo& info) {
+  WeightHandle::dispose(info[0]);
+  return info.Env().Undefined();
+}
+
+/// arrange(weight, tiled): brings the codes into the order of products, or of rows. Nothing happens to a
+/// weight that is multiplied by rows.
+Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[0], "weight");
+  const bool tiled = to_bool(info[1], "tiled");
+  std::vector<Tensor> arranged = weight->constants;
+  arranged.push_back(weight->packed);
+  cpu::device().enqueue(weight->tensors, std::move(arranged), [=] {
+    const ops::WeightProducts products = weight->products();
+    arrange(*weight, products, tiled && products.tiled);
+  });
+  return info.Env().Undefined();
+}
+
+constexpr napi_type_tag kWeightTag{0x5155414E54415249, 0x0000000057454947};
+
+}  // namespace
+
+WeightHandle::WeightHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<WeightHandle>(info) {
+  if (info.Length() != 1 || !info[0].IsExternal())
+    throw to_javascript(info.Env(), Error(ErrorCode::argument, "weights are made by `weight`, not by `new`"));
+  weight_ =
+      std::make_shared<const StoredWeight>(std::move(*info[0].As<Napi::External<StoredWeight>>().Data()));
+  napi_type_tag_object(info.Env(), info.This(), &kWeightTag);
+}
+
+Napi::Object WeightHandle::make(Napi::Env env, StoredWeight weight) {
+  return Environment::of(env).weight_class.New({Napi::External<StoredWeight>::New(env, &weight)});
+}
+
+bool WeightHandle::is(Napi::Value value) {
+  bool ours = false;
+  return value.IsObject() && napi_check_object_type_tag(value.Env(), value, &kWeightTag, &ours) == napi_ok &&
+         ours;
+}
+
+std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
+  if (!is(value)) fail(ErrorCode::argument, name, ": a quantized weight expected");
+  const WeightHandle& handle = *Unwrap(value.As<Napi::Object>());
+  if (!handle.weight_) fail(ErrorCode::disposed, name, ": the quantized weight was disposed");
+  return handle.weight_;
+}
+
+void WeightHandle::dispose(Napi::Value value) {
+  if (!is(value)) fail(ErrorCode::argument, "weight: a quantized weight expected");
+  Unwrap(value.As<Napi::Object>())->weight_.reset();
 }
 
 ops::WeightProducts StoredWeight::arrange_tiles() const {
@@ -178,7 +222,10 @@ ops::Operand to_operand(Napi::Value compute) {
                                {"int8", ops::Operand::int8}});
 }
 
-void define_weight(Napi::Env env, Napi::Object exports) {
+void define_weight(Napi::Env env, Napi::Object exports, Environment& environment) {
+  environment.weight_class = Napi::Persistent(WeightHandle::DefineClass(env, "NativeWeight", {}));
+  exports.Set("weight", Napi::Function::New<guarded<make_weight>>(env));
+  exports.Set("weightDispose", Napi::Function::New<guarded<dispose_weight>>(env));
   exports.Set("ownsStorage", Napi::Function::New<guarded<owns_storage>>(env));
   exports.Set("arrange", Napi::Function::New<guarded<arrange_weight>>(env));
 }
