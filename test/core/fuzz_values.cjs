@@ -20,7 +20,8 @@ function generator(seed) {
   return { next, below, pick };
 }
 
-function values(seed, quantaria, pool) {
+/** `binding`: the addon, if its own functions are to be called. */
+function values(seed, quantaria, pool, binding) {
   const { next, below, pick } = generator(seed);
   const DTYPES = [
     'float32',
@@ -283,8 +284,37 @@ function values(seed, quantaria, pool) {
     setThreads: () => [pick([1, 2, 3, number()])],
     'Checkpoint#read': () => ['w', { range: [below(3), below(3)] }],
   };
+  const handle = (made) => quantaria.Tensor.native(made, 'made');
+  /** A weight and activations of its width, as the addon takes them. */
+  const operands = () => {
+    const [out, depth] = [dim(), dim()];
+    const scheme = pick([
+      { kind: 'int', bits: 4, symmetric: next() < 0.5, granularity: 'group', groupSize: 16 },
+      { kind: 'int', bits: pick([3, 8, 16]), symmetric: true, granularity: pick(['row', 'column']) },
+      { kind: 'nf4', blockSize: pick([5, 16]), doubleQuant: next() < 0.5 },
+      { kind: 'mx', element: 'e2m3' },
+      { kind: 'llm.int8' },
+    ]);
+    const w = quantaria.Tensor.from(new Float32Array(out * depth).fill(next()), [out, depth]);
+    const stored = Object.entries(quantaria.quantize(w, scheme).stored);
+    const form = Object.fromEntries(stored.map(([name, part]) => [name, handle(part)]));
+    return { x: handle(floats([dim(), depth])), w: handle(w), weight: [scheme, form, [out, depth]] };
+  };
+  const operand = () => pick(['float32', 'bfloat16', 'int8']);
+  const rawRight = {
+    weight: () => operands().weight,
+    arrange: () => [binding.weight(...operands().weight), next() < 0.5],
+    linear: () => {
+      const { x, weight } = operands();
+      return [x, binding.weight(...weight), null, pick(DTYPES), operand()];
+    },
+    matmul: () => {
+      const { x, w } = operands();
+      return [x, w, true, null, pick(DTYPES), operand()];
+    },
+  };
   const args = (name) => {
-    const list = right[name]?.() ?? [];
+    const list = (binding ? rawRight : right)[name]?.() ?? [];
     const count = Math.max(list.length, below(4));
     return Array.from({ length: count }, (_, i) => (i < list.length && next() < 0.7 ? list[i] : any()));
   };

@@ -31,6 +31,7 @@ const SCHEMES: QuantScheme[] = [
   { kind: 'fp8', format: 'e4m3', granularity: 'row' },
   { kind: 'mx', element: 'e2m1' },
   { kind: 'mx', element: 'e4m3', preScale: true },
+  { kind: 'llm.int8' },
 ];
 
 const make = (scheme: QuantScheme, [out, depth]: [number, number] = [OUT, IN]): QuantizedTensor =>
@@ -129,6 +130,7 @@ const FORMATS: [Exclude<FormatName, 'mxfp4'>, QuantScheme][] = [
   ['compressed-tensors', { kind: 'mx', element: 'e4m3' }],
   ['bitsandbytes', { kind: 'nf4', blockSize: 32 }],
   ['bitsandbytes', { kind: 'fp4', blockSize: 64, doubleQuant: true }],
+  ['bitsandbytes', { kind: 'llm.int8', threshold: 6 }],
   ['quanto', { kind: 'int', bits: 4, symmetric: false, granularity: 'row' }],
   ['quanto', { kind: 'fp8', format: 'e5m2', granularity: 'row' }],
 ];

@@ -1,6 +1,10 @@
 #include "dequant_matmul_test.h"
 
+#include <tuple>
+
 #include "core/error.h"
+#include "numerics/bfloat16.h"
+#include "numerics/half.h"
 
 using namespace quantaria;
 using namespace quantaria::test;
@@ -208,7 +212,7 @@ TEST(
   on_each_isa([&](Isa isa) {
     for (const auto& [out, in] : {std::pair{50, 100}, std::pair{37, 192}, std::pair{3, 5}, std::pair{17, 1}})
       for (const QuantizedWeight& w : weights_of_every_kind(out, in)) {
-        const bool integers = w.bits <= 8 && w.name.starts_with("int") && w.products(nullptr).tiled;
+        const bool integers = w.bits <= 8 && w.name.starts_with("int") && w.in_rows().tiled;
         for (const int64_t rows : {1, 2, 3, 4, 5, 13}) {
           const std::vector<float> x = random_activations(rows, in, 11);
           for (const Operand operand : {Operand::float32, Operand::bfloat16, Operand::int8}) {
@@ -247,9 +251,96 @@ TEST("a deep product, cut into several panels, lies within the bound for any gro
   });
 }
 
+TEST(
+    "int8 products of more groups than are decoded at once, and of more rows than share a panel, are exact") {
+  ThreadPool pool(2);
+  on_each_isa([&](Isa isa) {
+    for (const auto& [out, in, rows] :
+         {std::tuple{3, 9004, 1}, std::tuple{3, 9004, 5}, std::tuple{20, 70, 253}, std::tuple{20, 70, 300}})
+      for (const bool symmetric : {true, false}) {
+        const QuantizedWeight w = int_weight(int_scheme(4, symmetric, Granularity::group, 32), out, in,
+                                             random_codes(4, 4), 6, true);
+        const std::vector<float> x = integer_activations(rows, w, 3);
+        for (const Operand operand : {Operand::float32, Operand::bfloat16, Operand::int8}) {
+          const std::vector<float> y = multiply(pool, w, x, operand);
+          int64_t wrong = 0;
+          for (int64_t i = 0; i < rows; ++i)
+            for (int64_t j = 0; j < out; ++j) {
+              double sum = 0;
+              for (int64_t c = 0; c < in; ++c) sum += double{x[w.at(i, c)]} * double{w.values[w.at(j, c)]};
+              wrong += y[static_cast<size_t>(i * out + j)] != sum;
+            }
+          if (wrong > 0)
+            report(__FILE__, __LINE__,
+                   std::string(quantaria::name_of(isa)) + " " + name_of(operand) + " " + w.name + ": " +
+                       std::to_string(wrong) + " sums are wrong");
+        }
+      }
+  });
+}
+
+TEST("activations of any dtype and layout, or rows by a list, are multiplied as their values") {
+  ThreadPool pool(1);
+  on_each_isa([&](Isa) {
+    for (const int bits : {3, 4, 8})
+      for (const int64_t rows : {1, 2, 4, 9}) {
+        const int64_t in = 37;  // ends inside a unit of codes
+        QuantizedWeight w =
+            int_weight(int_scheme(bits, false, Granularity::row), 20, in, random_codes(1, bits), 2);
+        const ops::WeightProducts products = w.products(w.packed.data(), w.scales.data(), w.zeros.data());
+        ops::rows_to_tiles(pool, reinterpret_cast<uint32_t*>(w.packed.data()), products.rows,
+                           products.words_per_row);
+        const std::vector<float> x = integer_activations(rows, w, 4);
+        for (const Operand operand : {Operand::float32, Operand::bfloat16, Operand::int8}) {
+          const std::unique_ptr<ops::Factor> factor = products.factor(operand);
+          const auto run = [&](const void* data, DType dtype, bool columns_first) {
+            std::vector<float> y(static_cast<size_t>(rows * 20), NAN);
+            ops::linear(pool,
+                        {static_cast<const std::byte*>(data), dtype, rows, in, columns_first ? 1 : in,
+                         columns_first ? rows : 1},
+                        *factor, nullptr,
+                        {reinterpret_cast<std::byte*>(y.data()), DType::float32, rows, 20, 20, 1});
+            return y;
+          };
+          const std::vector<float> expected = run(x.data(), DType::float32, false);
+          std::vector<float> turned(x.size());
+          std::vector<uint16_t> half(x.size());
+          std::vector<uint16_t> brain(x.size());
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < in; ++c) {
+              const float value = x[w.at(r, c)];
+              turned[static_cast<size_t>(c * rows + r)] = value;
+              half[w.at(r, c)] = numerics::half_from_float(value);
+              brain[static_cast<size_t>(c * rows + r)] = numerics::bfloat16_from_float(value);
+            }
+          CHECK(run(turned.data(), DType::float32, true) == expected);
+          CHECK(run(half.data(), DType::float16, false) == expected);
+          CHECK(run(brain.data(), DType::bfloat16, true) == expected);
+
+          std::vector<int32_t> last_first(static_cast<size_t>(rows));
+          for (int64_t r = 0; r < rows; ++r)
+            last_first[static_cast<size_t>(r)] = static_cast<int32_t>(rows - 1 - r);
+          std::vector<float> y(expected.size(), NAN);
+          ops::Product job;
+          job.rows = {{reinterpret_cast<const std::byte*>(x.data()), DType::float32, rows, in, in, 1},
+                      last_first.data(),
+                      rows};
+          job.factors[0] = factor.get();
+          job.store = [&](const ops::Piece& piece) {
+            for (int64_t r = 0; r < piece.rows; ++r)
+              std::copy_n(piece.c[0] + r * piece.stride, piece.columns,
+                          y.begin() + (rows - 1 - piece.row - r) * 20 + piece.column);
+          };
+          ops::multiply_all(pool, {job});
+          CHECK(y == expected);
+        }
+      }
+  });
+}
+
 TEST("int8 products are refused where codes are no integers or groups do not fit words") {
   const auto refused = [](const QuantizedWeight& w) {
-    CHECK_THROWS(Error, w.products(w.packed.data()).factor(Operand::int8));
+    CHECK_THROWS(Error, w.in_rows().factor(Operand::int8));
   };
   refused(codebook_weight({Codebook::nf4, 32, false}, 4, 64, all_codes(4), 1));
   refused(fp8_weight({Float8::e4m3, true}, 4, 64, all_codes(7), 1));

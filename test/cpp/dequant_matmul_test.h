@@ -31,8 +31,13 @@ struct QuantizedWeight {
   std::vector<uint8_t> packed;  // row after row
   std::vector<float> values;    // [out, in]
   std::vector<float> offsets;   // [out, in]: |zero point * scale|, what kernels may take off afterwards
-  std::function<ops::WeightProducts(const uint8_t* packed)> products;
+  std::vector<float> scales;    // or absmax
+  std::vector<int32_t> zeros;   // empty: none
+  std::function<ops::WeightProducts(const uint8_t* packed, const float* scales, const int32_t* zeros)>
+      products;
 
+  /// Of the tensors as they lie, rows one after the other.
+  ops::WeightProducts in_rows() const { return products(packed.data(), scales.data(), zeros.data()); }
   size_t at(int64_t r, int64_t c) const { return static_cast<size_t>(r * in + c); }
 };
 
@@ -92,24 +97,22 @@ inline QuantizedWeight int_weight(ops::IntScheme s, int64_t out, int64_t in, con
                                                         : std::max<int64_t>(1, in);
   w.packed = pack_codes(out, in, s.bits, code);
   const ops::ConstantsShape shape = ops::constants_shape(s, out, in);
-  auto scales =
-      std::make_shared<std::vector<float>>(random_scales(shape.rows * shape.cols, seed, powers_of_two));
+  w.scales = random_scales(shape.rows * shape.cols, seed, powers_of_two);
   std::mt19937 random(seed + 1);
   std::uniform_int_distribution<int> any_zero(0, (1 << std::min(s.bits, 8)) - 1);
-  auto zeros = std::make_shared<std::vector<int32_t>>(scales->size());
-  for (int32_t& z : *zeros) z = any_zero(random);
+  if (!s.symmetric) w.zeros.resize(w.scales.size());
+  for (int32_t& z : w.zeros) z = any_zero(random);
   for (int64_t r = 0; r < out; ++r)
     for (int64_t c = 0; c < in; ++c) {
       const auto at =
           static_cast<size_t>((shape.rows == 1 ? 0 : r) * shape.cols + (shape.cols == 1 ? 0 : c / w.group));
-      const int zero = s.symmetric ? 1 << (s.bits - 1) : (*zeros)[at];
-      const float scale = (*scales)[at];
+      const int zero = s.symmetric ? 1 << (s.bits - 1) : w.zeros[at];
+      const float scale = w.scales[at];
       w.values.push_back(static_cast<float>(code(r, c) - zero) * scale);
       w.offsets.push_back(static_cast<float>(zero) * scale);
     }
-  w.products = [=](const uint8_t* packed) {
-    return ops::int_products(s, {packed, scales->data(), s.symmetric ? nullptr : zeros->data(), nullptr}, out,
-                             in);
+  w.products = [=](const uint8_t* packed, const float* scales, const int32_t* zeros) {
+    return ops::int_products(s, {packed, scales, s.symmetric ? nullptr : zeros, nullptr}, out, in);
   };
   return w;
 }
@@ -126,14 +129,14 @@ inline QuantizedWeight codebook_weight(ops::CodebookScheme s, int64_t out, int64
   w.group = s.block_size;
   w.packed = pack_codes(1, out * in, bits, [&](int64_t, int64_t i) { return code(i / in, i % in); });
   const int64_t blocks = ops::block_count(s, out, in);
-  auto absmax = std::make_shared<std::vector<float>>(random_scales(blocks, seed, false));
+  w.scales = random_scales(blocks, seed, false);
   auto nested = std::make_shared<std::vector<uint8_t>>(static_cast<size_t>(blocks));
   auto nested_scales = std::make_shared<std::vector<float>>(
       random_scales((blocks + ops::kNestedBlock - 1) / ops::kNestedBlock, seed + 1, false));
   auto offset = std::make_shared<float>(0.125f);
   if (s.double_quant) {
     for (size_t b = 0; b < nested->size(); ++b) (*nested)[b] = static_cast<uint8_t>(37 * b + seed);
-    ops::decode_nested_absmax(nested->data(), nested_scales->data(), *offset, blocks, absmax->data());
+    ops::decode_nested_absmax(nested->data(), nested_scales->data(), *offset, blocks, w.scales.data());
   }
   const numerics::Book16& book = s.book == ops::Codebook::fp4    ? numerics::kFp4
                                  : s.book == ops::Codebook::e3m0 ? numerics::kE3M0
@@ -141,13 +144,13 @@ inline QuantizedWeight codebook_weight(ops::CodebookScheme s, int64_t out, int64
   for (int64_t i = 0; i < out * in; ++i) {
     const int c = code(i / in, i % in);
     const float value = bits == 8 ? numerics::kDynamic8.values[c] : book.decoded[c];
-    w.values.push_back(value * (*absmax)[static_cast<size_t>(i / s.block_size)]);
+    w.values.push_back(value * w.scales[static_cast<size_t>(i / s.block_size)]);
     w.offsets.push_back(0);
   }
-  w.products = [=](const uint8_t* packed) {
+  w.products = [=](const uint8_t* packed, const float* absmax, const int32_t*) {
     const bool d = s.double_quant;
     return ops::codebook_products(s,
-                                  {packed, d ? nullptr : absmax->data(), d ? nested->data() : nullptr,
+                                  {packed, d ? nullptr : absmax, d ? nested->data() : nullptr,
                                    d ? nested_scales->data() : nullptr, d ? offset.get() : nullptr},
                                   out, in);
   };
@@ -164,15 +167,17 @@ inline QuantizedWeight fp8_weight(ops::Fp8Scheme s, int64_t out, int64_t in, con
   w.bits = 8;
   w.group = std::max<int64_t>(1, in);
   w.packed = pack_codes(out, in, 8, code);
-  auto scales = std::make_shared<std::vector<float>>(random_scales(s.per_row ? out : 1, seed, false));
+  w.scales = random_scales(s.per_row ? out : 1, seed, false);
   for (int64_t r = 0; r < out; ++r)
     for (int64_t c = 0; c < in; ++c) {
       const auto bits = static_cast<uint8_t>(code(r, c));
       w.values.push_back((e4m3 ? numerics::float_from_e4m3(bits) : numerics::float_from_e5m2(bits)) *
-                         (*scales)[static_cast<size_t>(s.per_row ? r : 0)]);
+                         w.scales[static_cast<size_t>(s.per_row ? r : 0)]);
       w.offsets.push_back(0);
     }
-  w.products = [=](const uint8_t* packed) { return ops::fp8_products(s, packed, scales->data(), out, in); };
+  w.products = [=](const uint8_t* packed, const float* scales, const int32_t*) {
+    return ops::fp8_products(s, packed, scales, out, in);
+  };
   return w;
 }
 
@@ -217,7 +222,7 @@ inline QuantizedWeight mx_weight(ops::MxScheme s, int64_t out, int64_t in, const
       w.values.push_back(mx_value(s.element, code(r, c)) * (numerics::float_from_e8m0(e) / divisor));
       w.offsets.push_back(0);
     }
-  w.products = [=](const uint8_t* packed) {
+  w.products = [=](const uint8_t* packed, const float*, const int32_t*) {
     return ops::mx_products(s, packed, scales->data(), s.pre_scale ? divisors->data() : nullptr, out, in);
   };
   return w;
@@ -228,10 +233,17 @@ inline std::vector<float> multiply(ThreadPool& pool, const QuantizedWeight& w, c
                                    ops::Operand operand) {
   const int64_t rows = w.in == 0 ? 0 : static_cast<int64_t>(x.size()) / w.in;
   std::vector<uint8_t> packed = w.packed;
-  const ops::WeightProducts products = w.products(packed.data());
-  if (products.tiled)
-    ops::rows_to_tiles(pool, reinterpret_cast<uint32_t*>(packed.data()), products.rows,
-                       products.words_per_row);
+  std::vector<float> scales = w.scales;
+  std::vector<int32_t> zeros = w.zeros;
+  const ops::WeightProducts products = w.products(packed.data(), scales.data(), zeros.data());
+  if (products.tiled) {
+    const auto arrange = [&](auto* words, int64_t per_row) {
+      ops::rows_to_tiles(pool, reinterpret_cast<uint32_t*>(words), products.rows, per_row);
+    };
+    arrange(packed.data(), products.words_per_row);
+    if (products.groups > 1) arrange(scales.data(), products.groups);
+    if (products.groups > 1 && !zeros.empty()) arrange(zeros.data(), products.groups);
+  }
   std::vector<float> y(static_cast<size_t>(rows * w.out), -1234.5f);
   ops::linear(pool, {reinterpret_cast<const std::byte*>(x.data()), DType::float32, rows, w.in, w.in, 1},
               *products.factor(operand), nullptr,
