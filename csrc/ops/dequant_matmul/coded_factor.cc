@@ -122,14 +122,19 @@ class FloatFactor final : public CodedFactor {
     return by_rows[rows - 1][static_cast<int>(weight_.decoding)][weight_.bits];
   }
 
+  DecodePanel* panel_decoder() const {
+    if (pairs_ != nullptr && weight_.integer && weight_.bits == 4) return pairs_->decode_int4;
+    const auto& kernels = pairs_ != nullptr ? pairs_->decode
+                          : bfloat16_       ? dequant_kernels().decode_rounded
+                                            : dequant_kernels().decode_float32;
+    return kernels[static_cast<int>(weight_.decoding)][weight_.bits];
+  }
+
   const void* decode_panel(const TileView (&tiles)[kMostTiles], int64_t step, int64_t steps) const {
     const int per_step = values_per_step(micro_.operand);
     const int64_t columns = panel_columns();
     auto* const words = thread_buffer<uint32_t>(Slot::right_panel, (steps + kSlackSteps) * columns);
-    const auto& kernels = pairs_ != nullptr ? pairs_->decode
-                          : bfloat16_       ? dequant_kernels().decode_rounded
-                                            : dequant_kernels().decode_float32;
-    DecodePanel* const decode = kernels[static_cast<int>(weight_.decoding)][weight_.bits];
+    DecodePanel* const decode = panel_decoder();
     const int64_t first = step * per_step;
     for_each_run(weight_, first, first + steps * per_step, [&](const Run& run) {
       for (int t = 0; t < tiles_; ++t)

@@ -29,12 +29,11 @@ QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::k
   for (int w = 0; w < Unit<bits>::kWords; ++w) words[w] = load(from + w * kLanes);
 }
 
-/// For products of few rows, which wait for memory: asks for words some cache lines ahead, past a tile's end
-/// for those of the next one.
-QUANTARIA_LANES void prefetch_unit(const uint32_t* words) {
-  constexpr int kAhead = 32 * kLanes;
-  __builtin_prefetch(words + kAhead);
-}
+/// Asks for words some cache lines ahead, past a tile's end for those of the next one. Products of few rows
+/// wait for memory as they go; a panel is decoded in one go and then multiplied for long, so the words of the
+/// next should arrive in the meantime.
+QUANTARIA_LANES void prefetch_unit(const uint32_t* words) { __builtin_prefetch(words + 32 * kLanes); }
+QUANTARIA_LANES void prefetch_panel(const uint32_t* words) { __builtin_prefetch(words + 128 * kLanes); }
 
 // ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.
 
@@ -112,6 +111,20 @@ struct ByValue {
   [[gnu::always_inline]] Floats operator()(const Ints (&unit)[Unit<kBits>::kWords], int j,
                                            const Offsets& zero) const {
     return values(code<kBits>(unit, j)) - zero;
+  }
+};
+
+/// The same where the table has the zero points.
+template <class Values>
+struct ByValueAlone {
+  static constexpr int kBits = Values::kBits;
+  Values values;
+  explicit ByValueAlone(const float* table) : values(table) {}
+  struct Offsets {};
+  Offsets offsets(const Floats&) const { return {}; }
+  [[gnu::always_inline]] Floats operator()(const Ints (&unit)[Unit<kBits>::kWords], int j,
+                                           const Offsets&) const {
+    return values(code<kBits>(unit, j));
   }
 };
 

@@ -35,6 +35,7 @@ void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
       Ints unit[U::kWords];
       load_unit<Values::kBits>(words, unit);
+      prefetch_panel(words);
 #pragma GCC unroll 32
       for (int j = 0; j < U::kCodes; ++j, row += stride) {
         const Floats value = (values(code<Values::kBits>(unit, j)) - zero) * scale;

@@ -57,6 +57,7 @@ struct DequantKernels {
 /// For bfloat16 operands.
 struct PairKernels {
   DecodePanel* decode[kDecodings][kMostBits + 1];
+  DecodePanel* decode_int4;  // a table of integers one apart
   FewRows* few_rows[kMostFewRows][kDecodings][kMostBits + 1];
 };
 

@@ -19,26 +19,36 @@ __m512i pair(const Floats& low, const Floats& high) {
 }
 
 /// Columns in their own order.
-template <class Values>
-void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
-  using U = Unit<Values::kBits>;
-  const Values values(span.table);
+template <class Decoder>
+void decode_by(const TileView& tile, const Span& span, void* to, int64_t stride) {
+  using U = Unit<Decoder::kBits>;
+  const Decoder decoder(span.table);
   const uint32_t* words = tile.words;
   uint32_t* step = static_cast<uint32_t*>(to);
   for (int64_t g = 0; g < span.groups; ++g) {
     const Floats scale = load(tile.scales + g * kLanes);
-    const Floats zero = tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes));
+    const auto offsets =
+        decoder.offsets(tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes)));
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
       Ints unit[U::kWords];
-      load_unit<Values::kBits>(words, unit);
+      load_unit<Decoder::kBits>(words, unit);
+      prefetch_panel(words);
 #pragma GCC unroll 16
       for (int j = 0; j < U::kCodes; j += 2, step += stride) {
-        const Floats low = (values(code<Values::kBits>(unit, j)) - zero) * scale;
-        const Floats high = (values(code<Values::kBits>(unit, j + 1)) - zero) * scale;
+        const Floats low = decoder(unit, j, offsets) * scale;
+        const Floats high = decoder(unit, j + 1, offsets) * scale;
         _mm512_storeu_si512(step, pair(low, high));
       }
     }
   }
+}
+
+template <class Values>
+void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
+  if (tile.zeros == nullptr)
+    decode_by<ByValueAlone<Values>>(tile, span, to, stride);
+  else
+    decode_by<ByValue<Values>>(tile, span, to, stride);
 }
 
 // ---- Few rows: pairs of codes to the operand of one dot product, in the order that takes the least work.
@@ -167,6 +177,7 @@ struct Multiply {
 constexpr PairKernels kernels() {
   PairKernels k{};
   for_all_decodings<Decode>(k.decode);
+  k.decode_int4 = decode_by<ByMantissa>;
   for_common_decodings<Multiply<1>::Few>(k.few_rows[0]);
   for_common_decodings<Multiply<2>::Few>(k.few_rows[1]);
   for_common_decodings<Multiply<3>::Few>(k.few_rows[2]);
