@@ -27,11 +27,9 @@ export interface NativeHeader {
   tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
 }
 
-/** A quantized weight: the tensors of its stored form (ops/stored_form.ts). */
+/** A quantized weight as products take it: opaque, with references to the tensors of its stored form. */
 export interface NativeWeight {
-  scheme: object;
-  stored: Readonly<Record<string, NativeTensor>>;
-  shape: readonly number[];
+  readonly __weight: never;
 }
 
 /** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */
@@ -77,6 +75,12 @@ export interface Native {
   nestedAbsmax(codes: NativeTensor, scales: NativeTensor, offset: NativeTensor): NativeTensor;
 
   ownsStorage(tensor: NativeTensor): boolean;
+  weight(
+    scheme: object,
+    stored: Readonly<Record<string, NativeTensor>>,
+    shape: readonly number[],
+  ): NativeWeight;
+  weightDispose(weight: NativeWeight): void;
   /** Brings the codes into the order of products, or back into that of rows. */
   arrange(weight: NativeWeight, tiled: boolean): void;
   matmul(

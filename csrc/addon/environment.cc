@@ -86,7 +86,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_quantize(env, exports);
   define_gptq(env, exports);
   define_compare(env, exports);
-  define_weight(env, exports);
+  define_weight(env, exports, *this);
   define_matmul(env, exports);
   define_moe(env, exports);
   define_decoder(env, exports);

@@ -68,10 +68,10 @@ class Experts {
 
   FutureFactor matrix(Napi::Value expert, const char* name) {
     const Napi::Value value = field(expert, name);
-    if (value.IsObject() && value.As<Napi::Object>().Has("scheme")) {
-      const StoredWeight weight = to_weight(value, name);
-      inputs_.insert(inputs_.end(), weight.tensors.begin(), weight.tensors.end());
-      return {weight.in, weight.out, [weight, products = products_] { return weight.factor(products); }};
+    if (WeightHandle::is(value)) {
+      const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(value, name);
+      inputs_.insert(inputs_.end(), weight->tensors.begin(), weight->tensors.end());
+      return {weight->in, weight->out, [weight, products = products_] { return weight->factor(products); }};
     }
     const Tensor tensor = checked(value, name, 2);
     return dense(transposed(tensor), products_ == ops::Operand::bfloat16);
@@ -144,7 +144,8 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
                            weights.data_as<float>()};
     ops::experts(
         cpu::device().pool(), as_matrix(x), experts->inter(), slots,
-        [&](int64_t e) { return experts->factors(e); }, as_matrix(y));
+        [&](int64_t e) { return experts->factors(e); },
+        [](int64_t bytes) { return cpu::device().allocate(bytes); }, as_matrix(y));
   });
   return TensorHandle::make(info.Env(), y);
 }

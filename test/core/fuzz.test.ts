@@ -63,7 +63,7 @@ test.each([4, 5, 6])(
   { timeout: 90_000 },
   (seed) => {
     const { functions } = fuzz('raw', seed);
-    for (const name of ['tensorFromBytes', 'dequantize', 'outputWrite', 'mappedTensor'])
+    for (const name of ['tensorFromBytes', 'dequantize', 'linear', 'arrange', 'outputWrite', 'mappedTensor'])
       expect(functions).toContain(name);
   },
 );

@@ -20,7 +20,8 @@ function generator(seed) {
   return { next, below, pick };
 }
 
-function values(seed, quantaria, pool) {
+/** `binding`: the addon, if its own functions are to be called. */
+function values(seed, quantaria, pool, binding) {
   const { next, below, pick } = generator(seed);
   const DTYPES = [
     'float32',
@@ -192,6 +193,12 @@ function values(seed, quantaria, pool) {
     if (next() < 0.1) made.dispose();
     return made;
   };
+  /** Infinities and NaN among them. */
+  const floats = (shape) => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    const data = Array.from({ length: count }, () => (next() < 0.01 ? number() : next() - 0.5));
+    return quantaria.Tensor.from(data, shape, { dtype: pick(['float32', 'float16', 'bfloat16']) });
+  };
   const pooled = (type) => {
     const list = pool.filter((item) => item instanceof type);
     return list.length > 0 ? pick(list) : undefined;
@@ -247,6 +254,18 @@ function values(seed, quantaria, pool) {
     'Tensor#slice': () => [below(2), below(3), below(5)],
     quantize: () => [tensor(), scheme()],
     dequantize: () => [quantized(), { dtype: pick(DTYPES) }],
+    matmul: () => {
+      const depth = dim();
+      return [floats([dim(), depth]), floats([depth, dim()]), { outDtype: pick(DTYPES) }];
+    },
+    linear: () => {
+      const weight = next() < 0.8 ? quantized() : floats([dim(), dim()]);
+      const [out, depth] = weight.shape ?? [1, 1];
+      const options = { compute: pick(['auto', 'float32', 'bfloat16', 'int8']) };
+      if (next() < 0.3) options.bias = floats([out]);
+      if (next() < 0.3) options.outDtype = pick(DTYPES);
+      return [floats([...goodShape(), depth]), weight, options];
+    },
     Hessian: () => [4],
     'Hessian#update': () => [quantaria.Tensor.from(new Float32Array(12).fill(next()), [3, 4])],
     'gptq.quantize': () => {
@@ -265,8 +284,37 @@ function values(seed, quantaria, pool) {
     setThreads: () => [pick([1, 2, 3, number()])],
     'Checkpoint#read': () => ['w', { range: [below(3), below(3)] }],
   };
+  const handle = (made) => quantaria.Tensor.native(made, 'made');
+  /** A weight and activations of its width, as the addon takes them. */
+  const operands = () => {
+    const [out, depth] = [dim(), dim()];
+    const scheme = pick([
+      { kind: 'int', bits: 4, symmetric: next() < 0.5, granularity: 'group', groupSize: 16 },
+      { kind: 'int', bits: pick([3, 8, 16]), symmetric: true, granularity: pick(['row', 'column']) },
+      { kind: 'nf4', blockSize: pick([5, 16]), doubleQuant: next() < 0.5 },
+      { kind: 'mx', element: 'e2m3' },
+      { kind: 'llm.int8' },
+    ]);
+    const w = quantaria.Tensor.from(new Float32Array(out * depth).fill(next()), [out, depth]);
+    const stored = Object.entries(quantaria.quantize(w, scheme).stored);
+    const form = Object.fromEntries(stored.map(([name, part]) => [name, handle(part)]));
+    return { x: handle(floats([dim(), depth])), w: handle(w), weight: [scheme, form, [out, depth]] };
+  };
+  const operand = () => pick(['float32', 'bfloat16', 'int8']);
+  const rawRight = {
+    weight: () => operands().weight,
+    arrange: () => [binding.weight(...operands().weight), next() < 0.5],
+    linear: () => {
+      const { x, weight } = operands();
+      return [x, binding.weight(...weight), null, pick(DTYPES), operand()];
+    },
+    matmul: () => {
+      const { x, w } = operands();
+      return [x, w, true, null, pick(DTYPES), operand()];
+    },
+  };
   const args = (name) => {
-    const list = right[name]?.() ?? [];
+    const list = (binding ? rawRight : right)[name]?.() ?? [];
     const count = Math.max(list.length, below(4));
     return Array.from({ length: count }, (_, i) => (i < list.length && next() < 0.7 ? list[i] : any()));
   };

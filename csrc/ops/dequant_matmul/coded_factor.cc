@@ -116,6 +116,8 @@ class FloatFactor final : public CodedFactor {
  private:
   FewRows* few(int64_t rows) const {
     if (rows < 1 || rows > std::min(kMostFewRows, micro_.rows)) return nullptr;
+    if (pairs_ == nullptr && weight_.integer && weight_.bits == 4)
+      return dequant_kernels().few_rows_of_int4[rows - 1];
     const auto& by_rows = pairs_ != nullptr ? pairs_->few_rows : dequant_kernels().few_rows;
     return by_rows[rows - 1][static_cast<int>(weight_.decoding)][weight_.bits];
   }
@@ -198,7 +200,8 @@ class Int8Factor final : public CodedFactor {
             const int64_t from = (first + g) * kTileRows + r;
             const int64_t to = g * columns + t * kTileRows + r;
             constants[to] = tiles[t].scales[from];
-            if (tiles[t].zeros != nullptr) constants[at_once * columns + to] = tiles[t].zeros[from];
+            if (tiles[t].zeros != nullptr)
+              constants[at_once * columns + to] = static_cast<float>(tiles[t].zeros[from]);
           }
       for (int64_t tile = 0; tile < a.tiles() && a.first_row(tile) < rows; ++tile) {
         const int tile_rows = a.rows_of(tile);

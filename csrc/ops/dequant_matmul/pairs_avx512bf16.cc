@@ -27,7 +27,7 @@ void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
   uint32_t* step = static_cast<uint32_t*>(to);
   for (int64_t g = 0; g < span.groups; ++g) {
     const Floats scale = load(tile.scales + g * kLanes);
-    const Floats zero = tile.zeros == nullptr ? splat(0.0f) : load(tile.zeros + g * kLanes);
+    const Floats zero = tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes));
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
       Ints unit[U::kWords];
       load_unit<Values::kBits>(words, unit);
@@ -118,6 +118,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
       for (int t = 0; t < kTiles; ++t) {
         Ints unit[U::kWords];
         load_unit<Pairs::kBits>(words[t], unit);
+        prefetch_unit(words[t]);
         words[t] += U::kWords * kLanes;
 #pragma GCC unroll 16
         for (int j = 0; j < kPairs; ++j) {
@@ -139,7 +140,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
         for (int turn = 1; turn < kTurns; ++turn) group = _mm512_add_ps(group, sum[r][t][turn]);
         // (code - zero) x, summed: the zero point times the sum of x leaves the codes' products as they are.
         if (tiles[t].zeros != nullptr)
-          group = _mm512_fnmadd_ps(_mm512_loadu_ps(tiles[t].zeros + g * kLanes),
+          group = _mm512_fnmadd_ps(as_register(to_floats(load(tiles[t].zeros + g * kLanes))),
                                    _mm512_set1_ps(input.sums[g * rows + r]), group);
         total[r][t] = _mm512_fmadd_ps(group, scale, total[r][t]);
       }
