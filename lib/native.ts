@@ -124,6 +124,17 @@ export interface Native {
     deadColumns: number;
   }>;
   hadamard(x: NativeTensor, scale: number): NativeTensor;
+  decoderRmsNorm(x: NativeTensor, gain: NativeTensor, eps: number): NativeTensor;
+  decoderRotate(x: NativeTensor, cosines: NativeTensor, sines: NativeTensor, rotary: object): NativeTensor;
+  decoderAttend(q: NativeTensor, k: NativeTensor, v: NativeTensor, attention: object): NativeTensor;
+  decoderEmbed(table: NativeTensor, ids: NativeTensor, dtype: DType): NativeTensor;
+  decoderAdd(a: NativeTensor, b: NativeTensor, gates: NativeTensor | null): NativeTensor;
+  decoderSwiglu(gate: NativeTensor, up: NativeTensor): NativeTensor;
+  decoderScoreTokens(
+    logits: NativeTensor,
+    baseline: NativeTensor | null,
+    targets: NativeTensor,
+  ): NativeTensor;
 
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(

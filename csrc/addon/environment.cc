@@ -3,6 +3,7 @@
 #include "addon/arguments.h"
 #include "addon/bits.h"
 #include "addon/compare.h"
+#include "addon/decoder.h"
 #include "addon/files.h"
 #include "addon/gptq.h"
 #include "addon/hadamard.h"
@@ -88,6 +89,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_weight(env, exports, *this);
   define_matmul(env, exports);
   define_moe(env, exports);
+  define_decoder(env, exports);
   define_experts(env, exports);
   define_llm_int8(env, exports);
   define_hadamard(env, exports);
