@@ -1,43 +1,25 @@
 import { describe, expect, test } from 'vitest';
-import {
-  type Compute,
-  type DType,
-  moe,
-  QuantizedTensor,
-  type QuantScheme,
-  quantize,
-  Tensor,
-} from '../../lib';
+import { type Compute, moe, QuantizedTensor, Tensor } from '../../lib';
 import type { Routing } from '../../lib/ops/moe_route';
-import { rejectsCode, throwsCode } from './errors';
 import { ISAS, withIsa, withThreads } from './machine';
 import {
-  type Choice,
-  type DecodedExpert,
-  decodedExperts,
-  type Expert,
-  expectNear,
-  expertsReference,
-} from './moe_reference';
+  choiceOf,
+  choose,
+  column,
+  FLOATS,
+  int,
+  type Make,
+  make,
+  matrix,
+  nf4,
+  routingOf,
+  row,
+  rows,
+  run,
+} from './moe_layers';
+import { type DecodedExpert, decodedExperts, expectNear, expertsReference } from './moe_reference';
 import { expectSame } from './products';
 import { normals, random } from './random';
-
-type Float = 'float32' | 'float16' | 'bfloat16';
-const FLOATS: Float[] = ['float32', 'float16', 'bfloat16'];
-
-const int = (bits: 2 | 3 | 4 | 5 | 6 | 8, symmetric = false): QuantScheme => ({
-  kind: 'int',
-  bits,
-  symmetric,
-  granularity: 'group',
-  groupSize: 32,
-});
-const column: QuantScheme = { kind: 'int', bits: 4, symmetric: false, granularity: 'column' };
-const row: QuantScheme = { kind: 'int', bits: 8, symmetric: true, granularity: 'row' };
-const nf4: QuantScheme = { kind: 'nf4', blockSize: 32 };
-
-/** What an expert's gate, up and down are made of: a scheme or a dtype. */
-type Make = readonly [QuantScheme | Float, QuantScheme | Float, QuantScheme | Float];
 
 /** Experts take these in turn. */
 const KINDS: Record<string, readonly Make[]> = {
@@ -72,54 +54,6 @@ const isInt = (kinds: readonly Make[]): boolean =>
 const computesOf = (kinds: readonly Make[]): Compute[] =>
   isInt(kinds) ? ['float32', 'bfloat16', 'int8'] : ['float32', 'bfloat16'];
 
-const matrix = (out: number, depth: number, seed: number, dtype: DType = 'float32'): Tensor => {
-  const scale = 1 / Math.sqrt(depth);
-  return Tensor.from(
-    normals(out * depth, seed).map((value) => value * scale),
-    [out, depth],
-    { dtype },
-  );
-};
-
-function make(kinds: readonly Make[], count: number, hidden: number, inter: number): Expert[] {
-  return Array.from({ length: count }, (_, e) => {
-    const of = (p: number, out: number, depth: number) => {
-      const how = kinds[e % kinds.length]![p]!;
-      const seed = 3 * e + p + 1;
-      return typeof how === 'string'
-        ? matrix(out, depth, seed, how)
-        : quantize(matrix(out, depth, seed), how);
-    };
-    return { gate: of(0, inter, hidden), up: of(1, inter, hidden), down: of(2, hidden, inter) };
-  });
-}
-
-const run = (x: Tensor, experts: Expert[], routing: Routing, compute?: Compute): Tensor =>
-  moe.experts(x, experts as never, routing, compute && { compute });
-
-const choose = (T: number, E: number, topK: number, seed = 7): Required<Routing> =>
-  moe.route(Tensor.from(normals(T * E, seed), [T, E]), { topK, order: 'topk-softmax' });
-
-async function choiceOf({ indices, weights }: Routing): Promise<Choice> {
-  return {
-    topK: indices.shape[1] as number,
-    indices: (await indices.read()) as Int32Array,
-    weights: await weights.toFloat32(),
-  };
-}
-
-/** A routing made of numbers, without an order of slots. */
-function routingOf(indices: number[][], weights: number[][], E: number): Routing {
-  const shape = [indices.length, indices[0]?.length ?? 0];
-  const counts = new Int32Array(E);
-  for (const e of indices.flat()) if (e >= 0 && e < E) counts[e]!++;
-  return {
-    indices: Tensor.from(Int32Array.from(indices.flat()), shape),
-    weights: Tensor.from(Float32Array.from(weights.flat()), shape),
-    counts: Tensor.from(counts, [E]),
-  };
-}
-
 /** The reference for a result of `run`. */
 async function check(
   y: Tensor,
@@ -137,9 +71,6 @@ async function check(
 }
 
 const TOKENS = [...Array.from({ length: 18 }, (_, t) => t), 33, 70];
-const rows = (T: number, hidden: number, dtype: DType = 'float32'): Tensor =>
-  Tensor.from(normals(T * hidden, T + 1), [T, hidden], { dtype });
-
 describe.each(Object.entries(KINDS))('experts of %s', (_, kinds) => {
   test('any number of tokens lies within the bound of float64, in every dtype of x', async () => {
     const [E, hidden, inter] = [5, 40, 37];
@@ -422,90 +353,4 @@ test('views of x and of weights are read where they lie', async () => {
   const copy = Tensor.from(await view.toFloat32(), [T, hidden]);
   const routing = choose(T, E, 2);
   expect(await run(view, experts, routing).read()).toEqual(await run(copy, experts, routing).read());
-});
-
-test('wrong arguments are refused at once', async () => {
-  const [E, hidden, inter, T] = [2, 32, 64, 3];
-  const x = rows(T, hidden);
-  const routing = choose(T, E, 1);
-  const dense = make([['float32', 'float32', 'float32']], E, hidden, inter);
-  const [expert] = dense as [Expert];
-  const stacks = { fc1: Tensor.zeros([E, hidden, 2 * inter]), fc2: Tensor.zeros([E, inter, hidden]) };
-  const call = (experts: unknown, opts?: object) => () =>
-    moe.experts(x, experts as never, routing, opts as never);
-  for (const [experts, code, message] of [
-    [null, 'ERR_ARGUMENT', /experts: null/],
-    [[null, null], 'ERR_ARGUMENT', /experts\[0\]: null/],
-    [[expert, { gate: expert.gate }], 'ERR_ARGUMENT', /experts\[1\]\.up/],
-    [
-      [expert, { ...expert, down: expert.up }],
-      'ERR_SHAPE',
-      /experts\[1\]\.down: \[64,32\] came, expected \[32,64\]/,
-    ],
-    [[expert, { ...expert, up: Tensor.zeros([inter, 31]) }], 'ERR_SHAPE', /experts\[1\]\.up/],
-    [[expert, { ...expert, up: Tensor.zeros([1, inter, hidden]) }], 'ERR_SHAPE', /up/],
-    [[expert, { ...expert, gate: Tensor.zeros([inter, hidden], { dtype: 'int8' }) }], 'ERR_DTYPE', /gate/],
-    [{ ...stacks, fc1: stacks.fc2 }, 'ERR_SHAPE', /fc1/],
-    [{ ...stacks, fc1: Tensor.zeros([E, hidden, 2 * inter + 1]) }, 'ERR_SHAPE', /fc1/],
-    [{ ...stacks, fc2: Tensor.zeros([inter, hidden]) }, 'ERR_SHAPE', /fc2/],
-    [{ fc1: stacks.fc1 }, 'ERR_ARGUMENT', /fc2/],
-    [[expert], 'ERR_SHAPE', /routing\.counts/],
-    [[], 'ERR_SHAPE', /routing\.counts/],
-  ] as const)
-    throwsCode(call(experts), code, message);
-  throwsCode(call(dense, { compute: 'float16' }), 'ERR_ARGUMENT', /compute/);
-  throwsCode(call(dense, { compute: 'int8' }), 'ERR_UNSUPPORTED', /float32/);
-  throwsCode(call(stacks, { compute: 'int8' }), 'ERR_UNSUPPORTED', /float32/);
-  for (const [scheme, message] of [
-    [nf4, /nf4/],
-    [{ kind: 'llm.int8' }, /llm\.int8/],
-    [column, /in order/],
-    [{ kind: 'int', bits: 16, symmetric: true, granularity: 'row' }, /at most 8 bits/],
-  ] as const) {
-    const up = quantize(expert.up as Tensor, scheme);
-    const [integers] = make([[int(4), int(4), int(4)]], 1, hidden, inter);
-    const experts = [integers, { ...integers, up }];
-    throwsCode(call(experts, { compute: 'int8' }), 'ERR_UNSUPPORTED', message);
-    expect((await moe.experts(x, experts as never, routing).read()).length).toBe(T * hidden);
-  }
-  for (const [other, code, message] of [
-    [null, 'ERR_ARGUMENT', /routing: null/],
-    [{}, 'ERR_ARGUMENT', /indices/],
-    [choose(T + 1, E, 1), 'ERR_SHAPE', /routing\.indices/],
-    [choose(T, E + 1, 1), 'ERR_SHAPE', /routing\.counts/],
-    [{ ...routing, weights: Tensor.zeros([T, 2]) }, 'ERR_SHAPE', /routing\.weights/],
-    [{ ...routing, indices: routing.weights }, 'ERR_DTYPE', /routing\.indices/],
-    [{ ...routing, weights: routing.weights.cast('float16') }, 'ERR_DTYPE', /routing\.weights/],
-  ] as const)
-    throwsCode(() => run(x, dense, other as never), code, message);
-  throwsCode(() => run(Tensor.zeros([T, hidden + 1]), dense, routing), 'ERR_SHAPE', /x: \[3,33\]/);
-  throwsCode(() => run(Tensor.zeros([1, T, hidden]), dense, routing), 'ERR_SHAPE', /x/);
-  throwsCode(() => run(Tensor.zeros([T, hidden], { dtype: 'int8' }), dense, routing), 'ERR_DTYPE', /x/);
-});
-
-test('what is disposed is refused, and queued work outlives it', async () => {
-  const [E, hidden, inter, T] = [2, 32, 64, 3];
-  const x = rows(T, hidden);
-  const experts = make([[int(4), 'float32', int(4)]], E, hidden, inter);
-  const routing = choose(T, E, 1);
-  const expected = await run(x, experts, routing).read();
-  const y = run(x, experts, routing);
-  for (const matrix of [experts[0]!.gate, experts[1]!.up, routing.order, x]) matrix.dispose();
-  expect(await y.read()).toEqual(expected);
-  throwsCode(() => run(rows(T, hidden), experts, choose(T, E, 1)), 'ERR_DISPOSED');
-  throwsCode(() => run(x, make([[int(4), nf4, row]], E, hidden, inter), choose(T, E, 1)), 'ERR_DISPOSED');
-  const whole = make([[int(4), nf4, row]], E, hidden, inter);
-  throwsCode(() => run(rows(T, hidden), whole, routing), 'ERR_DISPOSED');
-});
-
-test('an index out of range, and a weight that failed, reject the result', async () => {
-  const experts = make([[nf4, nf4, nf4]], 2, 32, 32);
-  for (const index of [2, -1]) {
-    const routing = routingOf([[0], [index]], [[1], [1]], 2);
-    await rejectsCode(run(rows(2, 32), experts, routing).read(), 'ERR_ARGUMENT', new RegExp(`${index}`));
-  }
-  const bad = quantize(Tensor.from(new Float32Array(1024).fill(Number.NaN), [32, 32]), nf4);
-  const routing = routingOf([[0], [1]], [[1], [1]], 2);
-  const y = run(rows(2, 32), [experts[0]!, { ...experts[1]!, up: bad }], routing);
-  await rejectsCode(y.read(), 'ERR_ARGUMENT', /nan at row 0/);
 });
