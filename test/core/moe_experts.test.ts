@@ -345,12 +345,28 @@ test('more tokens than go through at a time come out as the others do', async ()
   }
 });
 
-test('views of x and of weights are read where they lie', async () => {
+test('views of activations, matrices and routings are what they show', async () => {
   const [E, hidden, inter, T] = [3, 20, 24, 11];
-  const experts = make([['float32', 'bfloat16', 'float16']], E, hidden, inter);
-  const wide = Tensor.from(normals(T * 2 * hidden, 4), [T, 2 * hidden]);
-  const view = wide.slice(1, 5, 5 + hidden);
-  const copy = Tensor.from(await view.toFloat32(), [T, hidden]);
-  const routing = choose(T, E, 2);
-  expect(await run(view, experts, routing).read()).toEqual(await run(copy, experts, routing).read());
+  const view = (rows: number, columns: number, seed: number) =>
+    Tensor.from(normals(rows * 2 * columns, seed), [rows, 2 * columns]).slice(1, 5, 5 + columns);
+  const copy = async (tensor: Tensor) => Tensor.from(await tensor.toFloat32(), [...tensor.shape]);
+  const views = Array.from({ length: E }, (_, e) => ({
+    gate: view(inter, hidden, e),
+    up: view(inter, hidden, e + 10),
+    down: view(hidden, inter, e + 20),
+  }));
+  const copies = await Promise.all(
+    views.map(async ({ gate, up, down }) => ({
+      gate: await copy(gate),
+      up: await copy(up),
+      down: await copy(down),
+    })),
+  );
+  const [x, { indices, weights, counts }] = [view(T, hidden, 4), choose(T, E, 3)];
+  const seen = { indices: indices.slice(1, 1, 3), weights: weights.slice(1, 1, 3), counts };
+  const [chosen, shares] = [(await seen.indices.read()) as Int32Array, await seen.weights.toFloat32()];
+  const pairs = (values: ArrayLike<number>) =>
+    Array.from({ length: T }, (_, t) => [values[2 * t] as number, values[2 * t + 1] as number]);
+  const plain = routingOf(pairs(chosen), pairs(shares), E);
+  expect(await run(x, views, seen).read()).toEqual(await run(await copy(x), copies, plain).read());
 });
