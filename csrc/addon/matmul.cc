@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "addon/arguments.h"
+#include "addon/llm_int8.h"
 #include "addon/scheme.h"
 #include "addon/tensor_handle.h"
 #include "addon/weight.h"
@@ -102,7 +103,8 @@ Napi::Value llm_int8_linear(const Napi::CallbackInfo& info) {
   const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[1], "weight");
   if (!weight->llm_int8) fail(ErrorCode::argument, "weight: one of LLM.int8 expected");
   const Tensor scales = weight->constants[0];
-  const auto threshold = static_cast<float>(to_number(info[4], "threshold"));
+  if (const char* const obstacle = ops::llm_int8_obstacle(weight->in)) fail(ErrorCode::unsupported, obstacle);
+  const float threshold = to_threshold(info[4]);
   return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {
     weight->arrange_tiles();
     ops::llm_int8_linear(cpu::device().pool(), o.x, threshold, weight->packed.data_as<uint8_t>(),

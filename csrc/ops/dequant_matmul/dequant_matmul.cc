@@ -115,6 +115,8 @@ const char* int8_obstacle(const IntScheme& s, bool indexed, int64_t in) {
   return group_of(s, in) > kMostInt8Columns ? kInt8Overflows : nullptr;
 }
 
+const char* llm_int8_obstacle(int64_t in) { return in > kMostInt8Columns ? kInt8Overflows : nullptr; }
+
 WeightProducts int_products(const IntScheme& s, const ConstIntStored& stored, int64_t out, int64_t in) {
   const int64_t words = packed_row_bytes(in, s.bits) / 4;
   const int64_t group = group_of(s, in);

@@ -26,6 +26,9 @@ struct WeightProducts {
 /// Why a weight of integers has no int8 products; null if it has. `indexed`: columns name their groups.
 const char* int8_obstacle(const IntScheme& scheme, bool indexed, int64_t in);
 
+/// Why a weight of LLM.int8 has no integer products; null if it has.
+const char* llm_int8_obstacle(int64_t in);
+
 WeightProducts int_products(const IntScheme& scheme, const ConstIntStored& stored, int64_t out, int64_t in);
 WeightProducts codebook_products(const CodebookScheme& scheme, const ConstCodebookStored& stored, int64_t out,
                                  int64_t in);
