@@ -44,6 +44,11 @@ TileView from_run(const CodedWeight& w, TileView tile, const Run& run) {
   return tile;
 }
 
+void prefetch(const void* from, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
+}
+
 class CodedFactor : public Factor {
  public:
   CodedFactor(CodedWeight weight, int tiles) : weight_(std::move(weight)), tiles_(tiles) {}
@@ -63,6 +68,7 @@ class CodedFactor : public Factor {
   void multiply_few(FewRows* kernel, int per_step, const RowPanels& a, const TileView (&tiles)[kMostTiles],
                     float* c) const {
     const int64_t rows = a.rows();
+    prefetch_next(tiles);
     bool accumulate = false;
     if (weight_.in == 0) std::fill_n(c, rows * panel_columns(), 0.0f);
     for_each_run(weight_, 0, weight_.in, [&](const Run& run) {
@@ -79,6 +85,18 @@ class CodedFactor : public Factor {
 
   const CodedWeight weight_;
   const int tiles_;
+
+ private:
+  /// Asks for where the next panel's tiles begin. Kernels run past the end of one tile into the one behind it,
+  /// which is the next panel's first tile only.
+  void prefetch_next(const TileView (&tiles)[kMostTiles]) const {
+    const int64_t words = weight_.words_per_row * panel_columns();
+    const int64_t scales = weight_.groups() * panel_columns();
+    for (int t = 0; t < tiles_; ++t) {
+      if (t > 0) prefetch(tiles[t].words + words, kWordsAhead * 4);
+      prefetch(tiles[t].scales + scales, kScalesAhead * 4);
+    }
+  }
 };
 
 /// float32 and bfloat16 products.
