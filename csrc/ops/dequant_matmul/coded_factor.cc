@@ -87,8 +87,8 @@ class CodedFactor : public Factor {
   const int tiles_;
 
  private:
-  /// Asks for where the next panel's tiles begin. Kernels run past the end of one tile into the one behind it,
-  /// which is the next panel's first tile only.
+  /// Asks for where the next panel's tiles begin. Kernels run past the end of one tile into the one behind
+  /// it, which is the next panel's first tile only.
   void prefetch_next(const TileView (&tiles)[kMostTiles]) const {
     const int64_t words = weight_.words_per_row * panel_columns();
     const int64_t scales = weight_.groups() * panel_columns();

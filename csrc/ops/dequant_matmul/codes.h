@@ -30,8 +30,8 @@ QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::k
 }
 
 /// Products of few rows wait for memory as they go: they ask for words and constants some KiB
-/// ahead (past a tile's end: for the next tile's), into the second-level cache, which can wait for more lines at a
-/// time than the first.
+/// ahead (past a tile's end: for the next tile's), into the second-level cache, which can wait for more lines
+/// at a time than the first.
 constexpr int kSecondLevel = 2;
 QUANTARIA_LANES void prefetch_unit(const uint32_t* words) {
   __builtin_prefetch(words + kWordsAhead, 0, kSecondLevel);
