@@ -55,6 +55,20 @@ Napi::Value hessian_value(const Napi::CallbackInfo& info) {
   return TensorHandle::make(info.Env(), std::move(value));
 }
 
+/// hessianAdd(products, from, factor): products += factor * from
+Napi::Value hessian_add(const Napi::CallbackInfo& info) {
+  const Tensor products = to_products(info[0]);
+  const Tensor from = to_products(info[1]);
+  if (from.shape != products.shape)
+    fail(ErrorCode::shape, "from: ", to_string(from.shape), ", ", to_string(products.shape), " expected");
+  const double factor = to_number(info[2], "factor");
+  cpu::device().enqueue({products, from}, {products}, [=] {
+    ops::add_scaled(cpu::device().pool(), from.data_as<float>(), static_cast<float>(factor),
+                    products.elements(), products.data_as<float>());
+  });
+  return info.Env().Undefined();
+}
+
 ops::GptqOptions to_options(Napi::Value value) {
   ops::GptqOptions options;
   options.act_order = to_bool(field(value, "actOrder"), "actOrder");
@@ -134,11 +148,44 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+/// outputError(weight, values | null, products): a promise of tr((weight - values) products (weight -
+/// values)^T)
+Napi::Value output_error(const Napi::CallbackInfo& info) {
+  const Tensor w = TensorHandle::get(info[0], "weight");
+  const bool has_values = !info[1].IsNull() && !info[1].IsUndefined();
+  const Tensor values = has_values ? TensorHandle::get(info[1], "values") : Tensor{};
+  const Tensor products = to_products(info[2]);
+  if (w.shape.size() != 2 || w.shape[1] != products.shape[0])
+    fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, ", products.shape[0], "] expected");
+  if (has_values && values.shape != w.shape)
+    fail(ErrorCode::shape, "values: ", to_string(values.shape), ", ", to_string(w.shape), " expected");
+  auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
+  const auto result = std::make_shared<double>(0);
+  cpu::device().post([=, settle = settle] {
+    std::shared_ptr<const Error> failure = w.storage->failure();
+    if (!failure && has_values) failure = values.storage->failure();
+    if (!failure) failure = products.storage->failure();
+    cpu::device().told(failure);
+    if (!failure)
+      failure = failure_of([&] {
+        const ConstMatrix a = as_matrix(w);
+        const ConstMatrix b = has_values ? as_matrix(values) : a;
+        *result =
+            ops::output_error(cpu::device().pool(), a, has_values ? &b : nullptr, products.data_as<float>(),
+                              [](int64_t bytes) { return cpu::device().allocate(bytes); });
+      });
+    settle(failure, [result](Napi::Env env) { return Napi::Value(Napi::Number::New(env, *result)); });
+  });
+  return promise;
+}
+
 }  // namespace
 
 void define_gptq(Napi::Env env, Napi::Object exports) {
   exports.Set("hessianUpdate", Napi::Function::New<guarded<hessian_update>>(env));
   exports.Set("hessianValue", Napi::Function::New<guarded<hessian_value>>(env));
+  exports.Set("hessianAdd", Napi::Function::New<guarded<hessian_add>>(env));
+  exports.Set("outputError", Napi::Function::New<guarded<output_error>>(env));
   exports.Set("gptqQuantize", Napi::Function::New<guarded<gptq_quantize>>(env));
 }
 

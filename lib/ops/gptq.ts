@@ -59,6 +59,28 @@ export class Hessian implements Disposable {
     return Tensor.wrap(native.hessianValue(Hessian.native(this, 'hessian'), this.#samples));
   }
 
+  /**
+   * @internal Adds `samples` samples that are as those of another Hessian are on average: for an expert that too few tokens
+   * reach, those that enter its layer.
+   */
+  fill(from: Hessian, samples: number): void {
+    const [products, others] = [Hessian.native(this, 'hessian'), Hessian.native(from, 'from')];
+    const count = checkInteger('samples', samples, 0, Number.MAX_SAFE_INTEGER);
+    if (from.samples === 0) throw new QuantariaError('ERR_ARGUMENT', 'from: no samples came');
+    native.hessianAdd(products, others, count / from.samples);
+    this.#samples += count;
+  }
+
+  /**
+   * @internal The squared error, summed over the samples, of the output of a linear layer `w` that has the weight `values`
+   * instead; without `values` the squared output itself.
+   * @param w `[out, in]`, float32, float16 or bfloat16
+   */
+  async outputError(w: Tensor, values: Tensor | null): Promise<number> {
+    const other = values === null ? null : Tensor.native(values, 'values');
+    return await native.outputError(Tensor.native(w, 'w'), other, Hessian.native(this, 'hessian'));
+  }
+
   dispose(): void {
     this.#products.dispose();
   }
@@ -94,6 +116,8 @@ export interface GptqResult {
   quantized: QuantizedTensor;
   /** `tr((W - Q) H (W - Q)^T)`, without damping. */
   error: number;
+  /** `tr(W H W^T)`. */
+  energy: number;
   /** Square root of `error` over `tr(W H W^T)`: the relative error of the layer's output on the samples. */
   relativeError: number;
   /** The damping that was used: more than asked for if the Hessian was not positive definite with that. */
@@ -145,6 +169,7 @@ export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): 
   return {
     quantized: QuantizedTensor.fromStored(scheme, w.shape, Object.fromEntries(tensors)),
     error,
+    energy,
     relativeError: error > 0 ? Math.sqrt(error / energy) : 0,
     damping,
     deadColumns,

@@ -34,6 +34,13 @@ std::vector<double> lost(const Weight& w, const GptqResult& result) {
   return d;
 }
 
+template <class Values>
+std::vector<double> magnitudes(const Values& values) {
+  std::vector<double> found;
+  for (const auto value : values) found.push_back(std::abs(static_cast<double>(value)));
+  return found;
+}
+
 std::vector<IntScheme> all_schemes(int64_t group) {
   std::vector<IntScheme> schemes;
   for (const bool symmetric : {true, false}) {
@@ -321,6 +328,48 @@ TEST("outer products of small integers are exact, and the Hessian is their mean 
                        (expected[static_cast<size_t>(i * x.cols + j)] + 3) / 2);
         });
       }
+}
+
+TEST("the error of an output is tr((A - B) P (A - B)^T) for weights of any dtype and layout") {
+  for (const test::Shape shape : {test::Shape{1, 1}, {3, 17}, {600, 65}, {20, 130}, {0, 5}, {5, 0}})
+    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
+      const Weight a = make_weight(shape.rows, shape.cols, dtype, shape.cols % 2 == 0);
+      Weight b = make_weight(shape.rows, shape.cols, DType::float32, shape.cols % 2 == 1);
+      for (size_t i = 0; i < b.values.size(); ++i) b.values[i] = 0.9f * a.values[i] + 0.01f;
+      store_values(b);
+      const Square products = products_of(make_states(3 * shape.cols, shape.cols, 5), shape.cols);
+      const std::vector<float> floats = as_floats(products);
+      const std::vector<double> lost = [&] {
+        std::vector<double> d(a.values.size());
+        for (size_t i = 0; i < d.size(); ++i) d[i] = static_cast<double>(a.values[i]) - b.values[i];
+        return d;
+      }();
+      on_every_machine([&](ThreadPool& pool) {
+        const ConstMatrix other = b.view();
+        const double between = output_error(pool, a.view(), &other, floats.data(), scratch);
+        const double whole = output_error(pool, a.view(), nullptr, floats.data(), scratch);
+        const double eps = 0x1p-23 * std::sqrt(static_cast<double>(shape.cols)) + 1e-7;
+        CHECK(std::abs(between - energy(lost, products, shape.cols)) <=
+              16 * eps * energy(magnitudes(lost), magnitudes(products), shape.cols));
+        CHECK(std::abs(whole - energy(a.values, products, shape.cols)) <=
+              16 * eps * energy(magnitudes(a.values), magnitudes(products), shape.cols));
+      });
+    }
+}
+
+TEST("sums are added with a factor, exactly for small integers") {
+  for (const int64_t count : {0, 1, 16384, 40000})
+    on_every_machine([&](ThreadPool& pool) {
+      std::vector<float> from(static_cast<size_t>(count));
+      std::vector<float> to(static_cast<size_t>(count));
+      for (size_t i = 0; i < from.size(); ++i) {
+        from[i] = static_cast<float>(i % 31) - 15;
+        to[i] = static_cast<float>(i % 7);
+      }
+      add_scaled(pool, from.data(), 0.25f, count, to.data());
+      for (size_t i = 0; i < from.size(); ++i)
+        CHECK_EQ(to[i], static_cast<float>(i % 7) + 0.25f * (static_cast<float>(i % 31) - 15));
+    });
 }
 
 TEST("outer products carry NaN and infinity of the states to the diagonal") {

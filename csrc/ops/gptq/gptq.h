@@ -69,4 +69,14 @@ std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProb
                                       const IntScheme& scheme, const GptqOptions& options,
                                       const Scratch& scratch);
 
+/// to += factor * from, over `count` elements.
+void add_scaled(ThreadPool& pool, const float* from, float factor, int64_t count, float* to);
+
+/// tr((A - B) P (A - B)^T) for weights A and B [out, in], float32, float16 or bfloat16, any strides, and the
+/// P of add_outer_products: the squared error of a layer's output if it has the weight B instead of A.
+/// Without a B, that of the output itself. Products in float32, sums of rows in float64. Memory: in^2 + 1024
+/// in float32.
+double output_error(ThreadPool& pool, const ConstMatrix& a, const ConstMatrix* b, const float* products,
+                    const Scratch& scratch);
+
 }  // namespace quantaria::ops
