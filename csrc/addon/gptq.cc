@@ -28,6 +28,8 @@ const Tensor& to_products(Napi::Value value) {
   return tensor;
 }
 
+std::shared_ptr<Storage> scratch(int64_t bytes) { return cpu::device().allocate(bytes); }
+
 /// hessianUpdate(products, x [..., in]): products += x^T x
 Napi::Value hessian_update(const Napi::CallbackInfo& info) {
   const Tensor products = to_products(info[0]);
@@ -38,7 +40,7 @@ Napi::Value hessian_update(const Napi::CallbackInfo& info) {
   // A tensor of no elements may claim any number of rows.
   const Tensor rows = reshaped(x, {in == 0 ? 0 : x.elements() / in, in});
   cpu::device().enqueue({products, x}, {products}, [=] {
-    ops::add_outer_products(cpu::device().pool(), as_matrix(rows), products.data_as<float>());
+    ops::add_outer_products(cpu::device().pool(), as_matrix(rows), products.data_as<float>(), scratch);
   });
   return info.Env().Undefined();
 }
@@ -115,8 +117,7 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
             samples,
             {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros)},
             pointer<int32_t>(group_index)};
-        *report = ops::quantize_gptq(cpu::device().pool(), problem, scheme, options,
-                                     [](int64_t bytes) { return cpu::device().allocate(bytes); });
+        *report = ops::quantize_gptq(cpu::device().pool(), problem, scheme, options, scratch);
       });
     settle(failure, [=](Napi::Env env) {
       Napi::Object tensors = Napi::Object::New(env);

@@ -307,7 +307,7 @@ TEST("outer products of small integers are exact, and the Hessian is their mean 
         const Square expected = products_of(x.values, x.cols);
         on_every_machine([&](ThreadPool& pool) {
           std::vector<float> products(expected.size(), 3.0f);
-          add_outer_products(pool, x.view(), products.data());
+          add_outer_products(pool, x.view(), products.data(), scratch);
           for (int64_t i = 0; i < x.cols; ++i)
             for (int64_t j = i; j < x.cols; ++j) {
               const auto at = static_cast<size_t>(i * x.cols + j);
@@ -331,7 +331,7 @@ TEST("outer products carry NaN and infinity of the states to the diagonal") {
       x[20 * 70 + 33] = value;
       std::vector<float> products(70 * 70);
       add_outer_products(pool, {reinterpret_cast<const std::byte*>(x.data()), DType::float32, 50, in, in, 1},
-                         products.data());
+                         products.data(), scratch);
       for (size_t c = 0; c < 70; ++c) CHECK_EQ(std::isfinite(products[c * 71]), c != 33);
     });
 }

@@ -18,10 +18,14 @@
 /// The same bits for any number of threads (of one instruction set).
 namespace quantaria::ops {
 
+/// Memory for what a run keeps beside its results: up to 8 KiB for each column of x here, about 2 in^2
+/// float32 for a quantization. Throws ERR_OUT_OF_MEMORY.
+using Scratch = std::function<std::shared_ptr<Storage>(int64_t bytes)>;
+
 /// products += x^T x, of which only the upper triangle is good: x [rows, in] float32, float16 or
 /// bfloat16, any strides; products float32 [in, in], row-major. NaN and infinity are carried through to their
 /// column's place on the diagonal. Throws ERR_DTYPE.
-void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products);
+void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products, const Scratch& scratch);
 
 /// hessian = 2 / samples * products, both triangles, float32 [in, in]; zeros if there are no samples.
 void hessian_of(ThreadPool& pool, const float* products, int64_t in, int64_t samples, float* hessian);
@@ -53,9 +57,6 @@ struct GptqReport {
       0;  // factorisations: more than one if H was not positive definite and damping was raised
   int64_t dead_columns = 0;
 };
-
-/// Memory for what a run keeps beside its results, about 2 in^2 float32. Throws ERR_OUT_OF_MEMORY.
-using Scratch = std::function<std::shared_ptr<Storage>(int64_t bytes)>;
 
 /// Columns whose diagonal is 0 (no state ever reached them) become 0. Granularity row, tensor and column take
 /// round-to-nearest's grids. If H is not positive definite, its damping is raised tenfold and it is factored
