@@ -7,10 +7,18 @@ namespace {
 
 using numerics::kRoundingMagic;
 
+void add_rows(const Floats& rows, double* sums) {
+  float values[kStripRows];
+  store(values, rows);
+  for (int64_t r = 0; r < kStripRows; ++r) sums[r] += static_cast<double>(values[r]);
+}
+
 /// As quantize computes it (ops/quantize/quantize_int_isa.cc): with nothing to make up for, the codes are
 /// those of round-to-nearest.
 void quantize_columns(const StripBlock& block, int64_t first, int64_t last, const StripGrids& grids,
                       const IntLimits& limits) {
+  Floats errors = splat(0.0f);
+  Floats residuals = splat(0.0f);
   for (int64_t i = first; i < last; ++i) {
     const int64_t grid = grids.grid_of_column[i] * kStripRows;
     const Floats scale = load(grids.scales + grid);
@@ -22,16 +30,20 @@ void quantize_columns(const StripBlock& block, int64_t first, int64_t last, cons
     store_low(block.codes + i * kStripRows, bits(magic) + (truncate(zero) + splat(limits.offset)));
     const Floats kept = (magic - splat(kRoundingMagic)) * scale;
 
-    float* const residual = block.residual + i * kStripRows;
-    store(residual, load(residual) - kept);
+    const Floats residual = load(block.residual + i * kStripRows) - kept;
+    store(block.residual + i * kStripRows, residual);
+    residuals = multiply_add(residual, residual, residuals);
 
     const float* const upper = block.upper + i * kBlockCols;
     const Floats error = (kept - w) / splat(upper[i]);
+    errors = multiply_add(error, error, errors);
     for (int64_t j = i + 1; j < block.cols; ++j) {
       float* const to = block.weights + j * kStripRows;
       store(to, multiply_add(error, splat(upper[j]), load(to)));
     }
   }
+  add_rows(errors, block.errors);
+  add_rows(residuals, block.residuals);
 }
 
 void range(const float* strip, int64_t cols, float* low, float* high) {
@@ -49,9 +61,7 @@ void range(const float* strip, int64_t cols, float* low, float* high) {
 void add_dots(const float* a, const float* b, int64_t cols, double* sums) {
   Floats total = splat(0.0f);
   for (int64_t j = 0; j < cols; ++j) total = total + load(a + j * kStripRows) * load(b + j * kStripRows);
-  float rows[kStripRows];
-  store(rows, total);
-  for (int64_t r = 0; r < kStripRows; ++r) sums[r] += static_cast<double>(rows[r]);
+  add_rows(total, sums);
 }
 
 // The triangles are small: in float64 their errors are nothing beside those of the float32 products around

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
+#include <vector>
 
 #include "ops/bitpack/bitpack.h"
 #include "ops/bitpack/kernels.h"
@@ -44,12 +46,16 @@ class Rows {
         scales_(strips_ * grids_ * kStripRows),
         zeros_(strips_ * grids_ * kStripRows),
         product_(strips_ * kBlockElements),
-        block_(strips_ * kBlockElements) {}
+        block_(strips_ * kBlockElements),
+        errors_(static_cast<size_t>(strips_ * kStripRows)),
+        residuals_(errors_.size()) {}
 
   bool load(FiniteCheck& check);
   void quantize();
-  /// x^T H x of each row x of what `values` holds: the weights, and after quantize() their errors.
+  /// x^T H x of each row x of what `values` holds: the weights, and after quantize() their residuals.
   void add_energy(double RowSums::* member, RowSums* sums);
+  /// That of the residuals from what quantize() has summed, if it is exact enough.
+  bool add_error(RowSums* sums) const;
   void write() const;
 
  private:
@@ -76,6 +82,8 @@ class Rows {
   Buffer<float> zeros_;
   Buffer<float> product_;
   Buffer<float> block_;
+  std::vector<double> errors_;     // of the strips' rows: squares of the scaled errors
+  std::vector<double> residuals_;  // and of the residuals
 };
 
 bool Rows::load(FiniteCheck& check) {
@@ -124,6 +132,21 @@ void Rows::add_energy(double RowSums::* member, RowSums* sums) {
       for (const double row : rows) sums[s].*member += 2 * row;
     }
   }
+}
+
+/// With R R^T = H + damping the residuals D have D R = E, the errors that were spread, each divided by its
+/// diagonal element of U: D H D^T = E E^T - damping D D^T. The sums lose digits where the damping is most of
+/// the difference's first term.
+bool Rows::add_error(RowSums* sums) const {
+  constexpr double kLeastLeft = 0.25;
+  const auto sum = [](const std::vector<double>& rows) {
+    return std::accumulate(rows.begin(), rows.end(), 0.0);
+  };
+  const double damping = shared_.factor.damping();
+  if (!(sum(errors_) - damping * sum(residuals_) >= kLeastLeft * sum(errors_))) return false;
+  for (size_t r = 0; r < errors_.size(); ++r)
+    sums[r / kStripRows].error += errors_[r] - damping * residuals_[r];
+  return true;
 }
 
 void Rows::quantize() {
@@ -186,8 +209,13 @@ void Rows::quantize_block(const FactorBlock& block) {
   const IntLimits limits = limits_of(shared_.scheme);
   for (int64_t s = 0; s < strips_; ++s) {
     float* const weights = block_.data() + s * kBlockElements;
-    const StripBlock strip{block.cols, weights, values(s, block.first),
-                           codes_.data() + s * strip_elements() + block.first * kStripRows, block.upper};
+    const StripBlock strip{block.cols,
+                           weights,
+                           values(s, block.first),
+                           codes_.data() + s * strip_elements() + block.first * kStripRows,
+                           block.upper,
+                           errors_.data() + s * kStripRows,
+                           residuals_.data() + s * kStripRows};
     const StripGrids grids{scales_.data() + s * grids_ * kStripRows, zeros_.data() + s * grids_ * kStripRows,
                            shared_.grid_of_column.data() + block.first};
     const int64_t step = fits ? group : block.cols;
@@ -253,7 +281,7 @@ void quantize_rows(const GptqRows& shared, int64_t first, int64_t rows, FiniteCh
   if (!task.load(check)) return;
   task.add_energy(&RowSums::weight, sums);
   task.quantize();
-  task.add_energy(&RowSums::error, sums);
+  if (!task.add_error(sums)) task.add_energy(&RowSums::error, sums);
   task.write();
 }
 
