@@ -198,6 +198,21 @@ TEST("gptq loses less of the output than round-to-nearest, also with fewer state
   }
 }
 
+TEST("gptq reports the error without the damping, however much of what was spread is due to it") {
+  const Weight w = plain_weight(40, 200, 16);
+  for (const int64_t states : {20, 1000}) {
+    const Square products = products_of(make_states(states, w.cols, 17), w.cols);
+    for (const double damping : {0.0001, 0.01, 1.0, 100.0})
+      on_every_machine([&](ThreadPool& pool) {
+        const GptqResult actual =
+            run_gptq(pool, w, as_floats(products), {.bits = 4, .group_size = 40}, {.damping = damping});
+        const double expected = energy(lost(w, actual), products, w.cols);
+        // Few states leave little of the error, and few digits of it.
+        CHECK(std::abs(actual.report.error - expected) <= (states < w.cols ? 1e-4 : 1e-5) * expected);
+      });
+  }
+}
+
 TEST("gptq raises the damping of what is not positive definite and says so") {
   const Weight w = plain_weight(20, 140, 11);
   std::vector<float> products(static_cast<size_t>(w.cols * w.cols), 2.0f);

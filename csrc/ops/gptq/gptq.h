@@ -40,13 +40,28 @@ struct GptqOptions {
   int64_t block_size = 128;
 };
 
-struct GptqProblem {
+struct GptqInput {
   ConstMatrix weight;     // float32, float16 or bfloat16, any strides
   const float* products;  // of add_outer_products, [in, in]
   int64_t samples;        // in `products`, > 0
-  IntStored to;           // sizes as for quantize_int
+};
+
+/// A problem whose result is integers.
+struct GptqProblem : GptqInput {
+  IntStored to;  // sizes as for quantize_int
   /// int32 [in], for act_order with groups that are not static: the group of each column. Else null.
   int32_t* group_index;
+};
+
+/// Sizes as for quantize_fp8 and quantize_mx.
+struct Fp8Stored {
+  uint8_t* packed;
+  float* scales;
+};
+struct MxStored {
+  uint8_t* packed;
+  uint8_t* scales;
+  float* pre_scale;
 };
 
 struct GptqReport {
@@ -65,7 +80,19 @@ struct GptqReport {
 GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
                          const GptqOptions& options, const Scratch& scratch);
 
-/// The same for several weights, such as the experts of a layer; small ones side by side. Reports in order.
+/// The same with other grids. Blocks are fitted when their first column is reached, on weights that have all
+/// errors so far made up for, where they may be: they start with a row, their constants are stored by
+/// themselves (no double quantization), and neither act_order (no form stores the order) nor static_groups is
+/// asked for. All other constants are round-to-nearest's on the whole weight: those of rows and tensors, of
+/// blocks that span rows, absmax values as double quantization's codes decode to, factors before MX scales.
+GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const CodebookScheme& scheme,
+                         const CodebookStored& to, const GptqOptions& options, const Scratch& scratch);
+GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const Fp8Scheme& scheme,
+                         const Fp8Stored& to, const GptqOptions& options, const Scratch& scratch);
+GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const MxScheme& scheme, const MxStored& to,
+                         const GptqOptions& options, const Scratch& scratch);
+
+/// Integers for several weights, such as the experts of a layer; small ones side by side. Reports in order.
 std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProblem> problems,
                                       const IntScheme& scheme, const GptqOptions& options,
                                       const Scratch& scratch);

@@ -16,7 +16,8 @@ inline constexpr int64_t kPanelCols = 8;
 /// Columns that are quantized between two products, at most.
 inline constexpr int64_t kBlockCols = 128;
 
-/// Grids of one strip, sixteen rows side by side: constant g of row r at [g * 16 + r].
+/// Grids of one strip, sixteen rows side by side: constant g of row r at [g * 16 + r]. Those of integers;
+/// other schemes' numbers lie in the same places (ops/gptq/grids.h).
 struct StripGrids {
   const float* scales;
   const float* zeros;  // integers; all 0 when symmetric
@@ -45,6 +46,8 @@ struct GptqKernels {
   /// diagonal of U, over the columns of the block behind it.
   void (*quantize_columns)(const StripBlock& block, int64_t first, int64_t last, const StripGrids& grids,
                            const IntLimits& limits);
+  /// Does the same for one column that became kept[16]; its code is the caller's.
+  void (*spread)(const StripBlock& block, int64_t column, const float* kept);
   /// Extrema of each row of a strip, widened to hold 0; not NaN.
   void (*range)(const float* strip, int64_t cols, float* low, float* high);
   /// sums[row] += sum_j a(row, j) b(row, j).

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <vector>
 
-#include "ops/bitpack/bitpack.h"
 #include "ops/bitpack/kernels.h"
 
 namespace quantaria::ops {
@@ -38,9 +36,9 @@ class Rows {
         kernels_(gptq_kernels()),
         first_(first),
         rows_(rows),
-        in_(shared.problem.weight.cols),
+        in_(shared.weight.cols),
         strips_((rows + kStripRows - 1) / kStripRows),
-        grids_(constants_shape(shared.scheme, rows, in_).cols),
+        grids_(shared.grids.count()),
         values_(strips_ * strip_elements()),
         codes_(strips_ * strip_elements()),
         scales_(strips_ * grids_ * kStripRows),
@@ -78,7 +76,7 @@ class Rows {
   int64_t grids_;
   Buffer<float> values_;  // strips of the weights, column by column as they are quantized their residuals
   Buffer<uint8_t> codes_;
-  Buffer<float> scales_;  // [strip, grid, row]
+  Buffer<float> scales_;  // the two numbers of each grid, [strip, grid, row]
   Buffer<float> zeros_;
   Buffer<float> product_;
   Buffer<float> block_;
@@ -88,7 +86,7 @@ class Rows {
 
 bool Rows::load(FiniteCheck& check) {
   const std::vector<int64_t>& order = shared_.factor.order();
-  const Strip strip(part_of(shared_.problem.weight, first_, rows_, 0, in_));
+  const Strip strip(part_of(shared_.weight, first_, rows_, 0, in_));
   bool finite = true;
   for (int64_t r = 0; r < strips_ * kStripRows; ++r) {
     float* const to = values(r / kStripRows, 0) + r % kStripRows;
@@ -109,15 +107,10 @@ bool Rows::load(FiniteCheck& check) {
 }
 
 void Rows::load_grids() {
-  const ConstantsShape shape =
-      constants_shape(shared_.scheme, shared_.problem.weight.rows, shared_.problem.weight.cols);
   for (int64_t r = 0; r < strips_ * kStripRows; ++r)
     for (int64_t g = 0; g < grids_; ++g) {
       const int64_t to = (r / kStripRows * grids_ + g) * kStripRows + r % kStripRows;
-      const int64_t from = (shape.rows == 1 ? 0 : first_ + std::min(r, rows_ - 1)) * shape.cols + g;
-      const int32_t* const zeros = shared_.problem.to.zeros;
-      scales_.data()[to] = shared_.problem.to.scales[from];
-      zeros_.data()[to] = zeros == nullptr ? 0.0f : static_cast<float>(zeros[from]);
+      shared_.grids.load(first_ + std::min(r, rows_ - 1), g, scales_.data() + to, zeros_.data() + to);
     }
 }
 
@@ -206,7 +199,6 @@ void Rows::fit_long_group(size_t first_block) {
 void Rows::quantize_block(const FactorBlock& block) {
   const int64_t group = shared_.fitted_group;
   const bool fits = group > 0 && !shared_.long_groups;
-  const IntLimits limits = limits_of(shared_.scheme);
   for (int64_t s = 0; s < strips_; ++s) {
     float* const weights = block_.data() + s * kBlockElements;
     const StripBlock strip{block.cols,
@@ -222,55 +214,27 @@ void Rows::quantize_block(const FactorBlock& block) {
     for (int64_t first = 0; first < block.cols; first += step) {
       const int64_t last = std::min(block.cols, first + step);
       if (fits) fit(s, weights + first * kStripRows, last - first, (block.first + first) / group);
-      kernels_.quantize_columns(strip, first, last, grids, limits);
+      shared_.grids.quantize(strip, first, last, grids);
     }
   }
 }
 
 /// The grids of one group of a strip's rows, from weights as they stand.
 void Rows::fit(int64_t strip, const float* weights, int64_t cols, int64_t grid) {
-  alignas(64) float low[kStripRows];
-  alignas(64) float high[kStripRows];
-  kernels_.range(weights, cols, low, high);
-  const IntScheme& scheme = shared_.scheme;
-  float* const row = scheme.mse_search ? thread_buffer<float>(Slot::strided_row, cols) : nullptr;
   const int64_t at = (strip * grids_ + grid) * kStripRows;
-  for (int64_t r = 0; r < kStripRows; ++r) {
-    // Updates can overflow where a weight is near the end of float32.
-    constexpr float kMost = std::numeric_limits<float>::max();
-    float least = std::max(low[r], -kMost);
-    float most = std::min(high[r], kMost);
-    if (scheme.symmetric) most = std::max(-least, most), least = -most;
-    IntGrid fitted;
-    if (scheme.mse_search) {
-      for (int64_t j = 0; j < cols; ++j) row[j] = weights[j * kStripRows + r];
-      fitted = search_grid(scheme, row, cols, least, most);
-    } else {
-      fitted = fit_grid(scheme, least, most);
-    }
-    scales_.data()[at + r] = fitted.scale;
-    zeros_.data()[at + r] = static_cast<float>(fitted.zero);
-  }
+  shared_.grids.fit(first_ + strip * kStripRows, weights, cols, scales_.data() + at, zeros_.data() + at);
 }
 
 void Rows::write() const {
   const std::vector<int64_t>& order = shared_.factor.order();
-  const IntStored& to = shared_.problem.to;
-  const int bits = shared_.scheme.bits;
-  const int64_t row_bytes = packed_row_bytes(in_, bits);
   uint8_t* const row = thread_buffer<uint8_t>(Slot::codes, in_ + kPackSlack);
   std::memset(row + in_, 0, kPackSlack);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t s = r / kStripRows;
     const uint8_t* const from = codes_.data() + s * strip_elements() + r % kStripRows;
     for (int64_t p = 0; p < in_; ++p) row[order[static_cast<size_t>(p)]] = from[p * kStripRows];
-    bit_kernels().pack[bits](row, in_, to.packed + (first_ + r) * row_bytes);
-    if (shared_.fitted_group == 0) continue;
-    for (int64_t g = 0; g < grids_; ++g) {
-      const int64_t at = (s * grids_ + g) * kStripRows + r % kStripRows;
-      to.scales[(first_ + r) * grids_ + g] = scales_.data()[at];
-      if (to.zeros != nullptr) to.zeros[(first_ + r) * grids_ + g] = static_cast<int32_t>(zeros_.data()[at]);
-    }
+    const int64_t grids = s * grids_ * kStripRows + r % kStripRows;
+    shared_.grids.write(first_ + r, row, scales_.data() + grids, zeros_.data() + grids);
   }
 }
 
