@@ -338,6 +338,30 @@ TEST("outer products of small integers are exact, and the Hessian is their mean 
       }
 }
 
+TEST(
+    "outer products of small integers are exact over several passes of states and with squares of many "
+    "columns") {
+  for (const test::Shape shape : {test::Shape{4300, 50}, {2113, 97}, {30, 1250}})
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      Weight x{shape.rows, shape.cols, {}, dtype, false, {}};
+      for (int64_t i = 0; i < shape.rows * shape.cols; ++i)
+        x.values.push_back(static_cast<float>(i * 37 % 19 - 9));
+      store_values(x);
+      const Square expected = products_of(x.values, x.cols);
+      on_every_machine([&](ThreadPool& pool) {
+        std::vector<float> products(expected.size(), 0.0f);
+        add_outer_products(pool, x.view(), products.data(), scratch);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < x.cols; ++i)
+          for (int64_t j = i; j < x.cols; ++j) {
+            const auto at = static_cast<size_t>(i * x.cols + j);
+            wrong += static_cast<double>(products[at]) != expected[at];
+          }
+        CHECK_EQ(wrong, 0);
+      });
+    }
+}
+
 TEST("outer products carry NaN and infinity of the states to the diagonal") {
   for (const float value : {std::nanf(""), std::numeric_limits<float>::infinity()})
     on_every_machine([&](ThreadPool& pool) {

@@ -18,8 +18,8 @@
 /// The same bits for any number of threads (of one instruction set).
 namespace quantaria::ops {
 
-/// Memory for what a run keeps beside its results: up to 8 KiB for each column of x here, about 2 in^2
-/// float32 for a quantization. Throws ERR_OUT_OF_MEMORY.
+/// Memory for what a run keeps beside its results: about 8 KiB for each column of x here; for a quantization
+/// about 2 in^2 float32, and for code books a byte for each weight. Throws ERR_OUT_OF_MEMORY.
 using Scratch = std::function<std::shared_ptr<Storage>(int64_t bytes)>;
 
 /// products += x^T x, of which only the upper triangle is good: x [rows, in] float32, float16 or
