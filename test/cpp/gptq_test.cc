@@ -205,6 +205,21 @@ TEST("gptq loses less of the output than round-to-nearest, also with fewer state
   }
 }
 
+TEST("gptq reports the error without the damping, however much of what was spread is due to it") {
+  const Weight w = plain_weight(40, 200, 16);
+  for (const int64_t states : {20, 1000}) {
+    const Square products = products_of(make_states(states, w.cols, 17), w.cols);
+    for (const double damping : {0.0001, 0.01, 1.0, 100.0})
+      on_every_machine([&](ThreadPool& pool) {
+        const GptqResult actual =
+            run_gptq(pool, w, as_floats(products), {.bits = 4, .group_size = 40}, {.damping = damping});
+        const double expected = energy(lost(w, actual), products, w.cols);
+        // Few states leave little of the error, and few digits of it.
+        CHECK(std::abs(actual.report.error - expected) <= (states < w.cols ? 1e-4 : 1e-5) * expected);
+      });
+  }
+}
+
 TEST("gptq raises the damping of what is not positive definite and says so") {
   const Weight w = plain_weight(20, 140, 11);
   std::vector<float> products(static_cast<size_t>(w.cols * w.cols), 2.0f);
@@ -314,7 +329,7 @@ TEST("outer products of small integers are exact, and the Hessian is their mean 
         const Square expected = products_of(x.values, x.cols);
         on_every_machine([&](ThreadPool& pool) {
           std::vector<float> products(expected.size(), 3.0f);
-          add_outer_products(pool, x.view(), products.data());
+          add_outer_products(pool, x.view(), products.data(), scratch);
           for (int64_t i = 0; i < x.cols; ++i)
             for (int64_t j = i; j < x.cols; ++j) {
               const auto at = static_cast<size_t>(i * x.cols + j);
@@ -357,6 +372,30 @@ TEST("the error of an output is tr((A - B) P (A - B)^T) for weights of any dtype
     }
 }
 
+TEST(
+    "outer products of small integers are exact over several passes of states and with squares of many "
+    "columns") {
+  for (const test::Shape shape : {test::Shape{4300, 50}, {2113, 97}, {30, 1250}})
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      Weight x{shape.rows, shape.cols, {}, dtype, false, {}};
+      for (int64_t i = 0; i < shape.rows * shape.cols; ++i)
+        x.values.push_back(static_cast<float>(i * 37 % 19 - 9));
+      store_values(x);
+      const Square expected = products_of(x.values, x.cols);
+      on_every_machine([&](ThreadPool& pool) {
+        std::vector<float> products(expected.size(), 0.0f);
+        add_outer_products(pool, x.view(), products.data(), scratch);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < x.cols; ++i)
+          for (int64_t j = i; j < x.cols; ++j) {
+            const auto at = static_cast<size_t>(i * x.cols + j);
+            wrong += static_cast<double>(products[at]) != expected[at];
+          }
+        CHECK_EQ(wrong, 0);
+      });
+    }
+}
+
 TEST("sums are added with a factor, exactly for small integers") {
   for (const int64_t count : {0, 1, 16384, 40000})
     on_every_machine([&](ThreadPool& pool) {
@@ -380,7 +419,7 @@ TEST("outer products carry NaN and infinity of the states to the diagonal") {
       x[20 * 70 + 33] = value;
       std::vector<float> products(70 * 70);
       add_outer_products(pool, {reinterpret_cast<const std::byte*>(x.data()), DType::float32, 50, in, in, 1},
-                         products.data());
+                         products.data(), scratch);
       for (size_t c = 0; c < 70; ++c) CHECK_EQ(std::isfinite(products[c * 71]), c != 33);
     });
 }
