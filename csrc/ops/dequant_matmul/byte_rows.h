@@ -5,8 +5,8 @@
 #include "ops/dequant_matmul/bytes.h"
 
 /// Products of many int8 rows with a weight's codes, for the files that compile them. Codes go straight from
-/// the weight's tile into the product, four and eight bits as they are stored, so that a tile is read once for
-/// as many rows as there are registers and nothing is unpacked to memory.
+/// the weight's tile into the product, four and eight bits as they are stored, so that a tile is read once
+/// for as many rows as there are registers and nothing is unpacked to memory.
 namespace quantaria::ops::QUANTARIA_ISA {
 
 // Rows and tiles side by side whose sums are kept in registers. A code's bytes cost more to prepare without
@@ -78,66 +78,94 @@ QUANTARIA_LANES Ints dot(const Ints& sum, const SignedBytes& a, const UnsignedBy
 
 #endif
 
-/// One group after the other: int32 sums inside a group, scaled and added up in float32 in c.
-template <int bits, int rows>
-static void multiply_byte_rows(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c) {
+/// Groups' zero points: each its own, or the table's for all.
+enum class Zeros : bool { of_table, of_groups };
+
+/// factor * sums, in integers.
+template <int rows>
+QUANTARIA_LANES void scaled_sums(const float* sums, int32_t factor, int32_t (&to)[kLanes]) {
+  const Floats all = rows == kLanes ? load(sums) : load_some(sums, rows);
+  store(to, each<Ints>([=](auto x) { return x * factor; }, truncate(all)));
+}
+
+/// kSideBySide tiles; c has as many rows of kByteTiles * kLanes sums.
+template <int bits, int rows, Zeros zeros>
+static void multiply_side_by_side(const TileView* tiles, const Span& span, const FewRowsInput& input,
+                                  float* c) {
   using U = Unit<bits>;
   constexpr int kSteps = U::kCodes / 4;
   constexpr int kColumns = kByteTiles * kLanes;
   const auto zero = static_cast<int32_t>(-span.table[0]);
-  for (int first = 0; first < kByteTiles; first += kSideBySide) {
-    const TileView* const side = tiles + first;
-    const int32_t* x = static_cast<const int32_t*>(input.x);
-    const uint32_t* words[kSideBySide];
-    for (int t = 0; t < kSideBySide; ++t) words[t] = side[t].words;
-    for (int64_t g = 0; g < span.groups; ++g) {
-      const float* const a_sums = input.sums + g * rows;
-      const float* const a_scales = input.scales + g * rows;
-      // One zero point for all is taken off in integers, so that sums without it stay exact.
-      int32_t start[rows];
-      for (int r = 0; r < rows; ++r)
-        start[r] = side[0].zeros == nullptr ? -zero * static_cast<int32_t>(a_sums[r]) : 0;
-      Ints sum[rows][kSideBySide];
+  const int64_t groups = span.groups;
+  const int64_t units = span.units_per_group;
+  const int32_t* x = static_cast<const int32_t*>(input.x);
+  const float* a_sums = input.sums;
+  const float* a_scales = input.scales;
+  const uint32_t* words[kSideBySide];
+  const float* scales[kSideBySide];
+  const int32_t* group_zeros[kSideBySide];
+  for (int t = 0; t < kSideBySide; ++t) {
+    words[t] = tiles[t].words;
+    scales[t] = tiles[t].scales;
+    group_zeros[t] = tiles[t].zeros;
+  }
+  bool fresh = !input.accumulate;
+  for (int64_t g = 0; g < groups; ++g, a_sums += rows, a_scales += rows) {
+    Ints sum[rows][kSideBySide];
+    alignas(64) int32_t start[kLanes];
+    // One zero point for all is taken off in integers, so that sums without it stay exact.
+    if (zeros == Zeros::of_table) scaled_sums<rows>(a_sums, -zero, start);
+    asm("" : "+m"(start));  // to be broadcast from memory, which takes no port that the products want
 #pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r)
+    for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-        for (int t = 0; t < kSideBySide; ++t) sum[r][t] = splat(start[r]);
-      for (int64_t u = 0; u < span.units_per_group; ++u) {
-        Ints unit[kSideBySide][U::kWords];
-#pragma GCC unroll 2
-        for (int t = 0; t < kSideBySide; ++t, words[t - 1] += U::kWords * kLanes) {
-          load_unit<bits>(words[t], unit[t]);
-          prefetch_panel(words[t]);
-        }
-#pragma GCC unroll 2
-        for (int j = 0; j < kSteps; ++j, x += rows) {
-          UnsignedBytes codes[kSideBySide];
-#pragma GCC unroll 2
-          for (int t = 0; t < kSideBySide; ++t) codes[t] = unsigned_bytes(bytes_of<bits>(unit[t], j));
-#pragma GCC unroll 16
-          for (int r = 0; r < rows; ++r) {
-            const SignedBytes value = signed_bytes(x[r]);
-#pragma GCC unroll 2
-            for (int t = 0; t < kSideBySide; ++t) sum[r][t] = dot(sum[r][t], value, codes[t]);
-          }
-        }
-      }
+      for (int t = 0; t < kSideBySide; ++t) sum[r][t] = splat(zeros == Zeros::of_table ? start[r] : 0);
+    for (int64_t u = 0; u < units; ++u) {
+      Ints unit[kSideBySide][U::kWords];
 #pragma GCC unroll 2
       for (int t = 0; t < kSideBySide; ++t) {
-        const Floats scale = load(side[t].scales + g * kLanes);
-        const Floats zeros =
-            side[t].zeros == nullptr ? splat(0.0f) : to_floats(load(side[t].zeros + g * kLanes));
+        load_unit<bits>(words[t], unit[t]);
+        prefetch_panel(words[t]);
+        words[t] += U::kWords * kLanes;
+      }
+#pragma GCC unroll 2
+      for (int j = 0; j < kSteps; ++j, x += rows) {
+        UnsignedBytes codes[kSideBySide];
+#pragma GCC unroll 2
+        for (int t = 0; t < kSideBySide; ++t) codes[t] = unsigned_bytes(bytes_of<bits>(unit[t], j));
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-          float* const to = c + r * kColumns + (first + t) * kLanes;
-          Floats plain = to_floats(sum[r][t]);
-          if (side[t].zeros != nullptr) plain = multiply_add(zeros, splat(-a_sums[r]), plain);
-          const Floats before = g > 0 || input.accumulate ? load(to) : splat(0.0f);
-          store(to, multiply_add(plain * splat(a_scales[r]), scale, before));
+          const SignedBytes value = signed_bytes(x[r]);
+#pragma GCC unroll 2
+          for (int t = 0; t < kSideBySide; ++t) sum[r][t] = dot(sum[r][t], value, codes[t]);
         }
       }
     }
+#pragma GCC unroll 2
+    for (int t = 0; t < kSideBySide; ++t) {
+      const Floats scale = load(scales[t] + g * kLanes);
+      prefetch_scales(scales[t] + g * kLanes);
+      Floats zero_points;
+      if (zeros == Zeros::of_groups) zero_points = splat(0.0f) - to_floats(load(group_zeros[t] + g * kLanes));
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) {
+        float* const to = c + r * kColumns + t * kLanes;
+        Floats plain = to_floats(sum[r][t]);
+        if (zeros == Zeros::of_groups) plain = multiply_add(zero_points, splat(a_sums[r]), plain);
+        const Floats before = fresh ? splat(0.0f) : load(to);
+        store(to, multiply_add(plain * splat(a_scales[r]), scale, before));
+      }
+    }
+    fresh = false;
   }
+}
+
+/// One group after the other: int32 sums inside a group, scaled and added up in float32 in c.
+template <int bits, int rows>
+static void multiply_byte_rows(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c) {
+  auto* const multiply = tiles[0].zeros == nullptr ? multiply_side_by_side<bits, rows, Zeros::of_table>
+                                                   : multiply_side_by_side<bits, rows, Zeros::of_groups>;
+  for (int t = 0; t < kByteTiles; t += kSideBySide) multiply(tiles + t, span, input, c + t * kLanes);
 }
 
 template <int... i>

@@ -33,7 +33,14 @@ QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::k
 /// wait for memory as they go; a panel is decoded in one go and then multiplied for long, so the words of the
 /// next should arrive in the meantime.
 QUANTARIA_LANES void prefetch_unit(const uint32_t* words) { __builtin_prefetch(words + 32 * kLanes); }
-QUANTARIA_LANES void prefetch_panel(const uint32_t* words) { __builtin_prefetch(words + 128 * kLanes); }
+// The first level's few outstanding misses are left to the loads.
+inline constexpr int kSecondLevel = 2;
+QUANTARIA_LANES void prefetch_panel(const uint32_t* words) {
+  __builtin_prefetch(words + 128 * kLanes, 0, kSecondLevel);
+}
+QUANTARIA_LANES void prefetch_scales(const float* scales) {
+  __builtin_prefetch(scales + 32 * kLanes, 0, kSecondLevel);
+}
 
 // ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.
 

@@ -22,7 +22,7 @@ extern const ByteRows byte_rows;
 namespace avx512vnni {
 extern const ByteRows byte_rows;
 extern const FewByteRows few_byte_rows;
-}
+}  // namespace avx512vnni
 namespace avx512bf16 {
 extern const PairKernels pair_kernels;
 }
