@@ -256,7 +256,7 @@ TEST(
   ThreadPool pool(2);
   on_each_isa([&](Isa isa) {
     for (const auto& [out, in, rows] :
-         {std::tuple{3, 9004, 1}, std::tuple{3, 9004, 5}, std::tuple{20, 70, 253}, std::tuple{20, 70, 300}})
+         {std::tuple{3, 9004, 1}, std::tuple{3, 9004, 5}, std::tuple{20, 70, 289}, std::tuple{20, 70, 600}})
       for (const bool symmetric : {true, false}) {
         const QuantizedWeight w = int_weight(int_scheme(4, symmetric, Granularity::group, 32), out, in,
                                              random_codes(4, 4), 6, true);

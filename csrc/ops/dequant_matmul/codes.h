@@ -42,7 +42,9 @@ QUANTARIA_LANES void prefetch_scales(const float* scales) {
 
 /// A panel is decoded in one go and then multiplied for long, so the words of the next should arrive in the
 /// meantime.
-QUANTARIA_LANES void prefetch_panel(const uint32_t* words) { __builtin_prefetch(words + 128 * kLanes); }
+QUANTARIA_LANES void prefetch_panel(const uint32_t* words) {
+  __builtin_prefetch(words + 128 * kLanes, 0, kSecondLevel);
+}
 
 // ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.
 

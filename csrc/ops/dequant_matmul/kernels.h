@@ -74,11 +74,18 @@ struct ByteKernels {
 struct FewByteRows {
   FewRows* multiply[kMostFewRows][kMostBits + 1];
 };
+/// For any number of rows, in tiles of them: codes of four bits, and bytes, as a weight of eight has them.
+struct ByteRows {
+  int rows;  // of a tile, at most
+  FewRows* of_nibbles[kMostTileRows];
+  FewRows* of_bytes[kMostTileRows];
+};
 
 const DequantKernels& dequant_kernels();
 /// Null where there are no instructions for bfloat16.
 const PairKernels* pair_kernels();
 const ByteKernels& byte_kernels();
+const ByteRows& byte_rows();
 /// Null without VNNI.
 const FewByteRows* few_byte_rows();
 
