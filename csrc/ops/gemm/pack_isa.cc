@@ -157,7 +157,7 @@ void encode_int8(const float* x, int64_t groups, int64_t length, int8_t* codes, 
 }  // namespace
 
 extern const PackKernels pack_kernels;
-const PackKernels pack_kernels = {interleave,        separate, copy_rows,  put_row, pair,
-                                  round_to_bfloat16, reorder,  encode_int8};
+const PackKernels pack_kernels = {interleave, separate,          copy_rows, put_row,
+                                  pair,       round_to_bfloat16, reorder,   encode_int8};
 
 }  // namespace quantaria::ops::QUANTARIA_ISA
