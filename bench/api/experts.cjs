@@ -11,7 +11,10 @@ const SCHEME = {
   range: 'full',
   granularity: 'group',
   groupSize: 32,
+  scaleDtype: 'float16', // as the peer's
 };
+/** Of one expert. */
+const SCALES = (3 * HIDDEN * INTER) / SCHEME.groupSize;
 /** Different routings in turn: few tokens then do not find their experts in the cache. */
 const ROUTINGS = { 1: 16, 16: 4, 256: 1, 1024: 1 };
 
@@ -46,7 +49,8 @@ const layer = (m) => ({
     );
     let hit = 0;
     for (const { counts } of routings) hit += (await counts.read()).filter((count) => count > 0).length;
-    const bytes = ['gate', 'up', 'down'].reduce((sum, part) => sum + all[0][part].byteLength, 0);
+    // Scales of 16 bits are stored as float32, but read as they are.
+    const bytes = ['gate', 'up', 'down'].reduce((sum, part) => sum + all[0][part].byteLength, 0) - SCALES * 2;
     return {
       units: routings.length,
       work: { bytes: (bytes * hit) / routings.length, operations: 2 * m * TOP_K * 3 * HIDDEN * INTER },

@@ -9,6 +9,7 @@ const ARIA = [
 ];
 const SHAPES = [[4096, 4096], ...ARIA];
 
+/** Scales in 16 bits, as checkpoints and the peers have them. */
 const int4 = (groupSize) => ({
   kind: 'int',
   bits: 4,
@@ -16,6 +17,7 @@ const int4 = (groupSize) => ({
   range: 'full',
   granularity: 'group',
   groupSize,
+  scaleDtype: 'float16',
 });
 const INT8_ROWS = { kind: 'int', bits: 8, symmetric: true, granularity: 'row' };
 
@@ -40,7 +42,8 @@ function product({ name, scheme, compute, dtype, shape: [n, k], m, outliers = fa
       const plain = q.Tensor.from(normals(n * k), [n, k]);
       const make = () => (scheme ? q.quantize(plain, scheme) : plain.cast(dtype));
       const first = make();
-      const bytes = first.byteLength;
+      // Scales of 16 bits are stored as float32, but read as they are.
+      const bytes = first.byteLength - (scheme?.scaleDtype ? (2 * n * k) / scheme.groupSize : 0);
       const weights = [first];
       while (weights.length < rotation(bytes, m)) weights.push(make());
       plain.dispose();

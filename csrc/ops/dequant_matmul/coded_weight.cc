@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "numerics/e8m0.h"
-#include "ops/copy/convert.h"
 #include "ops/quantize/quantize.h"
 #include "ops/quantize/weight.h"
 
@@ -67,8 +66,9 @@ TileView view_of(const CodedWeight& w, int64_t tile, int place) {
   };
   if (tiled && narrow) {
     float* const wide = take(groups);
-    convert_row(w.scales.dtype, scales_of_tile(w, tile), DType::float32, reinterpret_cast<std::byte*>(wide),
-                groups * rows);
+    const DequantKernels& kernels = dequant_kernels();
+    (w.scales.dtype == DType::float16 ? kernels.widen_float16 : kernels.widen_bfloat16)(
+        reinterpret_cast<const uint16_t*>(scales_of_tile(w, tile)), groups * rows, wide);
     view.scales = wide;
   }
   if (!tiled || !full || w.scales.divisor != 1) {

@@ -23,6 +23,13 @@ Floats to_bfloat16(const Floats& x) {
   return as_floats(((pattern + rounding) | quiet) & splat(static_cast<int32_t>(0xffff0000u)));
 }
 
+template <Floats (*load_some)(const uint16_t*)>
+void widen(const uint16_t* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += kLanes) store(to + i, load_some(from + i));
+}
+Floats of_float16(const uint16_t* from) { return load_half(from); }
+Floats of_bfloat16(const uint16_t* from) { return load_bfloat16(from); }
+
 template <class Values, bool rounded>
 void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
   using U = Unit<Values::kBits>;
@@ -141,6 +148,8 @@ constexpr void put_integers(DequantKernels& k) {
 constexpr DequantKernels kernels() {
   DequantKernels k{};
   k.tiles = kTiles;
+  k.widen_float16 = widen<of_float16>;
+  k.widen_bfloat16 = widen<of_bfloat16>;
   for_all_decodings<Decode>(k.decode_float32);
   for_all_decodings<DecodeRounded>(k.decode_rounded);
   for_common_decodings<Multiply<1>::Few>(k.few_rows[0]);

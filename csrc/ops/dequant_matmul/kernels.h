@@ -50,8 +50,14 @@ struct FewRowsInput {
 };
 using FewRows = void(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c);
 
+/// Narrowed scales (narrow_scales.h) to float32, sixteen at a time: up to fifteen more than n are read and
+/// written.
+using WidenScales = void(const uint16_t* from, int64_t n, float* to);
+
 struct DequantKernels {
   int tiles;  // of a panel
+  WidenScales* widen_float16;
+  WidenScales* widen_bfloat16;
   /// [decoding][bits], null where there is none. Rounded: to bfloat16 values.
   DecodePanel* decode_float32[kDecodings][kMostBits + 1];
   DecodePanel* decode_rounded[kDecodings][kMostBits + 1];
