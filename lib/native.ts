@@ -125,6 +125,10 @@ export interface Native {
     attempts: number;
     deadColumns: number;
   }>;
+  columnMagnitudes(x: NativeTensor, maxima: NativeTensor, sums: NativeTensor): void;
+  scaleMatrix(w: NativeTensor, rows: NativeTensor | null, columns: NativeTensor | null): NativeTensor;
+  clampGroups(w: NativeTensor, group: number, ratios: NativeTensor): NativeTensor;
+  groupErrors(w: NativeTensor, v: NativeTensor, products: NativeTensor, group: number): NativeTensor;
   hadamard(x: NativeTensor, scale: number): NativeTensor;
   decoderRmsNorm(x: NativeTensor, gain: NativeTensor, eps: number): NativeTensor;
   decoderRotate(x: NativeTensor, cosines: NativeTensor, sines: NativeTensor, rotary: object): NativeTensor;

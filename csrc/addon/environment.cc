@@ -12,6 +12,7 @@
 #include "addon/matmul.h"
 #include "addon/moe.h"
 #include "addon/quantize.h"
+#include "addon/scaling.h"
 #include "addon/tensor_handle.h"
 #include "addon/tensor_ops.h"
 #include "addon/weight.h"
@@ -85,6 +86,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_bits(env, exports);
   define_quantize(env, exports);
   define_gptq(env, exports);
+  define_scaling(env, exports);
   define_compare(env, exports);
   define_weight(env, exports, *this);
   define_matmul(env, exports);

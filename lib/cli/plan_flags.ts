@@ -16,6 +16,7 @@ export interface PlanFlags {
   actOrder?: boolean;
   staticGroups?: boolean;
   damping?: number;
+  alpha?: number;
 }
 
 /** A word without a dot or a slash is meant as a preset, not as a file. */
@@ -46,6 +47,7 @@ export function addPlanFlags(command: Command): Command {
     .option('--act-order', 'gptq: quantize columns by falling weight of their inputs')
     .option('--static-groups', 'gptq: fit the grids of groups on the original weight')
     .option('--damping <share>', "gptq: of the Hessian's mean diagonal (default: 0.01)", number(0))
+    .option('--alpha <share>', 'smoothquant: what the weights take over, 0 to 1 (default: 0.5)', number(0, 1))
     .option('--expert-template <path>', 'name of an expert in the output, mlp.experts.{expert}.{projection}');
 }
 

@@ -9,7 +9,7 @@ import { Tensor } from '../tensor';
 export interface CalibratedMatrix {
   quantized: QuantizedTensor;
   /** How its codes were found. */
-  method: 'gptq' | 'rtn';
+  method: 'gptq' | 'awq' | 'smoothquant' | 'rtn';
   /** Frobenius norm of original minus quantized over that of the original. */
   relativeError: number;
   /** The relative error of the layer's output on the calibration states; null where there are none. */

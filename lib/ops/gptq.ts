@@ -71,6 +71,12 @@ export class Hessian implements Disposable {
     this.#samples += count;
   }
 
+  /** @internal Sums of x x^T, of which the upper triangle is good. */
+  sums(): Tensor<'float32'> {
+    Hessian.native(this, 'hessian');
+    return this.#products.to(this.device);
+  }
+
   /**
    * @internal The squared error, summed over the samples, of the output of a linear layer `w` that has the weight `values`
    * instead; without `values` the squared output itself.

@@ -2,6 +2,7 @@ import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { ioError } from '../checkpoint/json_file';
 import type { FileContent } from '../checkpoint/writer';
+import { FOLDING_FILE } from './folding';
 import { REPORT_FILE } from './report';
 
 /** Weights in whatever form, and what Quantaria and others write beside them: not carried over to another checkpoint. */
@@ -9,6 +10,7 @@ const NOT_CARRIED = /\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx|ot)$|\.
 const REWRITTEN = new Set([
   'config.json',
   REPORT_FILE,
+  FOLDING_FILE,
   'quantize_config.json',
   'quanto_qmap.json',
   'quantization_map.json',

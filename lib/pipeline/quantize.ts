@@ -12,6 +12,7 @@ import { isComplete } from './complete';
 import { readConfigText, withMembers } from './config_file';
 import { copyUnits, pieceUnits } from './copy_units';
 import { fingerprintOf } from './fingerprint';
+import { FOLDING_FILE, foldingText } from './folding';
 import { isUnfinished, OutputDirectory, removeWork } from './output';
 import {
   isCalibrated,
@@ -85,8 +86,8 @@ async function run(
   const rounded = members.filter((member) => !calibrated.includes(member));
   const units = [
     ...quantizeUnits(source, plan, rounded),
-    ...keepUnits(source, plan),
-    ...(prepared?.calibration.units(plan, calibrated) ?? []),
+    ...keepUnits(source, plan, prepared?.calibration.rewritten() ?? new Set()),
+    ...(prepared?.calibration.units(calibrated) ?? []),
   ];
   const output = await OutputDirectory.open(options.out, shards, units, {
     fingerprint,
@@ -107,6 +108,7 @@ async function run(
     await output.finish({
       ...(await carriedFiles(source.directory)),
       ...files,
+      ...foldingFile(results as Map<string, Partial<LayerResult>>),
       'config.json': config,
       [REPORT_FILE]: `${JSON.stringify(report, null, 2)}\n`,
     });
@@ -130,9 +132,9 @@ function entryGroups(tensors: readonly PlannedTensor[]): Entry[][] {
 }
 
 /** Units for what is kept: copied as it is, or taken out of a stack. */
-function keepUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[] {
+function keepUnits(source: Checkpoint, plan: QuantizePlan, rewritten: ReadonlySet<string>): WorkUnit[] {
   return plan.tensors
-    .filter(({ scheme }) => scheme === null)
+    .filter(({ scheme, target }) => scheme === null && !rewritten.has(target.name))
     .flatMap(({ target }) =>
       'copy' in target.from
         ? copyUnits(source, target.from.copy, target.name, source.info(target.from.copy).bytes)
@@ -184,6 +186,12 @@ function reportOf(
     ...(prepared && { calibration: prepared.summary, usage: usageOf(prepared, results) }),
     tensors,
   };
+}
+
+/** Of a method that moves factors between tensors. */
+function foldingFile(results: ReadonlyMap<string, Partial<LayerResult>>): Record<string, string> {
+  const factors = Object.assign({}, ...[...results.values()].map((result) => result.factors ?? {}));
+  return Object.keys(factors).length === 0 ? {} : { [FOLDING_FILE]: foldingText(factors) };
 }
 
 /** Tokens of each expert, from the layers that were calibrated. */

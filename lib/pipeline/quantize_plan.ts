@@ -10,6 +10,7 @@ import {
   type FormatContext,
   getFormat,
 } from '../formats';
+import { DEFAULT_ALPHA } from '../methods/smoothquant';
 import {
   DECODER_LINEAR_ROLES,
   describeModel,
@@ -43,6 +44,8 @@ export interface QuantizePlanOptions {
   staticGroups?: boolean;
   /** GPTQ: added to the Hessian's diagonal, times its mean; default 0.01. */
   damping?: number;
+  /** SmoothQuant: how much of the spread of activations the weights take over, 0 to 1; default 0.5. */
+  alpha?: number;
 }
 
 /** What becomes of one tensor of the output: quantized into `entries`, or kept as the one in `entries`. */
@@ -70,6 +73,7 @@ export interface QuantizePlan {
   method: Method;
   /** Settings of GPTQ, as the format can hold what comes of them. */
   gptq: { actOrder: boolean; staticGroups: boolean; damping: number };
+  alpha: number;
   format: Format;
   modelDtype: DType;
   recipe: ModelPlan['recipe'];
@@ -85,7 +89,7 @@ export interface QuantizePlan {
 }
 
 /** Those after `rtn` need calibration rows. */
-export const METHODS = ['rtn', 'gptq'] as const;
+export const METHODS = ['rtn', 'gptq', 'awq', 'smoothquant'] as const;
 export type Method = (typeof METHODS)[number];
 
 /** Formats with a place for the group of each column, which act-order needs unless groups are static. */
@@ -130,6 +134,7 @@ export async function planQuantization(
     model,
     method,
     gptq,
+    alpha: options.alpha ?? DEFAULT_ALPHA,
     format,
     modelDtype,
     recipe: decided.recipe,

@@ -29,9 +29,12 @@ export interface CalibrationSummary {
   rows: number;
   seqLen: number;
   tokens: number;
-  actOrder: boolean;
-  staticGroups: boolean;
-  damping: number;
+  /** Of GPTQ. */
+  actOrder?: boolean;
+  staticGroups?: boolean;
+  damping?: number;
+  /** Of SmoothQuant. */
+  alpha?: number;
   minExpertTokens: number;
 }
 

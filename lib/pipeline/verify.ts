@@ -6,6 +6,7 @@ import { type NativeTensor, native } from '../native';
 import { dequantize, quantizeMatrix } from '../ops/quantize';
 import type { QuantScheme } from '../scheme';
 import { Tensor } from '../tensor';
+import { type Folding, foldedRounding, foldedTensor, readFolding } from './folding';
 import { rolesOf } from './inspect';
 import { Original, type OriginalTensor } from './original';
 import { openModel, type StoredModel } from './stored_model';
@@ -54,7 +55,8 @@ export async function verifyModel(
   }
   const original = against === null ? null : await Original.open(against).catch(closeAnd(opened));
   try {
-    return await new Verifier(opened, original).run(onProgress);
+    const folding = await readFolding(opened.checkpoint.directory);
+    return await new Verifier(opened, original, folding).run(onProgress);
   } finally {
     original?.close();
     opened.checkpoint.close();
@@ -75,7 +77,15 @@ class Verifier {
   constructor(
     private readonly opened: StoredModel,
     private readonly original: Original | null,
+    private readonly folding: Folding,
   ) {}
+
+  /** The original's tensor, with the factors that a method has moved into it. */
+  #find(name: string): OriginalTensor | null {
+    const source = this.original?.find(name) ?? null;
+    const factors = this.folding.get(name);
+    return source === null || factors === undefined ? source : foldedTensor(name, source, factors);
+  }
 
   async run(onProgress?: (done: number, total: number) => void): Promise<Verification> {
     const { modules, checkpoint, stored } = this.opened;
@@ -113,7 +123,7 @@ class Verifier {
     const name = `${module.module}.weight`;
     using quantized = await format.decode(module, stored.read);
     using values = dequantize(quantized);
-    const source = this.original?.find(name) ?? null;
+    const source = this.#find(name);
     if (source !== null && !sameShape(source.shape, module.shape)) {
       this.#problems.push(`${name}: shape [${module.shape}], [${source.shape}] in the original`);
       return;
@@ -159,7 +169,7 @@ class Verifier {
     const { checkpoint } = this.opened;
     const entry = checkpoint.info(name);
     const dtype = dtypeOfStored(this.opened.stored.entries.get(name)?.dtype ?? '');
-    const source = this.original?.find(name) ?? null;
+    const source = this.#find(name);
     if (source !== null && !sameShape(source.shape, entry.shape)) {
       this.#problems.push(`${name}: shape [${entry.shape}], [${source.shape}] in the original`);
       return;
@@ -172,7 +182,8 @@ class Verifier {
       return;
     }
     const error = await this.#compareParts(name, source);
-    if (error !== null && error > 0) {
+    const dtypeOf = this.opened.stored.entries.get(name)?.dtype ?? '';
+    if (error !== null && error > (this.folding.has(name) ? foldedRounding(dtypeOf) : 0)) {
       this.#problems.push(`${name}: kept, but differs from the original by ${error.toPrecision(4)}`);
     }
     this.#tensors.push({ name, scheme: null, relativeError: error });

@@ -1,6 +1,6 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { devices, setThreads } from '../../lib/device';
 import type { StoredModule } from '../../lib/formats';
 import { dequantize } from '../../lib/ops/quantize';
@@ -22,6 +22,9 @@ import {
   tree,
   writeSafetensors,
 } from './helpers';
+
+/** Whole models are quantized and run. */
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
 
 const work = temporaryDirectory();
 const at = (...names: string[]) => path.join(work, ...names);

@@ -11,5 +11,6 @@ export {
   type Span,
 } from './block';
 export { KeyValueCache } from './cache';
+export { type Fold, foldsOf, keyOf, type LinearKey } from './folds';
 export { rotaryAngles } from './rope';
 export { type DecoderShape, decoderShape } from './shape';

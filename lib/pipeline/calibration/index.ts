@@ -2,6 +2,7 @@ import * as path from 'node:path';
 import type { Checkpoint } from '../../checkpoint/reader';
 import { bytesOf } from '../../dtype';
 import { QuantariaError } from '../../errors';
+import type { LayerWeights } from '../../models/decoder';
 import { checkFinite, Decoder, type IdRows } from '../decoder';
 import { WORK } from '../output';
 import type { QuantizePlan } from '../quantize_plan';
@@ -10,7 +11,10 @@ import type { CalibrationSummary } from '../report';
 import { type RowOptions, readRows } from '../rows';
 import type { WorkUnit } from '../run';
 import { Batches, idsDigest } from './batches';
+import { foldsOfLayer, type LayerFolds, rewrittenOf } from './fold_plan';
 import { LayerCalibration, type LayerResult, type LayerSettings, type Sink } from './layer';
+import { GptqLayer, type LayerMethod } from './layer_method';
+import { ScalingLayer } from './scaling_layer';
 import { removeStates, STATE_DTYPE, States, StateWriter } from './states';
 
 export type { LayerResult } from './layer';
@@ -32,6 +36,7 @@ export class Calibration implements Disposable {
     private readonly decoder: Decoder,
     rows: IdRows,
     out: string,
+    private readonly plan: QuantizePlan,
     private readonly settings: LayerSettings,
   ) {
     decoder.checkIds(rows);
@@ -44,7 +49,8 @@ export class Calibration implements Disposable {
    * A unit for each decoder layer up to the last one with something to quantize, in order. The states that enter a layer are
    * kept in a file, from which an interrupted run goes on.
    */
-  units(plan: QuantizePlan, members: readonly PlannedMatrix[]): WorkUnit[] {
+  units(members: readonly PlannedMatrix[]): WorkUnit[] {
+    const { plan } = this;
     const byLayer = new Map<number, PlannedMatrix[]>();
     for (const member of members) {
       const layer = member.layer as number;
@@ -53,19 +59,38 @@ export class Calibration implements Disposable {
     const last = Math.max(-1, ...byLayer.keys());
     return Array.from({ length: last + 1 }, (_, layer) => {
       const own = byLayer.get(layer) ?? [];
+      const rewritten = this.#folds(layer).flatMap(rewrittenOf);
       const elements = own.reduce((sum, { linear }) => sum + linear.shape[0] * linear.shape[1], 0);
       return {
         key: `calibrate layer ${layer}`,
         inputBytes: elements * bytesOf(plan.modelDtype),
         // One at a time: each begins with what the one before has made.
         memoryBytes: Number.POSITIVE_INFINITY,
-        outputs: own.flatMap(({ entries }) => entries.map(({ name }) => name)),
+        outputs: [...own, ...rewritten].flatMap(({ entries }) => entries.map(({ name }) => name)),
         run: async (write) => {
           const sink = { format: plan.format, modelDtype: plan.modelDtype, write };
           return { ...(await this.#layer(layer, byLayer, layer < last, sink)) };
         },
       };
     });
+  }
+
+  /** Kept tensors that the method changes, by their names in the output. */
+  rewritten(): Set<string> {
+    const layers = Array.from({ length: this.decoder.shape.layers }, (_, layer) => this.#folds(layer));
+    return new Set(layers.flat().flatMap((folds) => rewrittenOf(folds).map(({ target }) => target.name)));
+  }
+
+  /** Of a method that moves factors; else none. */
+  #folds(layer: number): LayerFolds[] {
+    return this.plan.method === 'gptq' ? [] : [foldsOfLayer(this.plan, this.decoder.shape, layer)];
+  }
+
+  #method(weights: LayerWeights): LayerMethod {
+    const { method, gptq, alpha } = this.plan;
+    const [folds] = this.#folds(weights.layer);
+    if (folds === undefined || method === 'gptq' || method === 'rtn') return new GptqLayer(gptq);
+    return new ScalingLayer(weights, folds, { method, alpha });
   }
 
   [Symbol.dispose](): void {
@@ -83,11 +108,13 @@ export class Calibration implements Disposable {
     if (layer > 0) await removeStates(this.#work, statesName(layer - 1));
     const weights = await this.decoder.weights.layer(layer);
     try {
+      using method = this.#method(weights);
       using calibration = new LayerCalibration(
         this.decoder,
         weights,
         this.#batches,
         members.get(layer) ?? [],
+        method,
         this.settings,
       );
       const result = await calibration.quantize(states, path.join(this.#work, INPUTS_FILE), sink);
@@ -178,8 +205,7 @@ export async function prepareCalibration(
       samples: options.samples ?? DEFAULT_SAMPLES,
     });
     const minExpertTokens = options.minExpertTokens ?? DEFAULT_MIN_EXPERT_TOKENS;
-    const calibration = new Calibration(decoder, rows, options.out, {
-      ...plan.gptq,
+    const calibration = new Calibration(decoder, rows, options.out, plan, {
       minExpertTokens,
       maxMemoryBytes: options.maxMemoryBytes ?? CALIBRATION_MEMORY_BYTES,
       signal: options.signal,
@@ -189,7 +215,8 @@ export async function prepareCalibration(
       rows: ids.length / length,
       seqLen: length,
       tokens: ids.length,
-      ...plan.gptq,
+      ...(plan.method === 'gptq' ? plan.gptq : {}),
+      ...(plan.method === 'smoothquant' ? { alpha: plan.alpha } : {}),
       minExpertTokens,
     };
     return {

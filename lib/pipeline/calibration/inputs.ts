@@ -1,6 +1,7 @@
 import type { LayerWeights } from '../../models/decoder';
 import type { Role } from '../../models/types';
 import { Hessian } from '../../ops/gptq';
+import { ColumnMagnitudes } from '../../ops/scaling';
 import type { Tensor } from '../../tensor';
 
 /** What enters the feed-forward part of a layer: its router, shared experts and routed experts, or dense gate and up. */
@@ -16,9 +17,33 @@ export function inputOf(role: Role, projection: string): string {
   return projection === 'down' ? `${role} down` : FEED_FORWARD;
 }
 
-/** Hessians of what enters the linear layers of one decoder layer, gathered batch by batch. */
-export class InputHessians implements Disposable {
-  readonly #hessians = new Map<string, Hessian>();
+/** What is known of the states that enter a linear layer. */
+export class InputStatistics implements Disposable {
+  readonly hessian: Hessian;
+  readonly magnitudes: ColumnMagnitudes;
+
+  constructor(width: number) {
+    this.hessian = new Hessian(width);
+    this.magnitudes = new ColumnMagnitudes(width);
+  }
+
+  /** @param x `[rows, in]`; every row is a sample, so that experts, which see different numbers of them, count the same */
+  add(x: Tensor): void {
+    const [rows, width] = x.shape as [number, number];
+    using samples = x.reshape([rows, 1, width]);
+    this.hessian.update(samples);
+    this.magnitudes.update(x);
+  }
+
+  [Symbol.dispose](): void {
+    this.hessian.dispose();
+    this.magnitudes[Symbol.dispose]();
+  }
+}
+
+/** Statistics of what enters the linear layers of one decoder layer, gathered batch by batch. */
+export class LayerInputs implements Disposable {
+  readonly #inputs = new Map<string, InputStatistics>();
   /** Inputs of the batch under way that were looked at. */
   readonly #seen = new Set<string>();
 
@@ -38,32 +63,25 @@ export class InputHessians implements Disposable {
   add(input: string, x: Tensor): void {
     if (!this.wanted.has(input) || this.#seen.has(input)) return;
     this.#seen.add(input);
-    const [rows, width] = x.shape as [number, number];
-    const hessian = this.#hessians.get(input) ?? new Hessian(width);
-    this.#hessians.set(input, hessian);
-    addRows(hessian, x, rows, width);
+    const own = this.#inputs.get(input) ?? new InputStatistics(x.shape[1] as number);
+    this.#inputs.set(input, own);
+    own.add(x);
   }
 
-  get(input: string): Hessian | null {
-    return this.#hessians.get(input) ?? null;
+  get(input: string): InputStatistics | null {
+    return this.#inputs.get(input) ?? null;
   }
 
   /** Gives up those that nothing needs any more. */
   keep(inputs: readonly string[]): void {
-    for (const [input, hessian] of this.#hessians) {
+    for (const [input, own] of this.#inputs) {
       if (inputs.includes(input)) continue;
-      hessian.dispose();
-      this.#hessians.delete(input);
+      own[Symbol.dispose]();
+      this.#inputs.delete(input);
     }
   }
 
   [Symbol.dispose](): void {
     this.keep([]);
   }
-}
-
-/** Every row is a sample: experts see different numbers of them, which are to count the same. */
-export function addRows(hessian: Hessian, x: Tensor, rows: number, width: number): void {
-  using samples = x.reshape([rows, 1, width]);
-  hessian.update(samples);
 }

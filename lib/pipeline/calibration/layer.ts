@@ -1,12 +1,7 @@
 import type { DType } from '../../dtype';
 import { QuantariaError } from '../../errors';
 import type { Format } from '../../formats';
-import {
-  type CalibratedMatrix,
-  type GptqSettings,
-  quantizeCalibrated,
-  withGroupIndex,
-} from '../../methods/gptq';
+import { type CalibratedMatrix, withGroupIndex } from '../../methods/gptq';
 import {
   attentionHalf,
   decoderBlock,
@@ -16,21 +11,22 @@ import {
   type LayerWeights,
   routeTokens,
 } from '../../models/decoder';
-import type { Hessian } from '../../ops/gptq';
 import type { Tensor } from '../../tensor';
 import type { Decoder } from '../decoder';
 import { checkFinite } from '../decoder';
+import type { TensorFactors } from '../folding';
 import type { Write } from '../output';
 import { inTensor, type PlannedMatrix, writeQuantized } from '../quantize_units';
 import type { MatrixCalibration } from '../report';
 import type { Batches } from './batches';
-import { FEED_FORWARD, InputHessians, inputOf } from './inputs';
+import { FEED_FORWARD, type InputStatistics, inputOf, LayerInputs } from './inputs';
+import type { LayerMethod } from './layer_method';
 import { QuantizedLayer } from './quantized_layer';
-import { type ExpertHessians, expertHessians, hessianBytes, RoutedTokens } from './routed';
+import { type ExpertInputs, expertInputs, hessianBytes, RoutedTokens } from './routed';
 import { type States, StateWriter } from './states';
 
 /** How a layer is quantized. */
-export interface LayerSettings extends GptqSettings {
+export interface LayerSettings {
   /** An expert with fewer tokens is given those that enter its layer too. */
   minExpertTokens: number;
   maxMemoryBytes: number;
@@ -43,6 +39,8 @@ export interface LayerResult {
   calibration: Record<string, MatrixCalibration>;
   /** Tokens of each routed expert; null for a dense layer. */
   counts: number[] | null;
+  /** What tensors were multiplied by, of a method that moves factors between them. */
+  factors: Record<string, TensorFactors>;
 }
 
 /** Where the quantized weights go. */
@@ -61,15 +59,16 @@ const HESSIAN_SHARE = 0.5;
  */
 export class LayerCalibration implements Disposable {
   readonly #layer: QuantizedLayer;
-  readonly #hessians: InputHessians;
+  readonly #inputs: LayerInputs;
   readonly #routed: RoutedTokens | null;
-  readonly #result: LayerResult = { errors: {}, calibration: {}, counts: null };
+  readonly #result: LayerResult = { errors: {}, calibration: {}, counts: null, factors: {} };
 
   constructor(
     private readonly decoder: Decoder,
     private readonly original: LayerWeights,
     private readonly batches: Batches,
     private readonly members: readonly PlannedMatrix[],
+    private readonly method: LayerMethod,
     private readonly settings: LayerSettings,
   ) {
     this.#layer = new QuantizedLayer(original);
@@ -77,7 +76,7 @@ export class LayerCalibration implements Disposable {
     const wanted = members
       .filter(({ linear }) => linear.expert === null)
       .map(({ linear }) => inputOf(linear.role, linear.projection));
-    this.#hessians = new InputHessians(new Set(experts ? [...wanted, FEED_FORWARD] : wanted));
+    this.#inputs = new LayerInputs(new Set(experts ? [...wanted, FEED_FORWARD] : wanted));
     this.#routed = original.experts.length > 0 ? new RoutedTokens(original.experts.length) : null;
   }
 
@@ -88,22 +87,25 @@ export class LayerCalibration implements Disposable {
       experts.length > 0 ? new StateWriter(inputsFile, this.batches.rows, this.decoder.shape.hidden) : null;
     try {
       await this.#gather(states, writer);
+      await this.method.begin(this.#inputs, this.#routed?.counts ?? null);
       for (const member of this.members) {
         const { role, projection, expert } = member.linear;
         if (expert !== null) continue;
-        const hessian = this.#hessians.get(inputOf(role, projection));
-        await this.#quantizeMatrix(member, hessian, { tokens: hessian?.samples ?? 0 }, sink);
+        const own = this.#inputs.get(inputOf(role, projection));
+        await this.#quantizeMatrix(member, own, { tokens: own?.hessian.samples ?? 0 }, sink);
       }
-      this.#hessians.keep(experts.length > 0 ? [FEED_FORWARD] : []);
+      this.#inputs.keep(experts.length > 0 ? [FEED_FORWARD] : []);
       if (writer !== null) {
         using inputs = await writer.finish();
         await this.#quantizeExperts(experts, inputs, sink);
       }
+      await this.method.finish(this.#layer, sink);
     } catch (error) {
       await writer?.abort();
       throw error;
     }
-    return { ...this.#result, counts: this.#routed?.counts ?? null };
+    const counts = this.#routed?.counts ?? null;
+    return { ...this.#result, counts, factors: this.method.factors() };
   }
 
   /** The states that the quantized layer makes. */
@@ -127,7 +129,7 @@ export class LayerCalibration implements Disposable {
 
   [Symbol.dispose](): void {
     this.#layer[Symbol.dispose]();
-    this.#hessians[Symbol.dispose]();
+    this.#inputs[Symbol.dispose]();
   }
 
   #checkSignal(): void {
@@ -136,15 +138,15 @@ export class LayerCalibration implements Disposable {
 
   async #gather(states: States, inputs: StateWriter | null): Promise<void> {
     const { shape } = this.decoder;
-    const watched = this.#hessians.watch(this.original);
+    const watched = this.#inputs.watch(this.original);
     for (let batch = 0; batch < states.batches; ++batch) {
       this.#checkSignal();
-      this.#hessians.nextBatch();
+      this.#inputs.nextBatch();
       using x = states.batch(batch);
       using between = attentionHalf(x, watched, shape, this.batches.span(batch));
       using normed = feedForwardInput(between, watched, shape);
       await checkFinite(normed, `calibration, layer ${watched.layer}`, batch);
-      this.#hessians.add(FEED_FORWARD, normed);
+      this.#inputs.add(FEED_FORWARD, normed);
       for (const role of ['dense-ffn', 'shared-expert'] as const) {
         if (watched.has(role, 'gate')) this.#throughDense(normed, watched, role);
       }
@@ -155,7 +157,7 @@ export class LayerCalibration implements Disposable {
 
   #throughDense(normed: Tensor, weights: LayerWeights, role: 'dense-ffn' | 'shared-expert'): void {
     using inner = gated(normed, weights, role);
-    this.#hessians.add(inputOf(role, 'down'), inner);
+    this.#inputs.add(inputOf(role, 'down'), inner);
   }
 
   async #route(normed: Tensor, routed: RoutedTokens): Promise<void> {
@@ -169,8 +171,8 @@ export class LayerCalibration implements Disposable {
 
   /** In waves whose Hessians fit into memory. */
   async #quantizeExperts(members: readonly PlannedMatrix[], inputs: States, sink: Sink): Promise<void> {
-    const entering = this.#hessians.get(FEED_FORWARD);
-    if (this.#routed === null || entering === null) {
+    const entering = this.#inputs.get(FEED_FORWARD)?.hessian;
+    if (this.#routed === null || entering === undefined) {
       throw new QuantariaError('ERR_FORMAT', `layer ${this.original.layer}: no router for its experts`);
     }
     const byExpert = new Map<number, PlannedMatrix[]>();
@@ -185,40 +187,35 @@ export class LayerCalibration implements Disposable {
       const wave = indices
         .slice(first, first + size)
         .map((index) => ({ index, weights: this.original.experts[index] as ExpertWeights }));
-      const hessians = await expertHessians(
-        wave,
-        inputs,
-        this.#routed,
-        entering,
-        this.settings.minExpertTokens,
-      );
+      const found = await expertInputs(wave, inputs, this.#routed, entering, this.settings.minExpertTokens);
       try {
-        for (const [expert, own] of hessians) {
+        for (const [expert, own] of found) {
+          await this.method.beginExpert(expert, own);
           for (const member of byExpert.get(expert) ?? []) await this.#quantizeExpert(member, own, sink);
           own[Symbol.dispose]();
         }
       } finally {
-        for (const own of hessians.values()) own[Symbol.dispose]();
+        for (const own of found.values()) own[Symbol.dispose]();
       }
     }
   }
 
-  #quantizeExpert(member: PlannedMatrix, own: ExpertHessians, sink: Sink): Promise<void> {
-    const hessian = member.linear.projection === 'down' ? own.down : own.entering;
-    return this.#quantizeMatrix(member, hessian, { tokens: own.tokens, hessian: own.source }, sink);
+  #quantizeExpert(member: PlannedMatrix, own: ExpertInputs, sink: Sink): Promise<void> {
+    const inputs = member.linear.projection === 'down' ? own.down : own.entering;
+    return this.#quantizeMatrix(member, inputs, { tokens: own.tokens, hessian: own.source }, sink);
   }
 
   async #quantizeMatrix(
     member: PlannedMatrix,
-    hessian: Hessian | null,
+    inputs: InputStatistics | null,
     from: Pick<MatrixCalibration, 'tokens' | 'hessian'>,
     { format, modelDtype, write }: Sink,
   ): Promise<void> {
-    const { linear, scheme, target } = member;
+    const { linear, target } = member;
     this.#checkSignal();
     try {
       const weight = this.#layer.originalOf(linear) as Tensor;
-      const made = await quantizeCalibrated(weight, hessian, scheme, this.settings);
+      const made = await this.method.matrix(member, weight, inputs);
       const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
       this.#layer.replace(linear, quantized);
       await writeQuantized(member, quantized, format, modelDtype, write);

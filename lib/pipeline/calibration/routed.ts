@@ -1,11 +1,11 @@
 import { synchronize } from '../../device';
 import type { ExpertWeights } from '../../models/decoder';
 import { embed, swiglu } from '../../ops/decoder';
-import { Hessian } from '../../ops/gptq';
+import type { Hessian } from '../../ops/gptq';
 import { linear } from '../../ops/linear';
 import type { Routing } from '../../ops/moe_route';
 import { Tensor } from '../../tensor';
-import { addRows } from './inputs';
+import { InputStatistics } from './inputs';
 import { STATE_DTYPE, type States } from './states';
 
 /** Tokens of each expert, batch by batch. */
@@ -40,13 +40,13 @@ export class RoutedTokens {
   }
 }
 
-/** How an expert's Hessians came about. */
+/** Of whose tokens an expert's Hessians are. */
 export type ExpertSource = 'own' | 'blended' | 'layer';
 
-export interface ExpertHessians extends Disposable {
+export interface ExpertInputs extends Disposable {
   /** Of gate and up. */
-  entering: Hessian;
-  down: Hessian;
+  entering: InputStatistics;
+  down: InputStatistics;
   source: ExpertSource;
   /** That were routed to the expert. */
   tokens: number;
@@ -62,39 +62,41 @@ export function hessianBytes({ gate, down }: ExpertWeights): number {
 }
 
 /**
- * The Hessians of some experts of a layer. An expert with fewer tokens than `minTokens` is given as many average tokens of
+ * What enters some experts of a layer. An expert with fewer tokens than `minTokens` is given as many average tokens of
  * those that enter the layer as are missing; one without any has theirs alone.
  * @param inputs what enters the feed-forward part
  * @param layer its Hessian
  */
-export async function expertHessians(
+export async function expertInputs(
   experts: readonly { index: number; weights: ExpertWeights }[],
   inputs: States,
   routed: RoutedTokens,
   layer: Hessian,
   minTokens: number,
-): Promise<Map<number, ExpertHessians>> {
-  const made = new Map<number, ExpertHessians>();
+): Promise<Map<number, ExpertInputs>> {
+  const made = new Map<number, ExpertInputs>();
   for (const { index, weights } of experts)
-    made.set(index, emptyHessians(weights, routed.counts[index] as number));
+    made.set(index, emptyInputs(weights, routed.counts[index] as number));
   try {
     for (let batch = 0; batch < inputs.batches; ++batch) {
       using x = inputs.batch(batch);
       for (const { index, weights } of experts) {
         const tokens = routed.of(batch, index);
-        if (tokens.length > 0) addTokens(made.get(index) as ExpertHessians, x, tokens, weights);
+        if (tokens.length > 0) addTokens(made.get(index) as ExpertInputs, x, tokens, weights);
       }
       // Memory is taken when work is queued.
       await synchronize();
     }
     for (const { index, weights } of experts) {
-      const own = made.get(index) as ExpertHessians;
+      const own = made.get(index) as ExpertInputs;
       const missing = minTokens - own.tokens;
       if (missing <= 0) continue;
       own.source = own.tokens === 0 ? 'layer' : 'blended';
-      own.entering.fill(layer, missing);
-      using all = await downOfAll(weights, inputs);
-      own.down.fill(all, missing);
+      own.entering.hessian.fill(layer, missing);
+      const all = await downOfAll(weights, inputs);
+      own.down.hessian.fill(all.hessian, missing);
+      if (own.source === 'layer') own.down.magnitudes.replace(all.magnitudes);
+      all[Symbol.dispose]();
     }
     return made;
   } catch (error) {
@@ -103,49 +105,49 @@ export async function expertHessians(
   }
 }
 
-function emptyHessians({ gate, down }: ExpertWeights, tokens: number): ExpertHessians {
-  const entering = new Hessian(gate.shape[1] as number);
-  const inner = new Hessian(down.shape[1] as number);
+function emptyInputs({ gate, down }: ExpertWeights, tokens: number): ExpertInputs {
+  const entering = new InputStatistics(gate.shape[1] as number);
+  const inner = new InputStatistics(down.shape[1] as number);
   return {
     entering,
     down: inner,
     source: 'own',
     tokens,
     [Symbol.dispose]() {
-      entering.dispose();
-      inner.dispose();
+      entering[Symbol.dispose]();
+      inner[Symbol.dispose]();
     },
   };
 }
 
 function addTokens(
-  { entering, down }: ExpertHessians,
+  { entering, down }: ExpertInputs,
   x: Tensor,
   tokens: Int32Array,
   weights: ExpertWeights,
 ): void {
   using ids = Tensor.from(tokens, [tokens.length], { dtype: 'int32' });
   using rows = embed(x, ids, STATE_DTYPE);
-  addRows(entering, rows, tokens.length, x.shape[1] as number);
+  entering.add(rows);
   addInner(down, rows, weights);
 }
 
 /** What enters `down` of an expert whose gate and up see these rows. */
-function addInner(down: Hessian, rows: Tensor, { gate, up }: ExpertWeights): void {
+function addInner(down: InputStatistics, rows: Tensor, { gate, up }: ExpertWeights): void {
   using gated = linear(rows, gate);
   using raised = linear(rows, up);
   using inner = swiglu(gated, raised);
-  addRows(down, inner, inner.shape[0] as number, inner.shape[1] as number);
+  down.add(inner);
 }
 
-async function downOfAll(weights: ExpertWeights, inputs: States): Promise<Hessian> {
-  const hessian = new Hessian(weights.down.shape[1] as number);
+async function downOfAll(weights: ExpertWeights, inputs: States): Promise<InputStatistics> {
+  const all = new InputStatistics(weights.down.shape[1] as number);
   let tokens = 0;
   for (let batch = 0; batch < inputs.batches && tokens < FILL_TOKENS; ++batch) {
     using x = inputs.batch(batch);
-    addInner(hessian, x, weights);
+    addInner(all, x, weights);
     tokens += x.shape[0] as number;
     await synchronize();
   }
-  return hessian;
+  return all;
 }

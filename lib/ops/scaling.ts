@@ -1,0 +1,79 @@
+/** Factors of features and clipping of groups (csrc/ops/scaling). Internal: the addon checks shapes and dtypes. */
+import { native } from '../native';
+import { Tensor } from '../tensor';
+
+/** `w * rows[r] * columns[c]`, float32; factors left out are 1. */
+export function scaleMatrix(w: Tensor, rows: Tensor | null, columns: Tensor | null): Tensor<'float32'> {
+  return Tensor.wrap(
+    native.scaleMatrix(
+      Tensor.native(w, 'w'),
+      rows && Tensor.native(rows, 'rows'),
+      columns && Tensor.native(columns, 'columns'),
+    ),
+  );
+}
+
+/** Each group of columns of a row clamped to plus and minus its largest magnitude times its ratio; float32. */
+export function clampGroups(w: Tensor, group: number, ratios: Tensor): Tensor<'float32'> {
+  return Tensor.wrap(native.clampGroups(Tensor.native(w, 'w'), group, Tensor.native(ratios, 'ratios')));
+}
+
+/** What each group of weights that are `v` instead of `w` costs the layer's output by itself: float32 `[out, groups]`. */
+export function groupErrors(w: Tensor, v: Tensor, products: Tensor, group: number): Tensor<'float32'> {
+  return Tensor.wrap(
+    native.groupErrors(
+      Tensor.native(w, 'w'),
+      Tensor.native(v, 'v'),
+      Tensor.native(products, 'products'),
+      group,
+    ),
+  );
+}
+
+/** The largest and the mean magnitude of each input feature over all rows. */
+export class ColumnMagnitudes implements Disposable {
+  #maxima: Tensor<'float32'>;
+  #sums: Tensor<'float32'>;
+  #rows = 0;
+
+  constructor(readonly columns: number) {
+    this.#maxima = Tensor.zeros([columns], { dtype: 'float32' }) as Tensor<'float32'>;
+    this.#sums = Tensor.zeros([columns], { dtype: 'float32' }) as Tensor<'float32'>;
+  }
+
+  /** @param x `[rows, columns]` */
+  update(x: Tensor): void {
+    native.columnMagnitudes(
+      Tensor.native(x, 'x'),
+      Tensor.native(this.#maxima, 'maxima'),
+      Tensor.native(this.#sums, 'sums'),
+    );
+    this.#rows += x.shape[0] as number;
+  }
+
+  /** Becomes what another is. */
+  replace(from: ColumnMagnitudes): void {
+    this[Symbol.dispose]();
+    this.#maxima = from.#maxima.to('cpu');
+    this.#sums = from.#sums.to('cpu');
+    this.#rows = from.#rows;
+  }
+
+  get rows(): number {
+    return this.#rows;
+  }
+
+  maxima(): Promise<Float32Array> {
+    return this.#maxima.toFloat32();
+  }
+
+  async means(): Promise<Float32Array> {
+    const rows = Math.max(1, this.#rows);
+    return (await this.#sums.toFloat32()).map((sum) => sum / rows);
+  }
+
+  [Symbol.dispose](): void {
+    this.#maxima.dispose();
+    this.#sums.dispose();
+  }
+}

@@ -1,0 +1,46 @@
+import { type CalibratedMatrix, type GptqSettings, quantizeCalibrated } from '../../methods/gptq';
+import type { Tensor } from '../../tensor';
+import type { TensorFactors } from '../folding';
+import type { PlannedMatrix } from '../quantize_units';
+import type { InputStatistics, LayerInputs } from './inputs';
+import type { Sink } from './layer';
+import type { QuantizedLayer } from './quantized_layer';
+import type { ExpertInputs } from './routed';
+
+/** How the weights of one layer are found. Its steps are called in this order. */
+export interface LayerMethod extends Disposable {
+  /** @param counts tokens of each routed expert */
+  begin(inputs: LayerInputs, counts: readonly number[] | null): Promise<void>;
+  /** Before the matrices of an expert. */
+  beginExpert(index: number, inputs: ExpertInputs): Promise<void>;
+  /** @param inputs what enters the linear layer; null if nothing does */
+  matrix(member: PlannedMatrix, weight: Tensor, inputs: InputStatistics | null): Promise<CalibratedMatrix>;
+  /** After all matrices: what else of the layer has changed is replaced and written. */
+  finish(layer: QuantizedLayer, sink: Sink): Promise<void>;
+  /** What weights, norms and biases were multiplied by, by their names in the output. */
+  factors(): Record<string, TensorFactors>;
+}
+
+/** Each weight by itself. */
+export class GptqLayer implements LayerMethod {
+  constructor(private readonly settings: GptqSettings) {}
+
+  async begin(): Promise<void> {}
+  async beginExpert(): Promise<void> {}
+
+  matrix(
+    { scheme }: PlannedMatrix,
+    weight: Tensor,
+    inputs: InputStatistics | null,
+  ): Promise<CalibratedMatrix> {
+    return quantizeCalibrated(weight, inputs?.hessian ?? null, scheme, this.settings);
+  }
+
+  async finish(): Promise<void> {}
+
+  factors(): Record<string, TensorFactors> {
+    return {};
+  }
+
+  [Symbol.dispose](): void {}
+}
