@@ -25,7 +25,13 @@ Floats to_bfloat16(const Floats& x) {
 
 template <Floats (*load_some)(const uint16_t*)>
 void widen(const uint16_t* from, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i += kLanes) store(to + i, load_some(from + i));
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, load_some(from + i));
+  uint16_t rest[kLanes] = {};
+  float wide[kLanes];
+  for (int64_t j = i; j < n; ++j) rest[j - i] = from[j];
+  store(wide, load_some(rest));
+  for (int64_t j = i; j < n; ++j) to[j] = wide[j - i];
 }
 Floats of_float16(const uint16_t* from) { return load_half(from); }
 Floats of_bfloat16(const uint16_t* from) { return load_bfloat16(from); }

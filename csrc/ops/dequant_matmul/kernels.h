@@ -50,8 +50,7 @@ struct FewRowsInput {
 };
 using FewRows = void(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c);
 
-/// Narrowed scales (narrow_scales.h) to float32, sixteen at a time: up to fifteen more than n are read and
-/// written.
+/// Narrowed scales (narrow_scales.h) to float32.
 using WidenScales = void(const uint16_t* from, int64_t n, float* to);
 
 struct DequantKernels {
