@@ -1,12 +1,16 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { llmInt8 } from '../../lib';
 import { devices, setThreads } from '../../lib/device';
 import type { StoredModule } from '../../lib/formats';
+import { rmsNorm } from '../../lib/ops/decoder';
 import { dequantize } from '../../lib/ops/quantize';
+import { Decoder } from '../../lib/pipeline/decoder';
 import { evaluateModel } from '../../lib/pipeline/evaluate';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import type { Report, ReportTensor } from '../../lib/pipeline/report';
+import { readRows } from '../../lib/pipeline/rows';
 import { openModel } from '../../lib/pipeline/stored_model';
 import { expertUsage } from '../../lib/pipeline/usage';
 import { verifyModel } from '../../lib/pipeline/verify';
@@ -250,6 +254,30 @@ describe('settings', () => {
     expect(of('lm-head')).toEqual([expect.not.objectContaining({ calibration: expect.anything() })]);
     expect((await verifyModel(at('mixed'), EXAMPLE)).problems).toEqual([]);
   });
+});
+
+test('LLM.int8 with a text: the columns of outliers of each layer are counted, and nothing else changes', async () => {
+  const report = await quantized('llm.int8', { recipe: 'llm.int8', text: CALIB, samples: 4 });
+  await quantized('llm.int8-plain', { recipe: 'llm.int8' });
+  for (const [name, { bytes }] of readTensors(at('llm.int8-plain'))) {
+    expect(Buffer.compare(readTensors(at('llm.int8')).get(name)?.bytes as Buffer, bytes), name).toBe(0);
+  }
+  const weights = report.tensors.filter(({ scheme }) => scheme !== null);
+  using decoder = await Decoder.open(EXAMPLE, 'bfloat16');
+  const rows = await readRows(EXAMPLE, { text: CALIB, samples: 4 });
+  using embedded = decoder.embed(rows.ids);
+  const layer = await decoder.weights.layer(0);
+  using entering = rmsNorm(embedded, layer.norm('input_layernorm.weight'), decoder.shape.eps);
+  const expected = (await llmInt8.outlierColumns(entering)).length;
+  layer.dispose();
+  for (const { name, calibration } of weights) {
+    expect(calibration, name).toMatchObject({ method: 'rtn', outlierColumns: expect.any(Number) });
+    if (/layers\.0\.self_attn\.[qkv]_proj/.test(name))
+      expect(calibration?.outlierColumns, name).toBe(expected);
+  }
+  expect(
+    Math.max(...weights.map(({ calibration }) => calibration?.outlierColumns as number)),
+  ).toBeGreaterThan(0);
 });
 
 describe('every architecture', () => {
