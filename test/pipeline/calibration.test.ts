@@ -256,6 +256,29 @@ describe('settings', () => {
   });
 });
 
+test.each(['rtn', 'gptq'])(
+  'moe-mixed with a text, %s: usage is counted, and the experts used most get more bits',
+  async (method) => {
+    const name = `moe-mixed-${method}`;
+    const report = await quantized(name, { method, recipe: 'moe-mixed', text: CALIB, samples: 8 });
+    expect(report.notes.join('\n')).toMatch(/usage of experts counted over 2048 calibration ids/);
+    const usage = await expertUsage(EXAMPLE, { text: CALIB, samples: 8 });
+    for (const { layer, counts } of usage.layers.slice(1)) {
+      const bits = counts.map((_, e) => {
+        const tensor = report.tensors.find(
+          (found) => found.name.includes(`layers.${layer}.`) && found.name.includes(`experts.${e}.up`),
+        );
+        return (tensor as { scheme: { bits: number } }).scheme.bits;
+      });
+      const order = counts
+        .map((_, e) => e)
+        .sort((a, b) => (counts[b] as number) - (counts[a] as number) || a - b);
+      expect(order.map((e) => bits[e])).toEqual(order.map((_, rank) => (rank < counts.length / 4 ? 4 : 3)));
+    }
+    expect((await verifyModel(at(name), EXAMPLE)).problems).toEqual([]);
+  },
+);
+
 test('LLM.int8 with a text: the columns of outliers of each layer are counted, and nothing else changes', async () => {
   const report = await quantized('llm.int8', { recipe: 'llm.int8', text: CALIB, samples: 4 });
   await quantized('llm.int8-plain', { recipe: 'llm.int8' });

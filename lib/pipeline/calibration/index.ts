@@ -8,7 +8,7 @@ import { WORK } from '../output';
 import type { QuantizePlan } from '../quantize_plan';
 import type { PlannedMatrix } from '../quantize_units';
 import type { CalibrationSummary } from '../report';
-import { type RowOptions, readRows } from '../rows';
+import { DEFAULT_SAMPLES, type RowOptions, readRows } from '../rows';
 import type { WorkUnit } from '../run';
 import { Batches, idsDigest } from './batches';
 import { foldsOfLayer, type LayerFolds, rewrittenOf } from './fold_plan';
@@ -174,7 +174,6 @@ export interface PreparedCalibration extends Disposable {
   summary: CalibrationSummary;
 }
 
-const DEFAULT_SAMPLES = 128;
 const DEFAULT_MIN_EXPERT_TOKENS = 256;
 
 export interface CalibrationOptions extends RowOptions {
