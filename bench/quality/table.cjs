@@ -26,10 +26,12 @@ function casesOf(usage) {
     }
     for (const bits of [4, 3]) cases.push(integers('awq', bits, group));
   }
-  cases.push({
-    ...integers('gptq', 4, 32, ['--act-order', '--static-groups']),
-    name: 'gptq 4 bits g32, act-order',
-  });
+  for (const [flag, what] of [
+    ['--no-act-order', 'columns as they come'],
+    ['--no-static-groups', 'groups that move'],
+  ]) {
+    cases.push({ ...integers('gptq', 4, 32, [flag]), name: `gptq 4 bits g32, ${what}` });
+  }
   for (const recipe of ['nf4', 'mxfp4', 'mxfp8', 'llm.int8']) {
     cases.push({ name: recipe, method: 'rtn', flags: ['--recipe', recipe] });
   }
@@ -64,8 +66,7 @@ const data = (text, tokens) => (tokens === undefined ? ['--text', text] : ['--to
 
 function checkGoals(rows, original) {
   const missed = [];
-  const find = (method, bits, group) =>
-    rows.find((row) => row.method === method && row.bits === bits && row.group === group);
+  const find = (method, bits, group) => rows.find((row) => row.name === `${method} ${bits} bits g${group}`);
   for (const row of rows) {
     const excess = row.perplexity / original.perplexity - 1;
     const nearest = row.method === 'gptq' && row.bits < 8 && find('rtn', row.bits, row.group);

@@ -48,9 +48,11 @@ export interface QuantizePlanOptions extends RowOptions {
   targetBits?: number;
   /** Module of one expert's projection: `mlp.experts.{expert}.{projection}`. */
   expertTemplate?: string;
-  /** GPTQ: columns by falling diagonal of the Hessian. */
+  /** GPTQ: columns by falling diagonal of the Hessian; default true. */
   actOrder?: boolean;
-  /** GPTQ: grids of groups are fitted on the original weight. */
+  /**
+   * GPTQ: grids of groups are fitted on the original weight, so that groups stay where they are whatever the order; default true.
+   */
   staticGroups?: boolean;
   /** GPTQ: added to the Hessian's diagonal, times its mean; default 0.01. */
   damping?: number;
@@ -192,7 +194,7 @@ function methodOf(name: string): Method {
 const DEFAULT_DAMPING = 0.01;
 
 function gptqSettings(
-  { actOrder = false, staticGroups = false, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
+  { actOrder = true, staticGroups = true, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
   format: FormatName,
 ): Pick<QuantizePlan, 'gptq' | 'notes'> {
   if (!actOrder || staticGroups || INDEXED_FORMATS.includes(format)) {

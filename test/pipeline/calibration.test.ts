@@ -172,7 +172,7 @@ describe('the same bytes', () => {
   test.each([
     ['other rows', { samples: 5 }],
     ['another damping', { damping: 0.1 }],
-    ['another order', { actOrder: true }],
+    ['another order', { actOrder: false }],
     ['another bound for rare experts', { minExpertTokens: 7 }],
     ['another method', { method: 'rtn' }],
   ])('but %s are another job', async (_, change) => {
@@ -194,7 +194,7 @@ describe('settings', () => {
     'act-order in %s: groups follow the order, and the model computes with them',
     async (format, index) => {
       const name = `act-${format}`;
-      const options = { ...GPTQ, samples: 4, format, actOrder: true, bits: 8 };
+      const options = { ...GPTQ, samples: 4, format, staticGroups: false, bits: 8 };
       const report = await quantized(name, options);
       expect(report.calibration).toMatchObject({ actOrder: true, staticGroups: false });
       const moved = [...readTensors(at(name))].filter(([tensor, { bytes }]) => {
@@ -213,7 +213,7 @@ describe('settings', () => {
       ...GPTQ,
       samples: 4,
       format: 'awq',
-      actOrder: true,
+      staticGroups: false,
     });
     expect(calibration).toMatchObject({ actOrder: true, staticGroups: true });
     expect(notes.join('\n')).toMatch(/act-order: awq has no place .* static/);
@@ -448,8 +448,7 @@ test('the command line', async () => {
     '--out',
     at('cli'),
     ...args,
-    '--act-order',
-    '--static-groups',
+    '--no-static-groups',
     '--damping',
     '0.05',
     '--json',
@@ -457,6 +456,6 @@ test('the command line', async () => {
   expect(code).toBe(0);
   expect(JSON.parse(stdout)).toMatchObject({
     method: 'gptq',
-    calibration: { rows: 2, seqLen: 256, tokens: 512, actOrder: true, staticGroups: true, damping: 0.05 },
+    calibration: { rows: 2, seqLen: 256, tokens: 512, actOrder: true, staticGroups: false, damping: 0.05 },
   });
 });
