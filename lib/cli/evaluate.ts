@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { type Evaluation, evaluateModel } from '../pipeline/evaluate';
 import { useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
@@ -7,6 +7,7 @@ import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags
 
 interface Flags extends RunFlags {
   baseline?: string;
+  compute?: 'auto' | 'int8';
 }
 
 /** `quantaria evaluate <model> --text <file>`: perplexity, and the distance from a baseline. */
@@ -15,13 +16,20 @@ export function evaluate(program: Command): void {
     .command('evaluate')
     .description('perplexity over a text, and how far the predictions are from a baseline')
     .argument('<model>', 'a directory or a .safetensors file')
-    .option('--baseline <model>', 'a checkpoint to compare with, usually the original');
+    .option('--baseline <model>', 'a checkpoint to compare with, usually the original')
+    .addOption(
+      new Option(
+        '--compute <kind>',
+        'int8: quantize activations where weights are integers (default: auto)',
+      ).choices(['auto', 'int8']),
+    );
   addRunFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
     const found = await evaluateModel(model, {
       ...runOptions(flags),
       baseline: flags.baseline,
+      compute: flags.compute === 'int8' ? 'int8' : undefined,
       signal,
       onProgress: shareLogger('evaluating'),
     }).finally(done);

@@ -44,8 +44,8 @@ export function addPlanFlags(command: Command): Command {
     .addOption(new Option('--format <name>', 'output format').choices([...FORMAT_NAMES]))
     .option('--usage <file>', 'expert frequencies, as `usage --json` writes them')
     .option('--target-bits <b>', 'average bits to aim at', positive)
-    .option('--act-order', 'gptq: quantize columns by falling weight of their inputs')
-    .option('--static-groups', 'gptq: fit the grids of groups on the original weight')
+    .option('--no-act-order', 'gptq: quantize columns as they come, not by falling weight of their inputs')
+    .option('--no-static-groups', 'gptq: fit the grids of groups on the way; act-order then moves groups')
     .option('--damping <share>', "gptq: of the Hessian's mean diagonal (default: 0.01)", number(0))
     .option('--alpha <share>', 'smoothquant: what the weights take over, 0 to 1 (default: 0.5)', number(0, 1))
     .option('--expert-template <path>', 'name of an expert in the output, mlp.experts.{expert}.{projection}');

@@ -30,13 +30,14 @@ export const compensable = (scheme: QuantScheme): boolean => scheme.kind === 'in
  * do, it is rounded to nearest.
  * @param weight `[out, in]`, float32, float16 or bfloat16
  * @param hessian of the states that enter the layer; null without any
+ * @param settings null to round to nearest in any case
  * @throws QuantariaError (as a rejection) as `gptq.quantize`
  */
 export async function quantizeCalibrated(
   weight: Tensor,
   hessian: gptq.Hessian | null,
   scheme: QuantScheme,
-  settings: GptqSettings,
+  settings: GptqSettings | null,
 ): Promise<CalibratedMatrix> {
   const view = Tensor.native(weight, 'weight');
   const shape = weight.shape as [number, number];
@@ -49,7 +50,7 @@ export async function quantizeCalibrated(
       return { ...rounded, quantized: nearest.to('cpu'), outputError: null };
     }
     const lost = await outputError(hessian, weight, nearest);
-    if (!compensable(scheme)) {
+    if (settings === null || !compensable(scheme)) {
       const own = relative(lost, await hessian.outputError(weight, null));
       return { ...rounded, quantized: nearest.to('cpu'), outputError: { rtn: own, own } };
     }

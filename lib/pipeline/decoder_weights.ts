@@ -36,6 +36,8 @@ export class DecoderWeights implements Disposable {
   /** Names of the other tensors, by layer and name inside it. */
   readonly #vectors = new Map<string, string>();
   readonly #map: ModelMap;
+  /** Of the layers' products. */
+  compute?: 'int8';
 
   private constructor(opened: StoredModel) {
     this.#opened = opened;
@@ -126,6 +128,7 @@ export class DecoderWeights implements Disposable {
     return {
       layer,
       experts,
+      compute: this.compute,
       has: (role: Role, projection: string) => linears.has(`${role} ${projection}`),
       linear(role, projection) {
         const found = linears.get(`${role} ${projection}`);

@@ -13,6 +13,8 @@ const LOGIT_BYTES = 128e6;
 export interface EvaluateOptions extends RunOptions {
   /** A checkpoint to compare with: another form of the same model, with the same vocabulary. */
   baseline?: string;
+  /** `int8`: activations of the model that meet a weight of integers are quantized too, each row by its largest magnitude. */
+  compute?: 'int8';
 }
 
 export interface Evaluation {
@@ -45,6 +47,7 @@ export interface Evaluation {
  */
 export async function evaluateModel(directory: string, options: EvaluateOptions): Promise<Evaluation> {
   using model = await Decoder.open(directory, options.dtype);
+  model.weights.compute = options.compute;
   const rows = await readRows(model.weights.directory, options);
   if (rows.length < 2) throw new QuantariaError('ERR_ARGUMENT', 'rows of one id have nothing to score');
   const baseline =

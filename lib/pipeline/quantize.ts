@@ -23,11 +23,10 @@ import {
 } from './quantize_plan';
 import { isQuantized, type QuantizeResult, quantizeUnits } from './quantize_units';
 import { type MatrixCalibration, REPORT_FILE, type Report, type ReportTensor } from './report';
-import type { RowOptions } from './rows';
 import { PeakRss } from './rss';
 import { type Progress, runUnits, type WorkUnit } from './run';
 
-export interface QuantizeOptions extends QuantizePlanOptions, RowOptions {
+export interface QuantizeOptions extends QuantizePlanOptions {
   out: string;
   /** Calibration: an expert with fewer tokens is given those that enter its layer too. */
   minExpertTokens?: number;

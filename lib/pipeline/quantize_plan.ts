@@ -20,13 +20,23 @@ import {
   type Role,
   type TargetTensor,
 } from '../models';
-import { type FormatName, type ModelPlan, planModel, readUsage, resolveRecipe } from '../recipe';
+import {
+  type FormatName,
+  type ModelPlan,
+  planModel,
+  type Recipe,
+  readUsage,
+  resolveRecipe,
+  type Usage,
+} from '../recipe';
 import { type QuantScheme, schemeLabel } from '../scheme';
 import { expertTargets } from './expert_targets';
+import { DEFAULT_SAMPLES, type RowOptions } from './rows';
 import { readSidecars } from './stored_model';
+import { expertUsage } from './usage';
 
 /** What the command line or a program asks for. */
-export interface QuantizePlanOptions {
+export interface QuantizePlanOptions extends RowOptions {
   /** A preset's name or a file. */
   recipe?: string;
   method?: string;
@@ -38,9 +48,11 @@ export interface QuantizePlanOptions {
   targetBits?: number;
   /** Module of one expert's projection: `mlp.experts.{expert}.{projection}`. */
   expertTemplate?: string;
-  /** GPTQ: columns by falling diagonal of the Hessian. */
+  /** GPTQ: columns by falling diagonal of the Hessian; default true. */
   actOrder?: boolean;
-  /** GPTQ: grids of groups are fitted on the original weight. */
+  /**
+   * GPTQ: grids of groups are fitted on the original weight, so that groups stay where they are whatever the order; default true.
+   */
   staticGroups?: boolean;
   /** GPTQ: added to the Hessian's diagonal, times its mean; default 0.01. */
   damping?: number;
@@ -105,8 +117,7 @@ export async function planQuantization(
 ): Promise<QuantizePlan> {
   const model = describeModel(source.config, source.entries());
   await refuseQuantized(source, model);
-  const usage = options.usage === undefined ? undefined : await readUsage(options.usage);
-  const recipe = await resolveRecipe(options, model, usage !== undefined);
+  const { recipe, usage, notes: usageNotes } = await recipeAndUsage(source, model, options);
   const method = methodOf(options.method ?? recipe.method ?? 'rtn');
   const decided = planModel(model, recipe, { usage, targetBits: options.targetBits });
   const modelDtype = dtypeOfModel(model);
@@ -144,8 +155,35 @@ export async function planQuantization(
     // Where nothing is quantized, the output is the plain model that it was.
     formatConfig: isPlain ? { quantizationConfig: null, files: {} } : format.config(context),
     warnings: isPlain ? [] : format.warnings(context),
-    notes: [...model.notes, ...decided.notes, ...(method === 'gptq' ? notes : [])],
+    notes: [...model.notes, ...usageNotes, ...decided.notes, ...(method === 'gptq' ? notes : [])],
   };
+}
+
+/**
+ * The recipe, and the usage of experts that it asks for: from a file, else counted on the calibration data, if there are any and
+ * the model can be run.
+ */
+async function recipeAndUsage(
+  source: Checkpoint,
+  model: ModelMap,
+  options: QuantizePlanOptions,
+): Promise<{ recipe: Recipe; usage: Usage | undefined; notes: string[] }> {
+  const given = options.usage === undefined ? undefined : await readUsage(options.usage);
+  const { text, tokens, seqLen, samples = DEFAULT_SAMPLES } = options;
+  const counts = given === undefined && model.experts > 0 && (text !== undefined || tokens !== undefined);
+  const recipe = await resolveRecipe(options, model, given !== undefined || counts);
+  if (!counts || !recipe.rules.some(({ match }) => match.usage !== undefined)) {
+    return { recipe, usage: given, notes: [] };
+  }
+  try {
+    const usage = await expertUsage(source.directory, { text, tokens, seqLen, samples });
+    const notes = [`usage of experts counted over ${usage.tokens} calibration ids`];
+    return { recipe, usage, notes };
+  } catch (error) {
+    if (!(error instanceof QuantariaError) || error.code !== 'ERR_UNSUPPORTED') throw error;
+    const notes = [`usage of experts cannot be counted: ${error.message}`];
+    return { recipe: await resolveRecipe(options, model, false), usage: undefined, notes };
+  }
 }
 
 function methodOf(name: string): Method {
@@ -156,7 +194,7 @@ function methodOf(name: string): Method {
 const DEFAULT_DAMPING = 0.01;
 
 function gptqSettings(
-  { actOrder = false, staticGroups = false, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
+  { actOrder = true, staticGroups = true, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
   format: FormatName,
 ): Pick<QuantizePlan, 'gptq' | 'notes'> {
   if (!actOrder || staticGroups || INDEXED_FORMATS.includes(format)) {

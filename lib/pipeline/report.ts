@@ -22,6 +22,8 @@ export interface MatrixCalibration {
   damping: number | null;
   /** Input features that no token reached. */
   deadColumns: number;
+  /** Input features that hold a value of magnitude 6 (or LLM.int8's threshold) or more. */
+  outlierColumns: number;
 }
 
 /** The data and settings of a calibrated run. */

@@ -15,6 +15,8 @@ export interface RowOptions {
 }
 
 export const DEFAULT_SEQ_LEN = 256;
+/** Rows of calibration. */
+export const DEFAULT_SAMPLES = 128;
 
 /**
  * Rows of ids to run a model on.

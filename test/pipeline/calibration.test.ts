@@ -1,12 +1,16 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { llmInt8 } from '../../lib';
 import { devices, setThreads } from '../../lib/device';
 import type { StoredModule } from '../../lib/formats';
+import { rmsNorm } from '../../lib/ops/decoder';
 import { dequantize } from '../../lib/ops/quantize';
+import { Decoder } from '../../lib/pipeline/decoder';
 import { evaluateModel } from '../../lib/pipeline/evaluate';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import type { Report, ReportTensor } from '../../lib/pipeline/report';
+import { readRows } from '../../lib/pipeline/rows';
 import { openModel } from '../../lib/pipeline/stored_model';
 import { expertUsage } from '../../lib/pipeline/usage';
 import { verifyModel } from '../../lib/pipeline/verify';
@@ -168,7 +172,7 @@ describe('the same bytes', () => {
   test.each([
     ['other rows', { samples: 5 }],
     ['another damping', { damping: 0.1 }],
-    ['another order', { actOrder: true }],
+    ['another order', { actOrder: false }],
     ['another bound for rare experts', { minExpertTokens: 7 }],
     ['another method', { method: 'rtn' }],
   ])('but %s are another job', async (_, change) => {
@@ -190,7 +194,7 @@ describe('settings', () => {
     'act-order in %s: groups follow the order, and the model computes with them',
     async (format, index) => {
       const name = `act-${format}`;
-      const options = { ...GPTQ, samples: 4, format, actOrder: true, bits: 8 };
+      const options = { ...GPTQ, samples: 4, format, staticGroups: false, bits: 8 };
       const report = await quantized(name, options);
       expect(report.calibration).toMatchObject({ actOrder: true, staticGroups: false });
       const moved = [...readTensors(at(name))].filter(([tensor, { bytes }]) => {
@@ -209,7 +213,7 @@ describe('settings', () => {
       ...GPTQ,
       samples: 4,
       format: 'awq',
-      actOrder: true,
+      staticGroups: false,
     });
     expect(calibration).toMatchObject({ actOrder: true, staticGroups: true });
     expect(notes.join('\n')).toMatch(/act-order: awq has no place .* static/);
@@ -250,6 +254,53 @@ describe('settings', () => {
     expect(of('lm-head')).toEqual([expect.not.objectContaining({ calibration: expect.anything() })]);
     expect((await verifyModel(at('mixed'), EXAMPLE)).problems).toEqual([]);
   });
+});
+
+test.each(['rtn', 'gptq'])(
+  'moe-mixed with a text, %s: usage is counted, and the experts used most get more bits',
+  async (method) => {
+    const name = `moe-mixed-${method}`;
+    const report = await quantized(name, { method, recipe: 'moe-mixed', text: CALIB, samples: 8 });
+    expect(report.notes.join('\n')).toMatch(/usage of experts counted over 2048 calibration ids/);
+    const usage = await expertUsage(EXAMPLE, { text: CALIB, samples: 8 });
+    for (const { layer, counts } of usage.layers.slice(1)) {
+      const bits = counts.map((_, e) => {
+        const tensor = report.tensors.find(
+          (found) => found.name.includes(`layers.${layer}.`) && found.name.includes(`experts.${e}.up`),
+        );
+        return (tensor as { scheme: { bits: number } }).scheme.bits;
+      });
+      const order = counts
+        .map((_, e) => e)
+        .sort((a, b) => (counts[b] as number) - (counts[a] as number) || a - b);
+      expect(order.map((e) => bits[e])).toEqual(order.map((_, rank) => (rank < counts.length / 4 ? 4 : 3)));
+    }
+    expect((await verifyModel(at(name), EXAMPLE)).problems).toEqual([]);
+  },
+);
+
+test('LLM.int8 with a text: the columns of outliers of each layer are counted, and nothing else changes', async () => {
+  const report = await quantized('llm.int8', { recipe: 'llm.int8', text: CALIB, samples: 4 });
+  await quantized('llm.int8-plain', { recipe: 'llm.int8' });
+  for (const [name, { bytes }] of readTensors(at('llm.int8-plain'))) {
+    expect(Buffer.compare(readTensors(at('llm.int8')).get(name)?.bytes as Buffer, bytes), name).toBe(0);
+  }
+  const weights = report.tensors.filter(({ scheme }) => scheme !== null);
+  using decoder = await Decoder.open(EXAMPLE, 'bfloat16');
+  const rows = await readRows(EXAMPLE, { text: CALIB, samples: 4 });
+  using embedded = decoder.embed(rows.ids);
+  const layer = await decoder.weights.layer(0);
+  using entering = rmsNorm(embedded, layer.norm('input_layernorm.weight'), decoder.shape.eps);
+  const expected = (await llmInt8.outlierColumns(entering)).length;
+  layer.dispose();
+  for (const { name, calibration } of weights) {
+    expect(calibration, name).toMatchObject({ method: 'rtn', outlierColumns: expect.any(Number) });
+    if (/layers\.0\.self_attn\.[qkv]_proj/.test(name))
+      expect(calibration?.outlierColumns, name).toBe(expected);
+  }
+  expect(
+    Math.max(...weights.map(({ calibration }) => calibration?.outlierColumns as number)),
+  ).toBeGreaterThan(0);
 });
 
 describe('every architecture', () => {
@@ -397,8 +448,7 @@ test('the command line', async () => {
     '--out',
     at('cli'),
     ...args,
-    '--act-order',
-    '--static-groups',
+    '--no-static-groups',
     '--damping',
     '0.05',
     '--json',
@@ -406,6 +456,6 @@ test('the command line', async () => {
   expect(code).toBe(0);
   expect(JSON.parse(stdout)).toMatchObject({
     method: 'gptq',
-    calibration: { rows: 2, seqLen: 256, tokens: 512, actOrder: true, staticGroups: true, damping: 0.05 },
+    calibration: { rows: 2, seqLen: 256, tokens: 512, actOrder: true, staticGroups: false, damping: 0.05 },
   });
 });

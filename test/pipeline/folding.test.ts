@@ -203,3 +203,19 @@ test('awq: weights lose less of their outputs than by rounding to nearest, and t
   );
   expect(own?.baseline?.klDivergence).toBeLessThan(nearest?.baseline?.klDivergence as number);
 });
+
+test('smoothquant with activations of 8 bits is as near to the original as 8 bits are, and needs them', async () => {
+  await quantizeCheckpoint(EXAMPLE, {
+    method: 'smoothquant',
+    bits: 8,
+    text: CALIB,
+    samples: 6,
+    out: at('w8a8'),
+  });
+  const evaluation = { text: EVAL, samples: 12, baseline: EXAMPLE };
+  const weights = await evaluateModel(at('w8a8'), evaluation);
+  const both = await evaluateModel(at('w8a8'), { ...evaluation, compute: 'int8' });
+  expect(both.perplexity).not.toBe(weights.perplexity);
+  expect(both.perplexity / (both.baseline?.perplexity as number) - 1).toBeLessThan(0.005);
+  expect(both.baseline?.logitError).toBeLessThan(0.05);
+});

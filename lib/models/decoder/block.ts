@@ -1,8 +1,8 @@
 import { add, attend, type Rotary, type RotaryTable, rmsNorm, rotate, swiglu } from '../../ops/decoder';
-import { linear } from '../../ops/linear';
+import { type Compute, linear } from '../../ops/linear';
 import { experts, type QuantizedExpert } from '../../ops/moe_experts';
 import { type Routing, route } from '../../ops/moe_route';
-import type { QuantizedTensor } from '../../quantized';
+import { QuantizedTensor } from '../../quantized';
 import type { Tensor } from '../../tensor';
 import type { Role } from '../types';
 import type { KeyValueCache } from './cache';
@@ -31,6 +31,8 @@ export interface LayerWeights {
   readonly experts: readonly ExpertWeights[];
   /** Asked to look at what enters a linear layer outside of the routed experts, before its product. */
   readonly onInput?: (role: Role, projection: string, x: Tensor) => void;
+  /** `int8`: activations are quantized row by row where they meet a weight of integers; else `auto`. */
+  readonly compute?: 'int8';
   dispose(): void;
 }
 
@@ -88,7 +90,13 @@ export const feedForwardInput = (between: Tensor, weights: LayerWeights, shape: 
 export function project(x: Tensor, weights: LayerWeights, role: Role, projection: string): Tensor {
   weights.onInput?.(role, projection, x);
   const { weight, bias } = weights.linear(role, projection);
-  return linear(x, weight, { bias });
+  return linear(x, weight, { bias, compute: computeOf([weight], weights) });
+}
+
+/** Products of integers only where all weights are such. */
+function computeOf(matrices: readonly Matrix[], { compute }: LayerWeights): Compute {
+  const integers = matrices.every((matrix) => QuantizedTensor.is(matrix) && matrix.scheme.kind === 'int');
+  return compute !== undefined && integers ? compute : 'auto';
 }
 
 function attention(
@@ -201,7 +209,9 @@ function sparse(x: Tensor, weights: LayerWeights, shape: DecoderShape, span: Spa
   try {
     span.onRouting?.(weights.layer, routing);
     // Of one expert some matrices may be quantized and others not, which the types do not say.
-    const routed = experts(x, [...weights.experts] as QuantizedExpert[], routing);
+    const matrices = weights.experts.flatMap(({ gate, up, down }) => [gate, up, down]);
+    const compute = computeOf(matrices, weights);
+    const routed = experts(x, [...weights.experts] as QuantizedExpert[], routing, { compute });
     if (!weights.has('shared-expert', 'gate')) return routed;
     using own = routed;
     using shared = dense(x, weights, 'shared-expert');

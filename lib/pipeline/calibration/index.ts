@@ -8,12 +8,12 @@ import { WORK } from '../output';
 import type { QuantizePlan } from '../quantize_plan';
 import type { PlannedMatrix } from '../quantize_units';
 import type { CalibrationSummary } from '../report';
-import { type RowOptions, readRows } from '../rows';
+import { DEFAULT_SAMPLES, type RowOptions, readRows } from '../rows';
 import type { WorkUnit } from '../run';
 import { Batches, idsDigest } from './batches';
 import { foldsOfLayer, type LayerFolds, rewrittenOf } from './fold_plan';
 import { LayerCalibration, type LayerResult, type LayerSettings, type Sink } from './layer';
-import { GptqLayer, type LayerMethod } from './layer_method';
+import { type LayerMethod, SingleWeights } from './layer_method';
 import { ScalingLayer } from './scaling_layer';
 import { removeStates, STATE_DTYPE, States, StateWriter } from './states';
 
@@ -83,13 +83,16 @@ export class Calibration implements Disposable {
 
   /** Of a method that moves factors; else none. */
   #folds(layer: number): LayerFolds[] {
-    return this.plan.method === 'gptq' ? [] : [foldsOfLayer(this.plan, this.decoder.shape, layer)];
+    const scales = this.plan.method === 'awq' || this.plan.method === 'smoothquant';
+    return !scales ? [] : [foldsOfLayer(this.plan, this.decoder.shape, layer)];
   }
 
   #method(weights: LayerWeights): LayerMethod {
     const { method, gptq, alpha } = this.plan;
     const [folds] = this.#folds(weights.layer);
-    if (folds === undefined || method === 'gptq' || method === 'rtn') return new GptqLayer(gptq);
+    if (folds === undefined || method === 'gptq' || method === 'rtn') {
+      return new SingleWeights(method === 'gptq' ? gptq : null);
+    }
     return new ScalingLayer(weights, folds, { method, alpha });
   }
 
@@ -171,7 +174,6 @@ export interface PreparedCalibration extends Disposable {
   summary: CalibrationSummary;
 }
 
-const DEFAULT_SAMPLES = 128;
 const DEFAULT_MIN_EXPERT_TOKENS = 256;
 
 export interface CalibrationOptions extends RowOptions {
@@ -180,6 +182,10 @@ export interface CalibrationOptions extends RowOptions {
   maxMemoryBytes?: number;
   signal?: AbortSignal;
 }
+
+/** LLM.int8 needs no calibration, but with data the report tells how many columns will have outliers. */
+const countsOutliers = ({ tensors }: QuantizePlan, { text, tokens }: CalibrationOptions): boolean =>
+  (text !== undefined || tokens !== undefined) && tensors.some(({ scheme }) => scheme?.kind === 'llm.int8');
 
 /**
  * Reads the calibration rows and opens the decoder; null for a method that needs neither.
@@ -191,7 +197,7 @@ export async function prepareCalibration(
   plan: QuantizePlan,
   options: CalibrationOptions,
 ): Promise<PreparedCalibration | null> {
-  if (plan.method === 'rtn') return null;
+  if (plan.method === 'rtn' && !countsOutliers(plan, options)) return null;
   if (options.text === undefined && options.tokens === undefined) {
     throw new QuantariaError(
       'ERR_ARGUMENT',

@@ -220,7 +220,8 @@ export class LayerCalibration implements Disposable {
       this.#layer.replace(linear, quantized);
       await writeQuantized(member, quantized, format, modelDtype, write);
       this.#result.errors[target.name] = made.relativeError;
-      this.#result.calibration[target.name] = { ...from, ...measuresOf(made) };
+      const outlierColumns = await countOutliers(inputs, member.scheme);
+      this.#result.calibration[target.name] = { ...from, ...measuresOf(made), outlierColumns };
     } catch (error) {
       throw inTensor(linear.name, error);
     }
@@ -232,7 +233,7 @@ function measuresOf({
   outputError,
   damping,
   deadColumns,
-}: CalibratedMatrix): Omit<MatrixCalibration, 'tokens' | 'hessian'> {
+}: CalibratedMatrix): Omit<MatrixCalibration, 'tokens' | 'hessian' | 'outlierColumns'> {
   return {
     method,
     outputErrorRtn: outputError?.rtn ?? null,
@@ -240,4 +241,16 @@ function measuresOf({
     damping,
     deadColumns,
   };
+}
+
+/** LLM.int8's, unless its scheme says otherwise. */
+const OUTLIER_THRESHOLD = 6;
+
+async function countOutliers(
+  inputs: InputStatistics | null,
+  scheme: PlannedMatrix['scheme'],
+): Promise<number> {
+  if (inputs === null) return 0;
+  const threshold = (scheme.kind === 'llm.int8' ? scheme.threshold : undefined) ?? OUTLIER_THRESHOLD;
+  return (await inputs.magnitudes.maxima()).filter((magnitude) => magnitude >= threshold).length;
 }

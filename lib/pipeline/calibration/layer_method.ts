@@ -21,9 +21,9 @@ export interface LayerMethod extends Disposable {
   factors(): Record<string, TensorFactors>;
 }
 
-/** Each weight by itself. */
-export class GptqLayer implements LayerMethod {
-  constructor(private readonly settings: GptqSettings) {}
+/** Each weight by itself: by GPTQ, or without its settings rounded to nearest and measured. */
+export class SingleWeights implements LayerMethod {
+  constructor(private readonly settings: GptqSettings | null) {}
 
   async begin(): Promise<void> {}
   async beginExpert(): Promise<void> {}

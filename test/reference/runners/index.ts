@@ -9,6 +9,7 @@ import { moeBlock } from './moe_block';
 import { moeLayout } from './moe_layout';
 import { mx } from './mx';
 import { rotation } from './rotation';
+import { scalingCases } from './scaling';
 
 /** Every op that has a runner. */
 export const allRunners: Runners = {
@@ -22,4 +23,5 @@ export const allRunners: Runners = {
   ...dequantization,
   ...gptqCases,
   ...rotation,
+  ...scalingCases,
 };

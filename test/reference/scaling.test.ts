@@ -1,0 +1,4 @@
+import { referenceTests } from './harness';
+import { scalingCases } from './runners/scaling';
+
+referenceTests('scaling', scalingCases);
