@@ -3,7 +3,8 @@
 // Builds the addon into build/Release/quantaria.node. `npm run build:native`, node-gyp (binding.gyp) and an installation
 // from source all end here.
 //   node scripts/build-native.cjs [--config Release|Debug] [--outdir build/Release]
-// Environment: QUANTARIA_CUDA=AUTO|ON|OFF, QUANTARIA_CUDA_ARCHS, QUANTARIA_WERROR, QUANTARIA_SANITIZE (see CMakeLists.txt).
+// Environment: QUANTARIA_CUDA=AUTO|ON|OFF, QUANTARIA_CUDA_ARCHS, QUANTARIA_EMULATED=ON, QUANTARIA_WERROR,
+// QUANTARIA_SANITIZE (see CMakeLists.txt).
 
 const path = require('node:path');
 const { parseArgs } = require('node:util');

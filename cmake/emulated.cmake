@@ -1,0 +1,27 @@
+# *_cuda.cu are kernels with the host code that launches them. nvcc compiles them for GPUs; QUANTARIA_EMULATED has the C++
+# compiler take the very same files against csrc/simt/host, and csrc/simt/emulator run them. Other *.cu are for nvcc
+# alone, *_emulated.cc for the emulation.
+if(QUANTARIA_EMULATED)
+  if(QUANTARIA_WITH_CUDA)
+    message(FATAL_ERROR "QUANTARIA_EMULATED=ON is for builds without CUDA: add QUANTARIA_CUDA=OFF")
+  endif()
+  set(emulated_kernels ${sources})
+  list(FILTER emulated_kernels INCLUDE REGEX "_cuda\\.cu$")
+  set_source_files_properties(${emulated_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-Wno-unknown-pragmas;-xc++")
+  list(FILTER sources EXCLUDE REGEX "\\.cu$")
+  list(APPEND sources ${emulated_kernels})
+  list(FILTER sources EXCLUDE REGEX "^csrc/cuda/devices\\.cc$")
+  add_compile_definitions(QUANTARIA_EMULATED=1)
+  # The thread sanitizer would take the scheduler's bookkeeping for the kernels' (csrc/simt/emulator/sanitizer.h).
+  foreach(file machine rendezvous async_copies fragments context)
+    set_source_files_properties(csrc/simt/emulator/${file}.cc PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread")
+  endforeach()
+  if(QUANTARIA_SANITIZE MATCHES thread)
+    add_compile_definitions(QUANTARIA_THREAD_SANITIZER=1)
+  endif()
+else()
+  list(FILTER sources EXCLUDE REGEX "^csrc/simt/|_emulated\\.cc$")
+  if(NOT QUANTARIA_WITH_CUDA)
+    list(FILTER sources EXCLUDE REGEX "\\.cu$")
+  endif()
+endif()
