@@ -37,7 +37,7 @@ export class QuantizedTensor implements Disposable {
     }
     this.scheme = Object.freeze({ ...scheme });
     this.shape = Object.freeze([...shape]);
-    this.device = 'cpu';
+    this.device = (Object.values(stored)[0] as Tensor).device;
     this.#stored = stored;
     this.#order = order;
     Object.freeze(this); // private state may still change
@@ -136,7 +136,13 @@ export class QuantizedTensor implements Disposable {
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
     const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
-    return new QuantizedTensor(this.scheme, this.shape, Object.fromEntries(shared), OWN, this.#order);
+    return new QuantizedTensor(
+      this.scheme,
+      this.shape,
+      Object.fromEntries(shared),
+      OWN,
+      device === this.device ? this.#order : undefined,
+    );
   }
 
   dispose(): void {
