@@ -27,11 +27,9 @@ export interface NativeHeader {
   tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
 }
 
-/** A quantized weight: the tensors of its stored form (ops/stored_form.ts). */
+/** A quantized weight as products take it: opaque, with references to the tensors of its stored form. */
 export interface NativeWeight {
-  scheme: object;
-  stored: Readonly<Record<string, NativeTensor>>;
-  shape: readonly number[];
+  readonly __weight: never;
 }
 
 /** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */
@@ -79,6 +77,12 @@ export interface Native {
   nestedAbsmax(codes: NativeTensor, scales: NativeTensor, offset: NativeTensor): NativeTensor;
 
   ownsStorage(tensor: NativeTensor): boolean;
+  weight(
+    scheme: object,
+    stored: Readonly<Record<string, NativeTensor>>,
+    shape: readonly number[],
+  ): NativeWeight;
+  weightDispose(weight: NativeWeight): void;
   /** Brings the codes into the order of products, or back into that of rows. */
   arrange(weight: NativeWeight, tiled: boolean): void;
   matmul(
@@ -122,6 +126,17 @@ export interface Native {
     deadColumns: number;
   }>;
   hadamard(x: NativeTensor, scale: number): NativeTensor;
+  decoderRmsNorm(x: NativeTensor, gain: NativeTensor, eps: number): NativeTensor;
+  decoderRotate(x: NativeTensor, cosines: NativeTensor, sines: NativeTensor, rotary: object): NativeTensor;
+  decoderAttend(q: NativeTensor, k: NativeTensor, v: NativeTensor, attention: object): NativeTensor;
+  decoderEmbed(table: NativeTensor, ids: NativeTensor, dtype: DType): NativeTensor;
+  decoderAdd(a: NativeTensor, b: NativeTensor, gates: NativeTensor | null): NativeTensor;
+  decoderSwiglu(gate: NativeTensor, up: NativeTensor): NativeTensor;
+  decoderScoreTokens(
+    logits: NativeTensor,
+    baseline: NativeTensor | null,
+    targets: NativeTensor,
+  ): NativeTensor;
 
   /** Sums of squares of values - reference and of reference, and how many values are not finite. */
   compare(

@@ -9,6 +9,17 @@ import { checkShape, show, Tensor } from './tensor';
 /** Held by this module alone: the constructor is not for others. */
 const OWN = Symbol('QuantizedTensor');
 
+/** What the handles of one weight share. */
+interface Shared {
+  stored: StoredForm;
+  /** What products were given: the codes, and the constants of groups with them, then lie in their order. */
+  weight: NativeWeight | null;
+  handles: number;
+}
+
+/** Constants that products read in the order of the codes, where they have one for each group. */
+const TILED_CONSTANTS = ['scales', 'absmax', 'zeros'];
+
 /**
  * A weight `[out, in]` in a quantized, bit-packed form. `quantize` makes it; `fromParts` makes it of codes and constants
  * that come from elsewhere.
@@ -17,18 +28,10 @@ export class QuantizedTensor implements Disposable {
   readonly scheme: QuantScheme;
   readonly shape: readonly number[];
   readonly device: DeviceId;
-  #stored: StoredForm;
-  /** Whether products have been given the codes, which lie in their order then. Shared by the handles of one weight. */
-  readonly #order: { tiled: boolean };
+  readonly #shared: Shared;
   #disposed = false;
 
-  private constructor(
-    scheme: QuantScheme,
-    shape: readonly number[],
-    stored: StoredForm,
-    token: symbol,
-    order = { tiled: false },
-  ) {
+  private constructor(scheme: QuantScheme, shape: readonly number[], shared: Shared, token: symbol) {
     if (token !== OWN) {
       throw new QuantariaError(
         'ERR_ARGUMENT',
@@ -37,9 +40,8 @@ export class QuantizedTensor implements Disposable {
     }
     this.scheme = Object.freeze({ ...scheme });
     this.shape = Object.freeze([...shape]);
-    this.device = (Object.values(stored)[0] as Tensor).device;
-    this.#stored = stored;
-    this.#order = order;
+    this.device = (shared.stored.packed as Tensor).device;
+    this.#shared = shared;
     Object.freeze(this); // private state may still change
   }
 
@@ -54,7 +56,7 @@ export class QuantizedTensor implements Disposable {
     if (typeof parts !== 'object' || parts === null) {
       throw new QuantariaError('ERR_ARGUMENT', `parts: ${show(parts)} came, expected an object of tensors`);
     }
-    return new QuantizedTensor(checked, dims, storedFromParts(checked, dims, parts), OWN);
+    return QuantizedTensor.#of(checked, dims, storedFromParts(checked, dims, parts));
   }
 
   /** @internal Of the packed tensors of `ops/stored_form.ts`, which it takes over. */
@@ -73,35 +75,57 @@ export class QuantizedTensor implements Disposable {
         throw new QuantariaError('ERR_SHAPE', `${name}: ${came} came, expected ${dtype} [${expected}]`);
       }
     }
-    return new QuantizedTensor(checked, dims, stored, OWN);
+    return QuantizedTensor.#of(checked, dims, stored);
   }
 
-  /** @internal The packed tensors, codes row by row. They belong to this object, and are good until its next product. */
+  static #of(scheme: QuantScheme, shape: readonly number[], stored: StoredForm): QuantizedTensor {
+    return new QuantizedTensor(scheme, shape, { stored, weight: null, handles: 1 }, OWN);
+  }
+
+  /**
+   * @internal The packed tensors, codes row by row. They belong to this object, and are good until its next product;
+   * views of them stay good.
+   */
   get stored(): StoredForm {
     this.#check();
-    if (this.#order.tiled) native.arrange(this.#weight(), false);
-    this.#order.tiled = false;
-    return this.#stored;
+    const { weight } = this.#shared;
+    if (weight) {
+      native.arrange(weight, false);
+      this.#release();
+    }
+    return this.#shared.stored;
   }
 
   /** @internal For a product, which may put the codes into its own order. */
   forProducts(): NativeWeight {
     this.#check();
-    const packed = this.#stored.packed as Tensor;
-    if (!this.#order.tiled && !native.ownsStorage(Tensor.native(packed, 'packed'))) {
-      const own = Tensor.wrap(native.tensorCopy(Tensor.native(packed, 'packed'), packed.dtype));
-      this.#stored = { ...this.#stored, packed: own };
-      packed.dispose();
+    if (!this.#shared.weight) {
+      this.#own();
+      const stored = Object.entries(this.#shared.stored).map(
+        ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
+      );
+      this.#shared.weight = native.weight(this.scheme, Object.fromEntries(stored), this.shape);
     }
-    this.#order.tiled = true;
-    return this.#weight();
+    return this.#shared.weight;
   }
 
-  #weight(): NativeWeight {
-    const stored = Object.entries(this.#stored).map(
-      ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
-    );
-    return { scheme: this.scheme, stored: Object.fromEntries(stored), shape: this.shape };
+  #release(): void {
+    if (this.#shared.weight) native.weightDispose(this.#shared.weight);
+    this.#shared.weight = null;
+  }
+
+  /** Tensors that are to be put into another order must be nobody else's: those that others can see are copied. */
+  #own(): void {
+    const stored: Record<string, Tensor> = { ...this.#shared.stored };
+    for (const name of ['packed', ...TILED_CONSTANTS]) {
+      const tensor = stored[name];
+      if (tensor === undefined) continue;
+      const handle = Tensor.native(tensor, name);
+      if (native.ownsStorage(handle)) continue;
+      stored[name] = Tensor.wrap(native.tensorCopy(handle, tensor.dtype));
+      tensor.dispose();
+    }
+    this.#shared.stored = stored;
   }
 
   /** Codes and constants, unpacked anew at each call; the caller owns them. */
@@ -111,12 +135,12 @@ export class QuantizedTensor implements Disposable {
   }
 
   get byteLength(): number {
-    return Object.values(this.#stored).reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
+    return Object.values(this.#shared.stored).reduce((bytes, tensor) => bytes + tensor.byteLength, 0);
   }
 
   /** @internal Also false for what only has the prototype. */
   static is(value: unknown): value is QuantizedTensor {
-    return typeof value === 'object' && value !== null && #stored in value;
+    return typeof value === 'object' && value !== null && #shared in value;
   }
 
   get disposed(): boolean {
@@ -129,26 +153,30 @@ export class QuantizedTensor implements Disposable {
    */
   async pack(): Promise<void> {
     native.arrange(this.forProducts(), true);
-    using nothing = (this.#stored.packed as Tensor).slice(0, 0, 0);
+    using nothing = (this.#shared.stored.packed as Tensor).slice(0, 0, 0);
     await nothing.read();
   }
 
+  /** A copy on another device; on this one, another handle to the same weight. */
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
-    const shared = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
-    return new QuantizedTensor(
-      this.scheme,
-      this.shape,
-      Object.fromEntries(shared),
-      OWN,
-      device === this.device ? this.#order : undefined,
-    );
+    this.#check();
+    if (device !== this.device) {
+      const copies = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
+      return QuantizedTensor.#of(this.scheme, this.shape, Object.fromEntries(copies));
+    }
+    this.#shared.handles++;
+    return new QuantizedTensor(this.scheme, this.shape, this.#shared, OWN);
   }
 
+  /** Gives up this handle; the weight goes with the last one. Work that is queued on it keeps what it needs. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const tensor of Object.values(this.#stored)) tensor.dispose();
+    this.#shared.handles--;
+    if (this.#shared.handles > 0) return;
+    this.#release();
+    for (const tensor of Object.values(this.#shared.stored)) tensor.dispose();
   }
 
   [Symbol.dispose](): void {

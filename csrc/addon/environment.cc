@@ -3,6 +3,7 @@
 #include "addon/arguments.h"
 #include "addon/bits.h"
 #include "addon/compare.h"
+#include "addon/decoder.h"
 #include "addon/devices.h"
 #include "addon/files.h"
 #include "addon/gptq.h"
@@ -86,9 +87,10 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_quantize(env, exports);
   define_gptq(env, exports);
   define_compare(env, exports);
-  define_weight(env, exports);
+  define_weight(env, exports, *this);
   define_matmul(env, exports);
   define_moe(env, exports);
+  define_decoder(env, exports);
   define_experts(env, exports);
   define_llm_int8(env, exports);
   define_hadamard(env, exports);

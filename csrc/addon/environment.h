@@ -42,6 +42,7 @@ class Environment {
   std::pair<Napi::Promise, Settle> promise(Napi::Env env, Napi::Object keep = {});
 
   Napi::FunctionReference tensor_class;
+  Napi::FunctionReference weight_class;
   Napi::FunctionReference mapped_file_class;
   Napi::FunctionReference output_file_class;
 

@@ -28,6 +28,20 @@ FutureFactor dense(const Tensor& in_by_out, bool bfloat16) {
           [=] { return std::make_unique<ops::DenseFactor>(as_matrix(in_by_out), bfloat16); }};
 }
 
+Tensor floats(Napi::Value value, const char* name, size_t rank) {
+  const Tensor tensor = TensorHandle::get(value, name);
+  if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16)
+    fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
+  if (tensor.shape.size() != rank)
+    fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", rank, " dimensions expected");
+  return tensor;
+}
+
+void refuse_int8(ops::Operand products) {
+  if (products == ops::Operand::int8)
+    fail(ErrorCode::unsupported, "compute: int8 needs quantized weights, but one is dense");
+}
+
 /// Experts as they come from JavaScript: {fc1, fc2}, or an array of {gate, up, down} of tensors or weights.
 class Experts {
  public:
@@ -68,10 +82,12 @@ class Experts {
 
   FutureFactor matrix(Napi::Value expert, const char* name) {
     const Napi::Value value = field(expert, name);
-    if (value.IsObject() && value.As<Napi::Object>().Has("scheme")) {
-      const StoredWeight weight = to_weight(value, name);
-      inputs_.insert(inputs_.end(), weight.tensors.begin(), weight.tensors.end());
-      return {weight.in, weight.out, [weight, products = products_] { return weight.factor(products); }};
+    if (WeightHandle::is(value)) {
+      const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(value, name);
+      if (products_ == ops::Operand::int8 && weight->int8_obstacle != nullptr)
+        fail(ErrorCode::unsupported, "experts: ", name, ": ", weight->int8_obstacle);
+      inputs_.insert(inputs_.end(), weight->tensors.begin(), weight->tensors.end());
+      return {weight->in, weight->out, [weight, products = products_] { return weight->factor(products); }};
     }
     const Tensor tensor = checked(value, name, 2);
     return dense(transposed(tensor), products_ == ops::Operand::bfloat16);
@@ -92,12 +108,10 @@ class Experts {
     }
   }
 
+  /// A dense matrix, or a stack of them.
   Tensor checked(Napi::Value value, const char* name, size_t rank) {
-    const Tensor tensor = TensorHandle::get(value, name);
-    if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16)
-      fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
-    if (tensor.shape.size() != rank)
-      fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", rank, " dimensions expected");
+    const Tensor tensor = floats(value, name, rank);
+    refuse_int8(products_);
     inputs_.push_back(tensor);
     return tensor;
   }
@@ -116,11 +130,22 @@ Tensor integers(Napi::Value routing, const char* name, int64_t elements) {
   return tensor;
 }
 
+/// Products index memory by these, so that slots which nobody sorted must not come through.
+void check_sorted(const ops::Slots& slots) {
+  const int64_t count = slots.tokens * slots.top_k;
+  bool sorted = slots.offsets[0] == 0 && slots.offsets[slots.experts] == count;
+  for (int64_t e = 0; sorted && e < slots.experts; ++e) sorted = slots.offsets[e] <= slots.offsets[e + 1];
+  for (int64_t e = 0; sorted && e < slots.experts; ++e)
+    for (int64_t i = slots.offsets[e]; sorted && i < slots.offsets[e + 1]; ++i)
+      sorted = slots.order[i] >= 0 && slots.order[i] < count &&
+               (i == slots.offsets[e] || slots.order[i - 1] < slots.order[i]);
+  if (!sorted) fail(ErrorCode::argument, "routing: order and offsets are not the slots sorted by expert");
+}
+
 /// moeExperts(x, experts, routing, compute): routing with order and offsets as made by moeRoute or
 /// moeSortSlots
 Napi::Value moe_experts(const Napi::CallbackInfo& info) {
-  const Tensor x = TensorHandle::get(info[0], "x");
-  if (x.shape.size() != 2) fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [T, hidden] expected");
+  const Tensor x = floats(info[0], "x", 2);
   const auto experts = std::make_shared<const Experts>(info[1], to_operand(info[3]));
   if (x.shape[1] != experts->hidden() && experts->count() > 0)
     fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [T, ", experts->hidden(), "] expected");
@@ -142,24 +167,29 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
                            order.data_as<int32_t>(),
                            offsets.data_as<int32_t>(),
                            weights.data_as<float>()};
+    check_sorted(slots);
     ops::experts(
         cpu::device().pool(), as_matrix(x), experts->inter(), slots,
-        [&](int64_t e) { return experts->factors(e); }, as_matrix(y));
+        [&](int64_t e) { return experts->factors(e); },
+        [](int64_t bytes) { return cpu::device().allocate(bytes); }, as_matrix(y));
   });
   return TensorHandle::make(info.Env(), y);
 }
 
 /// moeGroupedMatmul(x, w, counts, compute): y [rows, N]
 Napi::Value moe_grouped_matmul(const Napi::CallbackInfo& info) {
-  const Tensor x = TensorHandle::get(info[0], "x");
-  const Tensor w = TensorHandle::get(info[1], "w");
+  const Tensor x = floats(info[0], "x", 2);
+  const Tensor w = floats(info[1], "w", 3);
   const Tensor counts = TensorHandle::get(info[2], "counts");
-  if (x.shape.size() != 2 || w.shape.size() != 3 || x.shape[1] != w.shape[1])
+  if (x.shape[1] != w.shape[1])
     fail(ErrorCode::shape, "x ", to_string(x.shape), " and w ", to_string(w.shape),
          ", [rows, K] and [E, K, N] expected");
-  if (counts.dtype != DType::int32 || counts.shape.size() != 1 || counts.elements() != w.shape[0])
+  if (counts.dtype != DType::int32 || counts.shape.size() != 1 || counts.elements() != w.shape[0] ||
+      !counts.contiguous())
     fail(ErrorCode::shape, "counts: ", to_string(counts.shape), ", int32 [", w.shape[0], "] expected");
-  const bool bfloat16 = to_operand(info[3]) == ops::Operand::bfloat16;
+  const ops::Operand products = to_operand(info[3]);
+  refuse_int8(products);
+  const bool bfloat16 = products == ops::Operand::bfloat16;
   const Tensor y = empty(cpu::device(), x.dtype, {x.shape[0], w.shape[2]});
   cpu::device().enqueue({x, w, counts}, {y}, [=] {
     std::vector<std::unique_ptr<ops::Factor>> factors;

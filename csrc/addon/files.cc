@@ -177,14 +177,15 @@ Napi::Value output_write(const Napi::CallbackInfo& info) {
   if (rows > 1 && stride > (kMaxSafeInteger - offset - bytes) / (rows - 1))
     fail(ErrorCode::argument, "stride: ", stride, " is too far for ", rows, " rows");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
-  // By way of the queue: the tensor is complete when its turn has come.
-  cpu::device().post([=, settle = settle] {
+  // By way of the queue: the tensor is complete when its turn has come. The share outlives the handle, which
+  // may be disposed of before the bytes are written.
+  cpu::device().post([=, settle = settle, share = tensor.storage->share()] {
     if (tensor.storage->failure()) {
       cpu::device().told(tensor.storage->failure());
       settle(tensor.storage->failure(), nullptr);
       return;
     }
-    file_threads().post([=] {
+    file_threads().post([=, share = share] {
       settle(failure_of([&] {
                for (int64_t at = 0, to = offset; at < bytes; at += row, to += stride)
                  file->write(to, tensor.data() + at, std::min(row, bytes - at));

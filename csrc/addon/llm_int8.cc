@@ -32,15 +32,6 @@ const Tensor& activations(Napi::Value value) {
   return x;
 }
 
-float to_threshold(Napi::Value value) {
-  const double threshold = to_number(value, "threshold");
-  if (threshold < 0) fail(ErrorCode::argument, "threshold: ", threshold, ", 0 or more expected");
-  // Beyond float32 only infinity is large; below it, every value but 0.
-  if (threshold > double{std::numeric_limits<float>::max()}) return std::numeric_limits<float>::infinity();
-  const auto rounded = static_cast<float>(threshold);
-  return threshold > 0 && rounded == 0 ? std::numeric_limits<float>::denorm_min() : rounded;
-}
-
 /// A promise of what `work` finds on the queue and `result` makes of it for JavaScript. Rejects with x's
 /// failure.
 template <class Found>
@@ -110,6 +101,14 @@ Napi::Value split(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+float to_threshold(Napi::Value value) {
+  const double threshold = to_number(value, "threshold");
+  if (threshold < 0) fail(ErrorCode::argument, "threshold: ", threshold, ", 0 or more expected");
+  if (threshold > double{std::numeric_limits<float>::max()}) return std::numeric_limits<float>::infinity();
+  const auto rounded = static_cast<float>(threshold);
+  return threshold > 0 && rounded == 0 ? std::numeric_limits<float>::denorm_min() : rounded;
+}
 
 void define_llm_int8(Napi::Env env, Napi::Object exports) {
   exports.Set("llmInt8OutlierColumns", Napi::Function::New<guarded<outlier_columns>>(env));

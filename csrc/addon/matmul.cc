@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "addon/arguments.h"
+#include "addon/llm_int8.h"
 #include "addon/scheme.h"
 #include "addon/tensor_handle.h"
 #include "addon/weight.h"
@@ -104,27 +105,29 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   });
 }
 
-/// linear(x, weight, bias | null, outDtype, compute): weight {scheme, stored, shape}
+/// linear(x, weight, bias | null, outDtype, compute)
 Napi::Value linear(const Napi::CallbackInfo& info) {
   const Tensor x = TensorHandle::get(info[0], "x");
-  const StoredWeight weight = to_weight(info[1], "weight");
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[1], "weight");
   const ops::Operand operand = to_operand(info[4]);
-  return product(info, x, weight.in, weight.out, weight.tensors, info[2], info[3], [=](const Operands& o) {
-    ops::linear(cpu::device().pool(), o.x, *weight.factor(operand), o.added(), o.y);
+  if (operand == ops::Operand::int8 && weight->int8_obstacle != nullptr)
+    fail(ErrorCode::unsupported, weight->int8_obstacle);
+  return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {
+    ops::linear(cpu::device().pool(), o.x, *weight->factor(operand), o.added(), o.y);
   });
 }
 
 /// llmInt8Linear(x, weight, bias | null, outDtype, threshold)
 Napi::Value llm_int8_linear(const Napi::CallbackInfo& info) {
   const Tensor x = TensorHandle::get(info[0], "x");
-  const StoredWeight weight = to_weight(info[1], "weight");
-  const Tensor scales = TensorHandle::get(field(field(info[1], "stored"), "scales"), "scales");
-  if (to_text(field(field(info[1], "scheme"), "kind"), "kind") != "llm.int8")
-    fail(ErrorCode::argument, "weight: one of LLM.int8 expected");
-  const auto threshold = static_cast<float>(to_number(info[4], "threshold"));
-  return product(info, x, weight.in, weight.out, weight.tensors, info[2], info[3], [=](const Operands& o) {
-    weight.arrange_tiles();
-    ops::llm_int8_linear(cpu::device().pool(), o.x, threshold, weight.packed.data_as<uint8_t>(),
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[1], "weight");
+  if (!weight->llm_int8) fail(ErrorCode::argument, "weight: one of LLM.int8 expected");
+  const Tensor scales = weight->constants[0];
+  if (const char* const obstacle = ops::llm_int8_obstacle(weight->in)) fail(ErrorCode::unsupported, obstacle);
+  const float threshold = to_threshold(info[4]);
+  return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {
+    weight->arrange_tiles();
+    ops::llm_int8_linear(cpu::device().pool(), o.x, threshold, weight->packed.data_as<uint8_t>(),
                          scales.data_as<float>(), o.added(), o.y);
   });
 }

@@ -73,6 +73,7 @@ TensorHandle::TensorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Te
                         Error(ErrorCode::argument, "tensors are made by operations, not by `new`"));
   auto* payload = info[0].As<Napi::External<Payload>>().Data();
   tensor_ = std::move(payload->tensor);
+  share_ = tensor_->storage->share();
   accounted_ = payload->accounted;
   Napi::MemoryManagement::AdjustExternalMemory(info.Env(), accounted_);
   napi_type_tag_object(info.Env(), info.This(), &kTensorTag);
@@ -116,6 +117,7 @@ const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
 void TensorHandle::dispose(Napi::Env env) {
   if (!tensor_) return;
   tensor_.reset();
+  share_.reset();
   Napi::MemoryManagement::AdjustExternalMemory(env, -accounted_);
 }
 

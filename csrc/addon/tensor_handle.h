@@ -2,6 +2,7 @@
 
 #include <napi.h>
 
+#include <memory>
 #include <optional>
 
 #include "addon/environment.h"
@@ -41,7 +42,8 @@ class TensorHandle : public Napi::ObjectWrap<TensorHandle> {
   static Napi::Object construct(Napi::Env env, Tensor tensor, int64_t accounted);
 
   std::optional<Tensor> tensor_;
-  int64_t accounted_ = 0;  // bytes that the garbage collector was told of
+  std::shared_ptr<const void> share_;  // in its storage
+  int64_t accounted_ = 0;              // bytes that the garbage collector was told of
 };
 
 void define_tensor(Napi::Env env, Napi::Object exports, Environment& environment);

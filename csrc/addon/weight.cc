@@ -13,18 +13,23 @@
 namespace quantaria::addon {
 namespace {
 
-void arrange(const Tensor& packed, bool tiled, int64_t rows, int64_t words_per_row) {
-  Storage& storage = *packed.storage;
+void arrange(const StoredWeight& weight, const ops::WeightProducts& products, bool tiled) {
+  Storage& storage = *weight.packed.storage;
   if (storage.tiled() == tiled) return;
-  auto* const words = packed.data_as<uint32_t>();
-  if (tiled)
-    ops::rows_to_tiles(cpu::device().pool(), words, rows, words_per_row);
-  else
-    ops::tiles_to_rows(cpu::device().pool(), words, rows, words_per_row);
+  const auto order = tiled ? ops::rows_to_tiles : ops::tiles_to_rows;
+  ThreadPool& pool = cpu::device().pool();
+  order(pool, weight.packed.data_as<uint32_t>(), products.rows, products.words_per_row);
+  if (products.groups > 1)
+    for (const Tensor& constant : weight.constants)
+      order(pool, constant.data_as<uint32_t>(), products.rows, products.groups);
   storage.set_tiled(tiled);
 }
 
-using Products = std::function<ops::WeightProducts()>;
+/// What is known of a kind of weight before its tensors hold values, and its products when they do.
+struct Products {
+  std::function<ops::WeightProducts()> products;
+  const char* int8_obstacle = "compute: int8 needs a weight of integers";
+};
 
 Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const ops::IntScheme s = to_int_scheme(scheme);
@@ -34,12 +39,13 @@ Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const Tensor scales = parts.take("scales", DType::float32, count);
   const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
   const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
-  return [=] {
+  const auto products = [=] {
     return ops::int_products(
         s,
         {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros), pointer<int32_t>(index)},
         out, in);
   };
+  return {products, ops::int8_obstacle(s, parts.has("groupIndex"), in)};
 }
 
 Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
@@ -55,19 +61,19 @@ Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t 
   } else {
     absmax = parts.take("absmax", DType::float32, blocks);
   }
-  return [=] {
+  return {[=] {
     return ops::codebook_products(s,
                                   {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
                                    pointer<float>(scales), pointer<float>(offset)},
                                   out, in);
-  };
+  }};
 }
 
 Products fp8_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, s.per_row ? out : 1);
-  return [=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); };
+  return {[=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
 }
 
 Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
@@ -77,16 +83,16 @@ Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
       parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, ops::mx_element_bits(s.element)));
   const Tensor scales = parts.take("scales", DType::uint8, out * blocks);
   const Tensor pre_scale = s.pre_scale ? parts.take("preScale", DType::float32, out) : Tensor{};
-  return [=] {
+  return {[=] {
     return ops::mx_products(s, pointer<uint8_t>(packed), pointer<uint8_t>(scales), pointer<float>(pre_scale),
                             out, in);
-  };
+  }};
 }
 
 Products llm_int8_weight(Napi::Value, Parts& parts, int64_t out, int64_t in) {
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, out);
-  return [=] { return ops::llm_int8_products(pointer<uint8_t>(packed), pointer<float>(scales), out, in); };
+  return {[=] { return ops::llm_int8_products(pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
 }
 
 using MakeProducts = Products (*)(Napi::Value, Parts&, int64_t, int64_t);
@@ -104,43 +110,104 @@ MakeProducts products_of(Napi::Value scheme) {
 }
 
 /// ownsStorage(tensor): whether its bytes may be put into another order: it has all of a storage, which can
-/// be written.
+/// be written and which no other handle shows.
 Napi::Value owns_storage(const Napi::CallbackInfo& info) {
   const Tensor& tensor = TensorHandle::get(info[0], "tensor");
   const bool owned = tensor.storage->writable() && tensor.contiguous() && tensor.offset == 0 &&
-                     tensor.bytes() == tensor.storage->bytes();
+                     tensor.bytes() == tensor.storage->bytes() && !tensor.storage->shared();
   return Napi::Boolean::New(info.Env(), owned);
+}
+
+/// A weight of a scheme and its stored form. Throws on anything that does not fit together.
+StoredWeight to_weight(Napi::Value scheme, Napi::Value stored, Napi::Value dims) {
+  const Shape shape = to_shape(dims, "shape");
+  if (shape.size() != 2) fail(ErrorCode::shape, "shape: ", to_string(shape), ", [out, in] expected");
+  Parts parts(stored);
+  Products products = products_of(scheme)(scheme, parts, shape[0], shape[1]);
+  const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
+  std::vector<Tensor> constants;
+  for (const char* const part : {"scales", "absmax", "zeros"}) {
+    if (!parts.has(part)) continue;
+    const Tensor& tensor = TensorHandle::get(field(stored, part), part);
+    if (size_of(tensor.dtype) == 4) constants.push_back(tensor);
+  }
+  std::vector<Tensor> arranged = constants;
+  arranged.push_back(packed);
+  for (const Tensor& tensor : arranged)
+    if (!tensor.storage->writable())
+      fail(ErrorCode::argument, "stored: tensors that can be written expected");
+  return {shape[0],
+          shape[1],
+          packed,
+          std::move(constants),
+          parts.taken(),
+          std::move(products.products),
+          products.int8_obstacle,
+          to_text(field(scheme, "kind"), "kind") == "llm.int8"};
+}
+
+/// weight(scheme, stored, shape): a handle for products
+Napi::Value make_weight(const Napi::CallbackInfo& info) {
+  return WeightHandle::make(info.Env(), to_weight(info[0], info[1], info[2]));
+}
+
+/// weightDispose(weight): gives up its tensors; work that is queued on them keeps what it needs
+Napi::Value dispose_weight(const Napi::CallbackInfo& info) {
+  WeightHandle::dispose(info[0]);
+  return info.Env().Undefined();
 }
 
 /// arrange(weight, tiled): brings the codes into the order of products, or of rows. Nothing happens to a
 /// weight that is multiplied by rows.
 Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
-  const StoredWeight weight = to_weight(info[0], "weight");
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[0], "weight");
   const bool tiled = to_bool(info[1], "tiled");
-  cpu::device().enqueue(weight.tensors, {}, [=] {
-    const ops::WeightProducts products = weight.products();
-    arrange(weight.packed, tiled && products.tiled, products.rows, products.words_per_row);
+  std::vector<Tensor> arranged = weight->constants;
+  arranged.push_back(weight->packed);
+  cpu::device().enqueue(weight->tensors, std::move(arranged), [=] {
+    const ops::WeightProducts products = weight->products();
+    arrange(*weight, products, tiled && products.tiled);
   });
   return info.Env().Undefined();
 }
 
+constexpr napi_type_tag kWeightTag{0x5155414E54415249, 0x0000000057454947};
+
 }  // namespace
 
-StoredWeight to_weight(Napi::Value weight, const char* name) {
-  const Napi::Value scheme = field(weight, "scheme");
-  const Shape shape = to_shape(field(weight, "shape"), "shape");
-  if (shape.size() != 2) fail(ErrorCode::shape, name, ": ", to_string(shape), ", [out, in] expected");
-  Parts parts(field(weight, "stored"));
-  Products products = products_of(scheme)(scheme, parts, shape[0], shape[1]);
-  const Tensor packed = parts.take("packed", DType::uint8, parts.taken()[0].elements());
-  if (!packed.storage->writable())
-    fail(ErrorCode::argument, name, ".packed: bytes that can be written expected");
-  return {shape[0], shape[1], packed, parts.taken(), std::move(products)};
+WeightHandle::WeightHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<WeightHandle>(info) {
+  if (info.Length() != 1 || !info[0].IsExternal())
+    throw to_javascript(info.Env(), Error(ErrorCode::argument, "weights are made by `weight`, not by `new`"));
+  weight_ =
+      std::make_shared<const StoredWeight>(std::move(*info[0].As<Napi::External<StoredWeight>>().Data()));
+  napi_type_tag_object(info.Env(), info.This(), &kWeightTag);
+}
+
+Napi::Object WeightHandle::make(Napi::Env env, StoredWeight weight) {
+  return Environment::of(env).weight_class.New({Napi::External<StoredWeight>::New(env, &weight)});
+}
+
+bool WeightHandle::is(Napi::Value value) {
+  bool ours = false;
+  return value.IsObject() && napi_check_object_type_tag(value.Env(), value, &kWeightTag, &ours) == napi_ok &&
+         ours;
+}
+
+std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
+  if (!is(value)) fail(ErrorCode::argument, name, ": a quantized weight expected");
+  const WeightHandle& handle = *Unwrap(value.As<Napi::Object>());
+  if (!handle.weight_) fail(ErrorCode::disposed, name, ": the quantized weight was disposed");
+  return handle.weight_;
+}
+
+void WeightHandle::dispose(Napi::Value value) {
+  if (!is(value)) fail(ErrorCode::argument, "weight: a quantized weight expected");
+  Unwrap(value.As<Napi::Object>())->weight_.reset();
 }
 
 ops::WeightProducts StoredWeight::arrange_tiles() const {
   ops::WeightProducts weight = products();
-  arrange(packed, weight.tiled, weight.rows, weight.words_per_row);
+  arrange(*this, weight, weight.tiled);
   return weight;
 }
 
@@ -155,7 +222,10 @@ ops::Operand to_operand(Napi::Value compute) {
                                {"int8", ops::Operand::int8}});
 }
 
-void define_weight(Napi::Env env, Napi::Object exports) {
+void define_weight(Napi::Env env, Napi::Object exports, Environment& environment) {
+  environment.weight_class = Napi::Persistent(WeightHandle::DefineClass(env, "NativeWeight", {}));
+  exports.Set("weight", Napi::Function::New<guarded<make_weight>>(env));
+  exports.Set("weightDispose", Napi::Function::New<guarded<dispose_weight>>(env));
   exports.Set("ownsStorage", Napi::Function::New<guarded<owns_storage>>(env));
   exports.Set("arrange", Napi::Function::New<guarded<arrange_weight>>(env));
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "addon/environment.h"
 #include "core/tensor.h"
 #include "ops/dequant_matmul/dequant_matmul.h"
 
@@ -16,8 +17,11 @@ struct StoredWeight {
   int64_t out;
   int64_t in;
   Tensor packed;
-  std::vector<Tensor> tensors;                    // all, for the queue
+  std::vector<Tensor> constants;  // those that may lie in tiles like the codes: scales or absmax, zeros
+  std::vector<Tensor> tensors;    // all, for the queue
   std::function<ops::WeightProducts()> products;  // on the queue, when the tensors hold values
+  const char* int8_obstacle;                      // why there are no int8 products; null if there are
+  bool llm_int8;                                  // of that scheme: constants are its scales
 
   /// On the queue: the right factor for these products, after the codes were brought into the order that it
   /// reads.
@@ -27,12 +31,29 @@ struct StoredWeight {
   ops::WeightProducts arrange_tiles() const;
 };
 
-/// weight: {scheme, stored, shape}. Throws on anything that does not fit together.
-StoredWeight to_weight(Napi::Value weight, const char* name);
+/// The native side of a quantized weight while products use it: made once, so that a product need not take
+/// scheme and tensors apart again. Opaque, with a type tag, like TensorHandle.
+class WeightHandle : public Napi::ObjectWrap<WeightHandle> {
+ public:
+  explicit WeightHandle(const Napi::CallbackInfo& info);
+
+  static Napi::Object make(Napi::Env env, StoredWeight weight);
+
+  /// Whether a value is a handle of a weight, disposed or not.
+  static bool is(Napi::Value value);
+
+  /// The weight behind a value. ERR_ARGUMENT if it is not a handle, ERR_DISPOSED if it was disposed.
+  static std::shared_ptr<const StoredWeight> get(Napi::Value value, const char* name);
+
+  static void dispose(Napi::Value value);
+
+ private:
+  std::shared_ptr<const StoredWeight> weight_;
+};
 
 /// What products run in: "float32", "bfloat16" or "int8".
 ops::Operand to_operand(Napi::Value compute);
 
-void define_weight(Napi::Env env, Napi::Object exports);
+void define_weight(Napi::Env env, Napi::Object exports, Environment& environment);
 
 }  // namespace quantaria::addon

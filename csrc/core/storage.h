@@ -24,6 +24,12 @@ class Storage {
   int64_t bytes() const { return bytes_; }
   bool writable() const { return writable_; }
 
+  /// A share in the bytes, for one who may look at them out of queue order: a JavaScript handle, a write to a
+  /// file.
+  std::shared_ptr<const void> share() const { return share_; }
+  /// Whether more than one has a share; else its owner may put the bytes into another order.
+  bool shared() const { return share_.use_count() > 2; }
+
   /// Why the contents are not valid: the operation that should have written them failed, or one that it
   /// depends on. Set and read in queue order.
   const std::shared_ptr<const Error>& failure() const { return failure_; }
@@ -39,6 +45,7 @@ class Storage {
   std::byte* data_;
   int64_t bytes_;
   bool writable_;
+  const std::shared_ptr<const void> share_ = std::make_shared<char>();
   std::shared_ptr<const Error> failure_;
   bool tiled_ = false;
 };

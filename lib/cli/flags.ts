@@ -22,6 +22,15 @@ export function positive(text: string): number {
   return value > 0 ? value : refuse('a positive number');
 }
 
+export function number(min: number, max = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = /^\d*\.?\d+$/.test(text) ? Number(text) : Number.NaN;
+    const expected =
+      max === Number.POSITIVE_INFINITY ? `a number from ${min}` : `a number from ${min} to ${max}`;
+    return value >= min && value <= max ? value : refuse(expected);
+  };
+}
+
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1e3, M: 1e6, G: 1e9, T: 1e12 };
 
 /** `500MB`, `2GB`, `64000`: powers of 1000. */

@@ -2,10 +2,13 @@
 import { Command, CommanderError } from 'commander';
 import { version } from '../version';
 import { convert } from './convert';
+import { evaluate } from './evaluate';
+import { generate } from './generate';
 import { info } from './info';
 import { inspect } from './inspect';
 import { plan } from './plan';
 import { quantize } from './quantize';
+import { usage } from './usage';
 import { verify } from './verify';
 
 /** Wrong words on the command line; a run that fails exits with 1. */
@@ -17,7 +20,8 @@ function program(): Command {
     .version(version)
     .showSuggestionAfterError(false)
     .exitOverride();
-  for (const add of [info, inspect, convert, plan, quantize, verify]) add(quantaria);
+  for (const add of [info, inspect, convert, plan, usage, quantize, evaluate, generate, verify])
+    add(quantaria);
   for (const command of quantaria.commands) {
     command.showSuggestionAfterError(false).exitOverride();
     command

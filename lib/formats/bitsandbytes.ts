@@ -137,18 +137,17 @@ async function encode(module: string, q: QuantizedTensor, modelDtype: DType): Pr
   const scheme = q.scheme as CodebookScheme;
   const bytes = Math.ceil((rows * width) / 2);
   const map = scheme.kind === 'nf4' ? nf4Map : fp4Map;
+  // Before anything is waited for, as a product may follow.
+  const codes = chain(
+    packed as Tensor,
+    (flat) => flat.slice(1, 0, bytes),
+    swapNibbles,
+    (flat) => flat.reshape([bytes, 1]),
+  );
   const offset = absmaxOffset === undefined ? null : ((await absmaxOffset.read())[0] as number);
   const state = quantStateBytes(scheme, [rows, width], scaleDTypeOf(modelDtype), offset);
   return new Map([
-    [
-      weight,
-      chain(
-        packed as Tensor,
-        (flat) => flat.slice(1, 0, bytes),
-        swapNibbles,
-        (flat) => flat.reshape([bytes, 1]),
-      ),
-    ],
+    [weight, codes],
     [`${weight}.absmax`, share((absmaxCodes ?? absmax) as Tensor)],
     [`${weight}.quant_map`, Tensor.from(map, [16], { device: q.device })],
     ...(absmaxScales === undefined

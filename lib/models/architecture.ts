@@ -1,4 +1,5 @@
 import { aria } from './aria';
+import type { DecoderTraits } from './decoder/traits';
 import { deepseek } from './deepseek';
 import { dense } from './dense';
 import { generic } from './generic';
@@ -29,6 +30,8 @@ export interface Architecture {
   readonly toDisk?: (loaderName: string) => string;
   /** Modules whose two-dimensional weights are not nn.Linear's `[out, in]`. */
   readonly notLinear?: RegExp;
+  /** How its decoder computes; without it there is no forward pass. */
+  readonly decoder?: DecoderTraits;
 }
 
 const registry: readonly Architecture[] = [aria, mixtral, qwen2Moe, qwen3Moe, deepseek, gptOss, dense];

@@ -13,4 +13,5 @@ export const aria: Architecture = {
     projections: { gate: 'gate_proj', up: 'up_proj', down: 'down_proj' },
     fused: { transposed: true, interleaved: false },
   },
+  decoder: { router: () => ({ order: 'topk-softmax' }) },
 };

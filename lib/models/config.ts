@@ -34,6 +34,10 @@ export function count(config: Config, ...fields: string[]): number | null {
   return null;
 }
 
+/** A finite number, or what stands in for it. */
+export const number = (value: unknown, otherwise: number): number =>
+  typeof value === 'number' && Number.isFinite(value) ? value : otherwise;
+
 /**
  * What a configuration says of the decoder, whatever the spelling of its family; null where it says nothing.
  */

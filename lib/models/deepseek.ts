@@ -1,4 +1,5 @@
 import type { Architecture } from './architecture';
+import { number } from './config';
 import { plainExperts } from './qwen3_moe';
 
 /**
@@ -9,4 +10,13 @@ import { plainExperts } from './qwen3_moe';
 export const deepseek: Architecture = {
   modelTypes: ['deepseek_v2', 'deepseek_v3', 'glm4_moe'],
   experts: plainExperts,
+  decoder: {
+    latent: true,
+    router: (text) => ({ order: 'softmax-topk', scale: number(text.routed_scaling_factor, 1) }),
+    refuse(text) {
+      if (text.model_type !== 'deepseek_v2') return `${text.model_type} routes by sigmoids with a bias`;
+      const method = text.topk_method ?? 'greedy';
+      return method === 'greedy' ? null : `expert choice ${method}`;
+    },
+  },
 };

@@ -12,6 +12,8 @@ export const mixtral: Architecture = {
     projections: { gate: 'w1', up: 'w3', down: 'w2' },
     fused: { transposed: false, interleaved: false },
   },
+  // It says softmax, top-k, normalise, which is the softmax over the chosen ones.
+  decoder: { router: () => ({ order: 'topk-softmax' }), theta: 1e6, slides: () => true },
   toLoader: (name) => name.replace(/(layers\.\d+\.)block_sparse_moe(?=\.|$)/, '$1mlp'),
   toDisk: (name) => name.replace(/(layers\.\d+\.)mlp(?!\.experts\.fc[12]\.)(?=\.|$)/, '$1block_sparse_moe'),
 };

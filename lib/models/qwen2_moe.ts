@@ -1,4 +1,5 @@
 import type { Architecture } from './architecture';
+import { softmaxRouter } from './decoder/traits';
 import { plainExperts } from './qwen3_moe';
 
 /**
@@ -8,4 +9,5 @@ import { plainExperts } from './qwen3_moe';
 export const qwen2Moe: Architecture = {
   modelTypes: ['qwen2_moe'],
   experts: plainExperts,
+  decoder: { router: softmaxRouter },
 };

@@ -1,4 +1,5 @@
 import type { Architecture } from './architecture';
+import { softmaxRouter } from './decoder/traits';
 import type { ExpertNaming } from './layouts';
 
 /** The names that most mixture-of-experts families share. */
@@ -14,4 +15,5 @@ export const plainExperts: ExpertNaming = {
 export const qwen3Moe: Architecture = {
   modelTypes: ['qwen3_moe', 'olmoe'],
   experts: plainExperts,
+  decoder: { router: softmaxRouter, slides: ({ use_sliding_window: asked }) => asked === true },
 };

@@ -19,7 +19,10 @@ export interface QuantizedExpert {
 }
 
 export interface ExpertsOptions {
-  /** What products run in, as for `linear`; default `auto` */
+  /**
+   * What products run in, as for `linear`; default `auto`. Weights of LLM.int8 are multiplied by their dequantized values
+   * here, without outlier columns, and refuse `int8`
+   */
   compute?: Compute;
 }
 

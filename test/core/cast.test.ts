@@ -1,32 +1,10 @@
 import { expect, test } from 'vitest';
 import { type DType, Tensor, type TypedArray } from '../../lib';
-import { native } from '../../lib/native';
+import { ISAS, withIsa } from './machine';
 import { random } from './random';
 import { cast, decode, FORMATS, magnitudeBits, type SmallFloat } from './small_floats';
 
 const SMALL = ['float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2'] as const;
-const ISAS = ['scalar', 'avx2', 'avx512'].filter((isa) => {
-  const before = native.cpuInfo().isa;
-  try {
-    native.selectIsa(isa);
-    return true;
-  } catch {
-    return false;
-  } finally {
-    native.selectIsa(before);
-  }
-});
-
-async function withIsa<T>(isa: string, body: () => Promise<T>): Promise<T> {
-  const before = native.cpuInfo().isa;
-  native.selectIsa(isa);
-  try {
-    return await body();
-  } finally {
-    native.selectIsa(before);
-  }
-}
-
 const codesOf = (format: SmallFloat): number[] =>
   Array.from({ length: 2 << magnitudeBits(format) }, (_, code) => code);
 const bitsArray = (dtype: DType, codes: number[]): TypedArray =>

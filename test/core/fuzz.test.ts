@@ -49,6 +49,8 @@ test.skipIf(!existsSync(join(root, 'dist'))).each([1, 2, 3])(
       'Tensor.from',
       'QuantizedTensor.fromParts',
       'moe.sequentialToGrouped',
+      'moe.experts',
+      'moe.groupedMatmul',
     ]) {
       expect(functions).toContain(name);
     }
@@ -63,7 +65,19 @@ test.each([4, 5, 6])(
   { timeout: 90_000 },
   (seed) => {
     const { functions } = fuzz('raw', seed);
-    for (const name of ['tensorFromBytes', 'dequantize', 'outputWrite', 'mappedTensor'])
+    for (const name of [
+      'tensorFromBytes',
+      'dequantize',
+      'weight',
+      'weightDispose',
+      'linear',
+      'llmInt8Linear',
+      'moeExperts',
+      'moeGroupedMatmul',
+      'arrange',
+      'outputWrite',
+      'mappedTensor',
+    ])
       expect(functions).toContain(name);
   },
 );

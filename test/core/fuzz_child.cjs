@@ -12,7 +12,9 @@ const [packageRoot, mode, seed, calls] = [
 ];
 const quantaria = require(packageRoot);
 const pool = [];
-const random = values(seed, quantaria, pool);
+const raw = mode === 'raw';
+const binding = require(require('node:path').join(packageRoot, 'build', 'Release', 'quantaria.node'));
+const random = values(seed, quantaria, pool, raw ? binding : null);
 
 /** Not for users: whatever they throw, they must not crash. */
 const INTERNAL =
@@ -73,8 +75,6 @@ let current = ['nothing', []];
 let finished = false;
 
 async function main() {
-  const raw = mode === 'raw';
-  const binding = require(require('node:path').join(packageRoot, 'build', 'Release', 'quantaria.node'));
   const all = targets(raw ? binding : quantaria);
   if (raw)
     for (const shape of [[4], [3, 4], [2, 2, 2]])

@@ -20,7 +20,8 @@ function generator(seed) {
   return { next, below, pick };
 }
 
-function values(seed, quantaria, pool) {
+/** `binding`: the addon, if its own functions are to be called. */
+function values(seed, quantaria, pool, binding) {
   const { next, below, pick } = generator(seed);
   const DTYPES = [
     'float32',
@@ -35,6 +36,7 @@ function values(seed, quantaria, pool) {
     'int64',
     'bool',
   ];
+  const COMPUTES = ['auto', 'float32', 'bfloat16', 'int8'];
   const dim = () => pick([1, 1, 2, 3, 4, 5, 17, 64]);
   const goodShape = () => Array.from({ length: below(4) }, dim);
   const number = () =>
@@ -192,6 +194,48 @@ function values(seed, quantaria, pool) {
     if (next() < 0.1) made.dispose();
     return made;
   };
+  /** Infinities and NaN among them. */
+  const floats = (shape) => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    const data = Array.from({ length: count }, () => (next() < 0.01 ? number() : next() - 0.5));
+    return quantaria.Tensor.from(data, shape, { dtype: pick(['float32', 'float16', 'bfloat16']) });
+  };
+  const int32 = (data, shape) => quantaria.Tensor.from(Int32Array.from(data), shape);
+  const weightScheme = () =>
+    pick([
+      { kind: 'int', bits: 4, symmetric: next() < 0.5, granularity: 'group', groupSize: 16 },
+      { kind: 'int', bits: pick([3, 8, 16]), symmetric: true, granularity: pick(['row', 'column']) },
+      { kind: 'nf4', blockSize: pick([5, 16]), doubleQuant: next() < 0.5 },
+      { kind: 'mx', element: 'e2m3' },
+      { kind: 'llm.int8', threshold: pick([0, 0.3, 6]) },
+    ]);
+  const quantizedOf = (shape, scheme) => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    return quantaria.quantize(quantaria.Tensor.from(new Float32Array(count).fill(next()), shape), scheme);
+  };
+  const stacks = (count, hidden, inter) => ({
+    fc1: floats([count, hidden, 2 * inter]),
+    fc2: floats([count, inter, hidden]),
+  });
+  const experts = (count, hidden, inter) => {
+    const matrix = (shape) => (next() < 0.5 ? floats(shape) : quantizedOf(shape, weightScheme()));
+    return Array.from({ length: count }, () => ({
+      gate: matrix([inter, hidden]),
+      up: matrix([inter, hidden]),
+      down: matrix([hidden, inter]),
+    }));
+  };
+  /** Now and then an index is out of range. */
+  const routing = (tokens, count) => {
+    const topK = 1 + below(count);
+    if (next() < 0.5) return quantaria.moe.route(floats([tokens, count]), { topK, order: 'softmax-topk' });
+    const any = () => (next() < 0.01 ? pick([-1, count, -(2 ** 31), 2 ** 31 - 1]) : below(count));
+    return {
+      indices: int32(Array.from({ length: tokens * topK }, any), [tokens, topK]),
+      weights: quantaria.Tensor.from(new Float32Array(tokens * topK).fill(next()), [tokens, topK]),
+      counts: quantaria.Tensor.zeros([count], { dtype: 'int32' }),
+    };
+  };
   const pooled = (type) => {
     const list = pool.filter((item) => item instanceof type);
     return list.length > 0 ? pick(list) : undefined;
@@ -247,6 +291,18 @@ function values(seed, quantaria, pool) {
     'Tensor#slice': () => [below(2), below(3), below(5)],
     quantize: () => [tensor(), scheme()],
     dequantize: () => [quantized(), { dtype: pick(DTYPES) }],
+    matmul: () => {
+      const depth = dim();
+      return [floats([dim(), depth]), floats([depth, dim()]), { outDtype: pick(DTYPES) }];
+    },
+    linear: () => {
+      const weight = next() < 0.8 ? quantized() : floats([dim(), dim()]);
+      const [out, depth] = weight.shape ?? [1, 1];
+      const options = { compute: pick(COMPUTES) };
+      if (next() < 0.3) options.bias = floats([out]);
+      if (next() < 0.3) options.outDtype = pick(DTYPES);
+      return [floats([...goodShape(), depth]), weight, options];
+    },
     Hessian: () => [4],
     'Hessian#update': () => [quantaria.Tensor.from(new Float32Array(12).fill(next()), [3, 4])],
     'gptq.quantize': () => {
@@ -257,6 +313,17 @@ function values(seed, quantaria, pool) {
       const q = quantized();
       return [q.scheme, [...q.shape], parts()];
     },
+    'moe.route': () => [floats([dim(), 4]), { topK: 1 + below(4), order: 'topk-softmax' }],
+    'moe.experts': () => {
+      const [tokens, count, hidden, inter] = [dim(), 1 + below(3), dim(), dim()];
+      const layer = next() < 0.3 ? stacks(count, hidden, inter) : experts(count, hidden, inter);
+      return [floats([tokens, hidden]), layer, routing(tokens, count), { compute: pick(COMPUTES) }];
+    },
+    'moe.groupedMatmul': () => {
+      const [depth, counts] = [dim(), Array.from({ length: below(4) }, () => below(5))];
+      const rows = counts.reduce((a, b) => a + b, next() < 0.1 ? 1 : 0);
+      return [floats([rows, depth]), floats([counts.length, depth, dim()]), int32(counts, [counts.length])];
+    },
     'moe.groupedToSequential': () => [quantaria.Tensor.zeros([2, 3, 8]), quantaria.Tensor.zeros([2, 4, 3])],
     'moe.sequentialToGrouped': () => [[{ gate: tensor(), up: tensor(), down: tensor() }]],
     SafetensorsWriter: () => [`f${below(5)}.safetensors`, entries()],
@@ -265,8 +332,63 @@ function values(seed, quantaria, pool) {
     setThreads: () => [pick([1, 2, 3, number()])],
     'Checkpoint#read': () => ['w', { range: [below(3), below(3)] }],
   };
+  const handle = (made) => quantaria.Tensor.native(made, 'made');
+  /** A weight and activations of its width, as the addon takes them. */
+  const operands = () => {
+    const [out, depth] = [dim(), dim()];
+    const scheme = weightScheme();
+    const w = quantaria.Tensor.from(new Float32Array(out * depth).fill(next()), [out, depth]);
+    const stored = Object.entries(quantaria.quantize(w, scheme).stored);
+    const form = Object.fromEntries(stored.map(([name, part]) => [name, handle(part)]));
+    return { x: handle(floats([dim(), depth])), w: handle(w), weight: [scheme, form, [out, depth]] };
+  };
+  const rawWeight = (q) => q.forProducts();
+  const handles = (members) =>
+    Object.fromEntries(
+      Object.entries(members).map(([name, member]) => [
+        name,
+        member instanceof quantaria.QuantizedTensor ? rawWeight(member) : handle(member),
+      ]),
+    );
+  const operand = () => pick(['float32', 'bfloat16', 'int8']);
+  const rawRight = {
+    weight: () => operands().weight,
+    arrange: () => [binding.weight(...operands().weight), next() < 0.5],
+    linear: () => {
+      const { x, weight } = operands();
+      return [x, binding.weight(...weight), null, pick(DTYPES), operand()];
+    },
+    llmInt8Linear: () => {
+      const [out, depth] = [dim(), dim()];
+      const weight = rawWeight(quantizedOf([out, depth], { kind: 'llm.int8' }));
+      const bias = next() < 0.3 ? handle(floats([out])) : null;
+      return [handle(floats([dim(), depth])), weight, bias, pick(DTYPES), pick([0, 0.3, 6])];
+    },
+    weightDispose: () => [binding.weight(...operands().weight)],
+    moeExperts: () => {
+      const [tokens, count, hidden, inter] = [dim(), 1 + below(3), dim(), dim()];
+      const layer =
+        next() < 0.3
+          ? handles(stacks(count, hidden, inter))
+          : experts(count, hidden, inter).map((expert) => handles(expert));
+      const topK = 1 + below(count);
+      const made = quantaria.moe.route(floats([tokens, count]), { topK, order: 'softmax-topk' });
+      const tensors = handles(made);
+      // Slots that nobody sorted, among those that are.
+      const slots = () => Array.from({ length: tokens * topK }, () => pick([0, 1, -1, 2 ** 31 - 1]));
+      if (next() < 0.2) tensors.order = handle(int32(slots(), [tokens * topK]));
+      if (next() < 0.2)
+        tensors.offsets = handle(int32(Array.from({ length: count + 1 }, number), [count + 1]));
+      return [handle(floats([tokens, hidden])), layer, tensors, operand()];
+    },
+    moeGroupedMatmul: () => [...right['moe.groupedMatmul']().map(handle), operand()],
+    matmul: () => {
+      const { x, w } = operands();
+      return [x, w, true, null, pick(DTYPES), operand()];
+    },
+  };
   const args = (name) => {
-    const list = right[name]?.() ?? [];
+    const list = (binding ? rawRight : right)[name]?.() ?? [];
     const count = Math.max(list.length, below(4));
     return Array.from({ length: count }, (_, i) => (i < list.length && next() < 0.7 ? list[i] : any()));
   };

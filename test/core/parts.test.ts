@@ -1,17 +1,10 @@
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
-import {
-  type DType,
-  dequantize,
-  QuantizedTensor,
-  type QuantScheme,
-  quantize,
-  setThreads,
-  Tensor,
-} from '../../lib';
+import { type DType, dequantize, QuantizedTensor, type QuantScheme, quantize, Tensor } from '../../lib';
 import { native } from '../../lib/native';
 import { quantizeMatrix } from '../../lib/ops/quantize';
 import { rejectsCode, throwsCode } from './errors';
+import { ISAS, withIsa, withThreads } from './machine';
 import { normals } from './random';
 
 const int = { kind: 'int', symmetric: true, granularity: 'row' } as const;
@@ -282,23 +275,13 @@ test.each(SCHEMES)('%s: a strided view of a larger tensor gives what its copy gi
 test.each(SCHEMES)('%s: threads and instruction sets do not change a bit', async (_, scheme) => {
   const [rows, cols] = [131, 333];
   const w = Tensor.from(normals(rows * cols, 6), [rows, cols]);
-  const { threads } = native.cpuInfo();
-  const isa = native.cpuInfo().isa;
-  const sets = ['scalar', 'avx2', 'avx512'];
   const results: unknown[] = [];
-  try {
-    for (const count of [1, 2]) {
-      for (const name of sets.slice(0, sets.indexOf(isa) + 1)) {
-        setThreads(count);
-        native.selectIsa(name);
-        const q = quantize(w, scheme);
-        results.push([await bitsOf(q), await digest(dequantize(q, { dtype: 'bfloat16' }))]);
-      }
-    }
-  } finally {
-    setThreads(threads);
-    native.selectIsa(isa);
-  }
+  const run = async () => {
+    const q = quantize(w, scheme);
+    results.push([await bitsOf(q), await digest(dequantize(q, { dtype: 'bfloat16' }))]);
+  };
+  for (const count of [1, 2]) for (const isa of ISAS) await withThreads(count, () => withIsa(isa, run));
+  expect(results).toHaveLength(2 * ISAS.length);
   for (const result of results) expect(result).toEqual(results[0]);
 });
 

@@ -1,7 +1,5 @@
 #include "gptq_test.h"
 
-#include <array>
-
 #include "core/error.h"
 
 namespace {
@@ -39,7 +37,7 @@ std::vector<double> lost(const Weight& w, const GptqResult& result) {
 std::vector<IntScheme> all_schemes(int64_t group) {
   std::vector<IntScheme> schemes;
   for (const bool symmetric : {true, false}) {
-    for (const int bits : {2, 3, 4, 5, 6, 8})
+    for (const int bits : {2, 3, 5, 8})
       schemes.push_back({.bits = bits, .symmetric = symmetric, .group_size = group});
     for (const Granularity granularity :
          {Granularity::tensor, Granularity::row, Granularity::column, Granularity::group})
@@ -55,14 +53,13 @@ std::vector<IntScheme> all_schemes(int64_t group) {
 }
 
 TEST("gptq with a diagonal Hessian is round-to-nearest bit for bit on every ISA and thread count") {
-  for (const test::Shape shape :
-       {test::Shape{1, 1}, {12, 33}, {17, 127}, {70, 129}, {40, 300}, {0, 64}, {5, 0}}) {
+  for (const test::Shape shape : {test::Shape{1, 1}, {17, 127}, {33, 160}, {0, 64}, {5, 0}}) {
     for (const DType dtype : {DType::float32, DType::bfloat16}) {
       const Weight w = make_weight(shape.rows, shape.cols, dtype, shape.cols % 2 == 0);
       std::vector<float> products(static_cast<size_t>(w.cols * w.cols));
       for (int64_t c = 0; c < w.cols; ++c)
         products[static_cast<size_t>(c * w.cols + c)] = static_cast<float>(1 + c * 7 % 11);
-      for (const IntScheme& scheme : all_schemes(w.cols == 300 ? 150 : 48)) {
+      for (const IntScheme& scheme : all_schemes(w.cols == 160 ? 150 : 48)) {
         ThreadPool one(1);
         const GptqResult expected = nearest(one, w, scheme);
         on_every_machine([&](ThreadPool& pool) {
@@ -91,13 +88,14 @@ std::vector<Case> cases() {
     for (const bool act_order : {false, true})
       for (const bool static_groups : {false, true})
         for (const int64_t group : {32, 48, 100, 128, 150, 200}) {
-          all.push_back({.rows = 37,
-                         .in = 260,
+          if (static_groups && group != 32 && group != 100) continue;
+          all.push_back({.rows = 21,
+                         .in = 220,
                          .scheme = {.bits = 4, .symmetric = symmetric, .group_size = group},
                          .options = {.act_order = act_order, .static_groups = static_groups},
                          .dead = {}});
           if (group == 48) all.back().scheme.mse_search = true;
-          if (group == 100) all.back().dead = {3, 77, 259};
+          if (group == 100) all.back().dead = {3, 77, 219};
           if (group == 128) all.back().options.block_size = 40;
           if (group == 200) all.back().scheme.bits = 3;
         }
@@ -123,7 +121,7 @@ Weight plain_weight(int64_t rows, int64_t in, uint32_t seed) {
 TEST("gptq gives the codes of the float64 algorithm but for weights that lie within rounding of a tie") {
   for (const Case& c : cases()) {
     const Weight w = plain_weight(c.rows, c.in, 5);
-    const Square products = products_of(make_states(400, c.in, 6, c.dead), c.in);
+    const Square products = products_of(make_states(300, c.in, 6, c.dead), c.in);
     Weight live = w;
     for (int64_t r = 0; r < w.rows; ++r)
       for (const int64_t d : c.dead) live.values[static_cast<size_t>(r * w.cols + d)] = 0;
@@ -131,6 +129,10 @@ TEST("gptq gives the codes of the float64 algorithm but for weights that lie wit
     ThreadPool one(1);
     const GptqResult fixed = nearest(one, live, c.scheme);
     const GptqResult expected = gptq_by_definition(w, products, c.scheme, c.options, &fixed);
+    const double allowed = 1.01 * energy(lost(w, expected), products, c.in);
+    const double weight = energy(w.values, products, c.in);
+    std::vector<float> seen;
+    double mine = 0;
     on_every_machine([&](ThreadPool& pool) {
       const GptqResult actual = run_gptq(pool, w, as_floats(products), c.scheme, c.options);
       CHECK(actual.group_index == expected.group_index);
@@ -144,11 +146,13 @@ TEST("gptq gives the codes of the float64 algorithm but for weights that lie wit
                "group " + show(c.scheme.group_size) + " act order " + show(c.options.act_order) + " static " +
                    show(c.options.static_groups) + ": " + show(same_rows) + " of " + show(w.rows) +
                    " rows equal");
-      const double mine = energy(lost(w, actual), products, c.in);
-      CHECK(mine <= 1.01 * energy(lost(w, expected), products, c.in));
+      if (actual.values != seen) {
+        seen = actual.values;
+        mine = energy(lost(w, actual), products, c.in);
+      }
+      CHECK(mine <= allowed);
       // 2 / samples = 1: the report is in the products' own scale.
       CHECK(std::abs(actual.report.error - mine) <= 1e-5 * mine);
-      const double weight = energy(w.values, products, c.in);
       CHECK(std::abs(actual.report.weight - weight) <= 1e-5 * weight);
       CHECK_EQ(actual.report.dead_columns, static_cast<int64_t>(c.dead.size()));
       for (int64_t r = 0; r < w.rows; ++r)
@@ -158,7 +162,7 @@ TEST("gptq gives the codes of the float64 algorithm but for weights that lie wit
 }
 
 TEST("gptq gives the same bits for any thread count") {
-  const Weight w = make_weight(150, 280, DType::float16, true);
+  const Weight w = make_weight(70, 150, DType::float16, true);
   const std::vector<float> products = as_floats(products_of(make_states(100, w.cols, 8), w.cols));
   for (const IntScheme& scheme : all_schemes(64)) {
     const GptqOptions options{.act_order = true};
@@ -181,7 +185,7 @@ TEST("gptq gives the same bits for any thread count") {
 
 TEST("gptq loses less of the output than round-to-nearest, also with fewer states than columns") {
   const Weight w = plain_weight(40, 200, 9);
-  for (const int64_t states : {1, 20, 150, 1000}) {
+  for (const int64_t states : {1, 20, 1000}) {
     const Square products = products_of(make_states(states, w.cols, 10), w.cols);
     for (const int bits : {2, 3, 4, 8})
       for (const bool act_order : {false, true})
@@ -292,7 +296,7 @@ TEST("gptq of several weights gives what it gives for each alone") {
   });
 }
 
-TEST("outer products of small integers are exact and leave the lower triangle alone") {
+TEST("outer products of small integers are exact, and the Hessian is their mean in both triangles") {
   for (const test::Shape shape : {test::Shape{1, 1}, {3, 17}, {129, 65}, {300, 130}, {0, 5}, {5, 0}})
     for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
       for (const bool transposed : {false, true}) {
@@ -303,7 +307,6 @@ TEST("outer products of small integers are exact and leave the lower triangle al
         const Square expected = products_of(x.values, x.cols);
         on_every_machine([&](ThreadPool& pool) {
           std::vector<float> products(expected.size(), 3.0f);
-          const std::vector<float> untouched = products;
           add_outer_products(pool, x.view(), products.data());
           for (int64_t i = 0; i < x.cols; ++i)
             for (int64_t j = i; j < x.cols; ++j) {

@@ -21,7 +21,7 @@ void convert_row(DType from_dtype, const std::byte* from, DType to_dtype, std::b
   // Short copies by the C library: in the kernels the compiler makes them `rep movs`, which takes longer to
   // start than a row of a panel takes to copy.
   if (from_dtype == DType::float32 && to_dtype == DType::float32) {
-    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+    if (n > 0) std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
     return;
   }
   static constexpr Convert* kByIsa[] = {scalar::convert, avx2::convert, avx512::convert};

@@ -37,6 +37,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
       for (int t = 0; t < kTiles; ++t) {
         Ints unit[U::kWords];
         load_unit<bits>(words[t], unit);
+        prefetch_unit(words[t]);
         words[t] += U::kWords * kLanes;
 #pragma GCC unroll 8
         for (int j = 0; j < kSteps; ++j) {
@@ -57,7 +58,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
         if (kTurns == 2) group = _mm512_add_epi32(group, sum[r][t][kTurns - 1]);
         __m512 plain = _mm512_cvtepi32_ps(group);
         if (tiles[t].zeros != nullptr)
-          plain = _mm512_fnmadd_ps(_mm512_loadu_ps(tiles[t].zeros + g * kLanes),
+          plain = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(tiles[t].zeros + g * kLanes)),
                                    _mm512_set1_ps(input.sums[g * rows + r]), plain);
         const __m512 scaled = _mm512_mul_ps(plain, _mm512_set1_ps(input.scales[g * rows + r]));
         total[r][t] = _mm512_fmadd_ps(scaled, scale, total[r][t]);

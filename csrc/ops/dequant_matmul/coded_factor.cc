@@ -116,18 +116,25 @@ class FloatFactor final : public CodedFactor {
  private:
   FewRows* few(int64_t rows) const {
     if (rows < 1 || rows > std::min(kMostFewRows, micro_.rows)) return nullptr;
+    if (pairs_ == nullptr && weight_.integer && weight_.bits == 4)
+      return dequant_kernels().few_rows_of_int4[rows - 1];
     const auto& by_rows = pairs_ != nullptr ? pairs_->few_rows : dequant_kernels().few_rows;
     return by_rows[rows - 1][static_cast<int>(weight_.decoding)][weight_.bits];
+  }
+
+  DecodePanel* panel_decoder() const {
+    if (pairs_ != nullptr && weight_.integer && weight_.bits == 4) return pairs_->decode_int4;
+    const auto& kernels = pairs_ != nullptr ? pairs_->decode
+                          : bfloat16_       ? dequant_kernels().decode_rounded
+                                            : dequant_kernels().decode_float32;
+    return kernels[static_cast<int>(weight_.decoding)][weight_.bits];
   }
 
   const void* decode_panel(const TileView (&tiles)[kMostTiles], int64_t step, int64_t steps) const {
     const int per_step = values_per_step(micro_.operand);
     const int64_t columns = panel_columns();
     auto* const words = thread_buffer<uint32_t>(Slot::right_panel, (steps + kSlackSteps) * columns);
-    const auto& kernels = pairs_ != nullptr ? pairs_->decode
-                          : bfloat16_       ? dequant_kernels().decode_rounded
-                                            : dequant_kernels().decode_float32;
-    DecodePanel* const decode = kernels[static_cast<int>(weight_.decoding)][weight_.bits];
+    DecodePanel* const decode = panel_decoder();
     const int64_t first = step * per_step;
     for_each_run(weight_, first, first + steps * per_step, [&](const Run& run) {
       for (int t = 0; t < tiles_; ++t)
@@ -198,7 +205,8 @@ class Int8Factor final : public CodedFactor {
             const int64_t from = (first + g) * kTileRows + r;
             const int64_t to = g * columns + t * kTileRows + r;
             constants[to] = tiles[t].scales[from];
-            if (tiles[t].zeros != nullptr) constants[at_once * columns + to] = tiles[t].zeros[from];
+            if (tiles[t].zeros != nullptr)
+              constants[at_once * columns + to] = static_cast<float>(tiles[t].zeros[from]);
           }
       for (int64_t tile = 0; tile < a.tiles() && a.first_row(tile) < rows; ++tile) {
         const int tile_rows = a.rows_of(tile);

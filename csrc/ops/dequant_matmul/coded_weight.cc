@@ -1,35 +1,25 @@
 #include "ops/dequant_matmul/coded_weight.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "numerics/e8m0.h"
-#include "ops/gemm/pack.h"
 #include "ops/quantize/quantize.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
 namespace {
 
-/// Constants [out][groups] of a tile's rows, as they lie, to [groups][16].
+/// [n][rows] to [n][16], the last row repeated.
 template <class T>
-void interleave(const T* constants, int64_t groups, int64_t first, int64_t rows, void* to) {
-  const uint32_t* row[kTileRows];
-  for (int64_t r = 0; r < kTileRows; ++r)
-    row[r] = reinterpret_cast<const uint32_t*>(constants + (first + std::min(r, rows - 1)) * groups);
-  pack_kernels().interleave(row, groups, static_cast<uint32_t*>(to), kTileRows);
+void widen(const T* from, int64_t n, int64_t rows, T* to) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t r = 0; r < kTileRows; ++r) to[i * kTileRows + r] = from[i * rows + std::min(r, rows - 1)];
 }
 
-void make_scales(const CodedWeight& w, int64_t tile, int64_t rows, float* to) {
+/// Scales that do not lie in tiles.
+void make_scales(const CodedWeight& w, int64_t first, int64_t rows, float* to) {
   const GroupScales& s = w.scales;
   const int64_t groups = w.groups();
-  const int64_t first = tile * kTileRows;
-  if (s.form == GroupScales::Form::grouped) {
-    interleave(s.floats, groups, first, rows, to);
-    if (s.divisor != 1)
-      for (int64_t i = 0; i < groups * kTileRows; ++i) to[i] /= s.divisor;
-    return;
-  }
   for (int64_t r = 0; r < kTileRows; ++r) {
     const int64_t row = first + std::min(r, rows - 1);
     if (s.form == GroupScales::Form::per_tensor) {
@@ -52,29 +42,42 @@ void make_scales(const CodedWeight& w, int64_t tile, int64_t rows, float* to) {
 TileView view_of(const CodedWeight& w, int64_t tile, int place) {
   const int64_t first = tile * kTileRows;
   const int64_t rows = std::min<int64_t>(kTileRows, w.out - first);
-  const int64_t constants = w.groups() * kTileRows;
+  const int64_t groups = w.groups();
   const int64_t unit = unit_words(w.bits);
   const int64_t padded = (w.words_per_row + unit - 1) / unit * unit;
-  const bool as_it_lies = rows == kTileRows && padded == w.words_per_row;
-  auto* const memory = thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat,
-                                            2 * constants + (as_it_lies ? 0 : padded * kTileRows));
-  TileView view{w.words + first * w.words_per_row, memory, nullptr};
-  make_scales(w, tile, rows, memory);
-  if (w.zeros != nullptr) {
-    float* const zeros = memory + constants;
-    view.zeros = zeros;
-    if (w.scales.form == GroupScales::Form::grouped) {
-      interleave(w.zeros, w.groups(), first, rows, zeros);
-      for (int64_t i = 0; i < constants; ++i) zeros[i] = static_cast<float>(std::bit_cast<int32_t>(zeros[i]));
-    } else {
-      std::fill_n(zeros, constants, static_cast<float>(w.zeros[0]));
-    }
+  const bool full = rows == kTileRows;
+  const bool tiled = w.scales.form == GroupScales::Form::tiled;
+  TileView view{w.words + first * w.words_per_row, tiled ? w.scales.floats + first * groups : nullptr,
+                tiled && w.zeros != nullptr ? w.zeros + first * groups : nullptr};
+
+  float* memory =
+      thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat, (2 * groups + padded) * kTileRows);
+  const auto take = [&](int64_t count) {
+    float* const taken = memory;
+    memory += count * kTileRows;
+    return taken;
+  };
+  if (!tiled || !full || w.scales.divisor != 1) {
+    float* const scales = take(groups);
+    if (tiled)
+      widen(view.scales, groups, rows, scales);
+    else
+      make_scales(w, first, rows, scales);
+    if (w.scales.divisor != 1)
+      for (int64_t i = 0; i < groups * kTileRows; ++i) scales[i] /= w.scales.divisor;
+    view.scales = scales;
   }
-  if (!as_it_lies) {
-    auto* const words = reinterpret_cast<uint32_t*>(memory + 2 * constants);
-    for (int64_t i = 0; i < w.words_per_row; ++i)
-      for (int64_t r = 0; r < kTileRows; ++r)
-        words[i * kTileRows + r] = view.words[i * rows + std::min(r, rows - 1)];
+  if (w.zeros != nullptr && (!tiled || !full)) {
+    auto* const zeros = reinterpret_cast<int32_t*>(take(groups));
+    if (tiled)
+      widen(view.zeros, groups, rows, zeros);
+    else
+      std::fill_n(zeros, groups * kTileRows, w.zeros[0]);
+    view.zeros = zeros;
+  }
+  if (!full || padded != w.words_per_row) {
+    auto* const words = reinterpret_cast<uint32_t*>(take(padded));
+    widen(view.words, w.words_per_row, rows, words);
     std::fill(words + w.words_per_row * kTileRows, words + padded * kTileRows, 0u);
     view.words = words;
   }

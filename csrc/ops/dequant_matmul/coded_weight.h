@@ -10,21 +10,21 @@ namespace quantaria::ops {
 /// Scales of a weight's groups of columns, however a scheme keeps them.
 struct GroupScales {
   enum class Form : uint8_t {
-    grouped,     // float32 [out][groups]
+    tiled,       // float32 [tile][groups][rows of the tile], as codes are (weight_tiles.h)
     per_tensor,  // one float32
     e8m0,        // uint8 [out][groups], powers of two over row_divisors (null: 1)
     nested,      // uint8 [out][groups] into `map`, times floats[block / nested_block], plus offset
   };
-  Form form = Form::grouped;
+  Form form = Form::tiled;
   const float* floats = nullptr;
   const uint8_t* bytes = nullptr;
   const float* row_divisors = nullptr;
   const float* map = nullptr;
   float offset = 0;
-  float divisor = 1;  // of grouped scales
+  float divisor = 1;  // of tiled scales
 };
 
-/// A quantized weight [out, in], its codes in tiles (weight_tiles.h), as its products see it:
+/// A quantized weight [out, in] in tiles (weight_tiles.h), as its products see it:
 ///   value = (table[code] - zero) * scale
 struct CodedWeight {
   int64_t out = 0;
@@ -36,7 +36,7 @@ struct CodedWeight {
   std::vector<float>
       table;             // 2^bits values; integers that are symmetric have their zero point taken off here
   bool integer = false;  // table[code] = code + table[0]
-  const int32_t* zeros = nullptr;  // in the form of scales (grouped or per_tensor), or null: none
+  const int32_t* zeros = nullptr;  // in the form of scales (tiled or per_tensor), or null: none
   int64_t group = 0;               // columns that share a scale; a multiple of a unit of codes, or all
   GroupScales scales;
 
@@ -44,9 +44,9 @@ struct CodedWeight {
   int64_t tiles() const { return (out + kTileRows - 1) / kTileRows; }
 };
 
-/// Tile `tile` with sixteen rows whatever it has, its words padded to whole units: pointers into the weight
-/// where it is like that already, else into memory of this thread that the next call for the same `place`
-/// (below kMostTiles) reuses. Rows past the weight's last one are copies of one that is there.
+/// Tile `tile`, with sixteen rows whatever it has and words padded to whole units: where it lies if it is
+/// like that already, else in memory of this thread that the next call for the same `place` (below
+/// kMostTiles) reuses. Rows past the weight's last one repeat it.
 TileView view_of(const CodedWeight& weight, int64_t tile, int place);
 
 }  // namespace quantaria::ops

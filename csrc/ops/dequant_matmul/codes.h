@@ -29,6 +29,12 @@ QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::k
   for (int w = 0; w < Unit<bits>::kWords; ++w) words[w] = load(from + w * kLanes);
 }
 
+/// Asks for words some cache lines ahead, past a tile's end for those of the next one. Products of few rows
+/// wait for memory as they go; a panel is decoded in one go and then multiplied for long, so the words of the
+/// next should arrive in the meantime.
+QUANTARIA_LANES void prefetch_unit(const uint32_t* words) { __builtin_prefetch(words + 32 * kLanes); }
+QUANTARIA_LANES void prefetch_panel(const uint32_t* words) { __builtin_prefetch(words + 128 * kLanes); }
+
 // ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.
 
 /// Up to sixteen values, kept in registers.
@@ -53,6 +59,72 @@ struct ByConversion {
   explicit ByConversion(const float* from) : first(splat(from[0])) {}
   Floats operator()(const Ints& code) const {
     return to_floats(code & splat(int32_t{(1 << bits) - 1})) + first;
+  }
+};
+
+#if defined(__AVX512F__)
+
+/// Integers of four bits, for products of few rows: or-ed into the mantissa of 2^(23 - 4p), whose last bit is
+/// worth 2^-4p, a code at bits 4p .. 4p + 3 makes the float 2^(23 - 4p) + code. One operation of any port and
+/// one subtraction, which takes the zero point off too, where shift and look-up would share two ports.
+struct ByMantissa {
+  static constexpr int kBits = 4;
+  static constexpr int kPlaces = 4;  // codes of half a word; the other half is shifted down
+
+  explicit ByMantissa(const float* table) : first_(splat(-table[0])) {}
+
+  /// What is subtracted at each place for these zero points (0 where the table has them).
+  struct Offsets {
+    Floats at[kPlaces];
+  };
+  Offsets offsets(const Floats& zero) const {
+    Offsets offsets;
+    for (int p = 0; p < kPlaces; ++p) offsets.at[p] = as_floats(splat(one_at(p))) + (zero + first_);
+    return offsets;
+  }
+
+  [[gnu::always_inline]] Floats operator()(const Ints (&unit)[1], int j, const Offsets& offsets) const {
+    const int p = j % kPlaces;
+    const Ints half = j < kPlaces ? unit[0] : shift_right(unit[0], 16);
+    constexpr int kAndOr = 0xea;  // (a & b) | c
+    const __m512i joined =
+        _mm512_ternarylogic_epi32(reinterpret_cast<__m512i>(half.part[0]), _mm512_set1_epi32(0xf << 4 * p),
+                                  _mm512_set1_epi32(one_at(p)), kAndOr);
+    return Floats{{reinterpret_cast<FloatRegister>(joined)}} - offsets.at[p];
+  }
+
+ private:
+  static constexpr int32_t one_at(int p) { return (127 + 23 - 4 * p) << 23; }
+  Floats first_;
+};
+
+#endif
+
+/// Codes that stand for values of a table, for products of few rows.
+template <class Values>
+struct ByValue {
+  static constexpr int kBits = Values::kBits;
+  Values values;
+  explicit ByValue(const float* table) : values(table) {}
+  using Offsets = Floats;
+  Offsets offsets(const Floats& zero) const { return zero; }
+  [[gnu::always_inline]] Floats operator()(const Ints (&unit)[Unit<kBits>::kWords], int j,
+                                           const Offsets& zero) const {
+    return values(code<kBits>(unit, j)) - zero;
+  }
+};
+
+/// The same where the table has the zero points.
+template <class Values>
+struct ByValueAlone {
+  static constexpr int kBits = Values::kBits;
+  Values values;
+  explicit ByValueAlone(const float* table) : values(table) {}
+  struct Offsets {};
+  Offsets offsets(const Floats&) const { return {}; }
+  [[gnu::always_inline]] Floats operator()(const Ints (&unit)[Unit<kBits>::kWords], int j,
+                                           const Offsets&) const {
+    return values(code<kBits>(unit, j));
   }
 };
 

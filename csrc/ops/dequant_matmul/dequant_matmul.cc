@@ -17,25 +17,45 @@ namespace {
 /// Groups that end between units of codes would share a step of the kernels.
 bool groups_fit(int64_t group, int64_t in, int bits) { return group >= in || group % unit_codes(bits) == 0; }
 
+/// Columns that share constants.
+int64_t group_of(const IntScheme& s, int64_t in) {
+  const int64_t row = std::max<int64_t>(1, in);
+  return s.granularity == Granularity::group ? std::min(s.group_size, row) : row;
+}
+
+constexpr const char* kInt8Needs =
+    "compute: int8 needs a weight of integers of at most 8 bits whose scales are per tensor, per row or in "
+    "groups of whole words, in order";
+
+// Sums of a group fit into int32: 2^15 columns of 255 * 127 and as much again for the zero point.
+constexpr int64_t kMostInt8Columns = int64_t{1} << 15;
+constexpr const char* kInt8Overflows =
+    "compute: int8 sums over more than 32768 columns of one scale could overflow";
+
+bool by_words(const IntScheme& s, bool indexed, int64_t in) {
+  const bool in_order = s.granularity != Granularity::column && !indexed;
+  return s.bits <= kMostBits && in_order && groups_fit(group_of(s, in), in, s.bits);
+}
+
 const uint32_t* as_words(const uint8_t* packed) { return reinterpret_cast<const uint32_t*>(packed); }
 
 WeightProducts coded(CodedWeight weight) {
-  WeightProducts products{true, weight.out, weight.words_per_row, {}};
+  WeightProducts products{true, weight.out, weight.words_per_row, 0, {}};
+  if (weight.scales.form == GroupScales::Form::tiled) products.groups = weight.groups();
   products.factor = [weight = std::move(weight)](Operand operand) {
     if (operand == Operand::int8 && !weight.integer)
       fail(ErrorCode::unsupported, "compute: int8 needs a weight of integers");
+    if (operand == Operand::int8 && weight.group > kMostInt8Columns)
+      fail(ErrorCode::unsupported, kInt8Overflows);
     return make_coded_factor(weight, operand);
   };
   return products;
 }
 
 WeightProducts by_strips(int64_t out, int64_t in, int64_t words, ReadStrip read) {
-  WeightProducts products{false, 1, words, {}};
+  WeightProducts products{false, 1, words, 0, {}};
   products.factor = [=](Operand operand) {
-    if (operand == Operand::int8)
-      fail(ErrorCode::unsupported,
-           "compute: int8 needs a weight of integers whose scales are per row or in groups of whole words, "
-           "in order");
+    if (operand == Operand::int8) fail(ErrorCode::unsupported, kInt8Needs);
     return make_strip_factor(out, in, read, operand == Operand::bfloat16);
   };
   return products;
@@ -90,12 +110,17 @@ std::byte* bytes_of(float* values) { return reinterpret_cast<std::byte*>(values)
 
 }  // namespace
 
+const char* int8_obstacle(const IntScheme& s, bool indexed, int64_t in) {
+  if (!by_words(s, indexed, in)) return kInt8Needs;
+  return group_of(s, in) > kMostInt8Columns ? kInt8Overflows : nullptr;
+}
+
+const char* llm_int8_obstacle(int64_t in) { return in > kMostInt8Columns ? kInt8Overflows : nullptr; }
+
 WeightProducts int_products(const IntScheme& s, const ConstIntStored& stored, int64_t out, int64_t in) {
   const int64_t words = packed_row_bytes(in, s.bits) / 4;
-  const int64_t group = std::max<int64_t>(1, s.granularity == Granularity::group ? s.group_size : in);
-  const bool by_words = s.bits <= kMostBits && s.granularity != Granularity::column &&
-                        stored.group_index == nullptr && groups_fit(group, in, s.bits);
-  if (by_words) {
+  const int64_t group = group_of(s, in);
+  if (by_words(s, stored.group_index != nullptr, in)) {
     CodedWeight w;
     w.out = out;
     w.in = in;
@@ -107,9 +132,9 @@ WeightProducts int_products(const IntScheme& s, const ConstIntStored& stored, in
     const int offset = s.symmetric ? 1 << (s.bits - 1) : 0;
     w.table = table_of_codes(s.bits, [=](int code) { return static_cast<float>(code - offset); });
     w.zeros = stored.zeros;
-    w.group = std::min(group, std::max<int64_t>(1, in));
+    w.group = group;
     w.scales.form =
-        s.granularity == Granularity::tensor ? GroupScales::Form::per_tensor : GroupScales::Form::grouped;
+        s.granularity == Granularity::tensor ? GroupScales::Form::per_tensor : GroupScales::Form::tiled;
     w.scales.floats = stored.scales;
     return coded(std::move(w));
   }
@@ -178,7 +203,7 @@ WeightProducts fp8_products(const Fp8Scheme& s, const uint8_t* packed, const flo
   CodedWeight w = eight_bit(packed, out, in);
   w.decoding = Decoding::gather;
   w.table = table_of(s.format == Float8::e4m3 ? MxElement::e4m3 : MxElement::e5m2);
-  w.scales.form = s.per_row ? GroupScales::Form::grouped : GroupScales::Form::per_tensor;
+  w.scales.form = s.per_row ? GroupScales::Form::tiled : GroupScales::Form::per_tensor;
   w.scales.floats = scales;
   return coded(std::move(w));
 }

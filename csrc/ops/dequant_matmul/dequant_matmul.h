@@ -12,14 +12,22 @@ namespace quantaria::ops {
 
 /// A stored weight as right factor.
 struct WeightProducts {
-  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other.
+  /// Whether the bit rows must lie in tiles (weight_tiles.h) when a factor is used, else one after the other;
+  /// and with them scales (absmax) and zeros [rows, groups], unless groups is 0.
   bool tiled = false;
-  int64_t rows = 0;  // of words
+  int64_t rows = 0;
   int64_t words_per_row = 0;
+  int64_t groups = 0;
   /// ERR_UNSUPPORTED for int8 products of a weight whose codes are no integers, or whose groups do not fit
   /// words. The factor reads the stored form, which must outlive it.
   std::function<std::unique_ptr<Factor>(Operand)> factor;
 };
+
+/// Why a weight of integers has no int8 products; null if it has. `indexed`: columns name their groups.
+const char* int8_obstacle(const IntScheme& scheme, bool indexed, int64_t in);
+
+/// Why a weight of LLM.int8 has no integer products; null if it has.
+const char* llm_int8_obstacle(int64_t in);
 
 WeightProducts int_products(const IntScheme& scheme, const ConstIntStored& stored, int64_t out, int64_t in);
 WeightProducts codebook_products(const CodebookScheme& scheme, const ConstCodebookStored& stored, int64_t out,

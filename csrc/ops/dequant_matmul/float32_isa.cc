@@ -11,11 +11,16 @@ constexpr int kTiles = 2;
 constexpr int kTiles = 1;
 #endif
 
-/// To nearest even, as float32. NaN does not come up: codes, zeros and scales are finite or give infinities.
+/// To nearest even, as float32. NaN, of a code or a scale, stays NaN: it is not rounded, which could carry
+/// into its sign, and keeps a bit if those that it has are cut off.
 Floats to_bfloat16(const Floats& x) {
+  const Floats infinity = splat(__builtin_inff());
+  const Ints number = (infinity > x) | (x > splat(-__builtin_inff()));
   const Ints pattern = bits(x);
   const Ints odd = shift_right(pattern, 16) & splat(int32_t{1});
-  return as_floats((pattern + splat(int32_t{0x7fff}) + odd) & splat(static_cast<int32_t>(0xffff0000u)));
+  const Ints rounding = (splat(int32_t{0x7fff}) + odd) & number;
+  const Ints quiet = (splat(int32_t{-1}) - number) & splat(int32_t{0x00400000});
+  return as_floats(((pattern + rounding) | quiet) & splat(static_cast<int32_t>(0xffff0000u)));
 }
 
 template <class Values, bool rounded>
@@ -26,10 +31,11 @@ void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
   float* row = static_cast<float*>(to);
   for (int64_t g = 0; g < span.groups; ++g) {
     const Floats scale = load(tile.scales + g * kLanes);
-    const Floats zero = tile.zeros == nullptr ? splat(0.0f) : load(tile.zeros + g * kLanes);
+    const Floats zero = tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes));
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
       Ints unit[U::kWords];
       load_unit<Values::kBits>(words, unit);
+      prefetch_panel(words);
 #pragma GCC unroll 32
       for (int j = 0; j < U::kCodes; ++j, row += stride) {
         const Floats value = (values(code<Values::kBits>(unit, j)) - zero) * scale;
@@ -42,13 +48,12 @@ void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
 /// Few rows: each code is decoded into a register and used there. Sums of a group are kept apart from the
 /// total, so that a scale is applied once a group; several sums take turns, as a chain of one would wait on
 /// itself.
-template <class Values, int rows>
+template <class Decoder, int rows>
 void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c) {
-  using U = Unit<Values::kBits>;
+  using U = Unit<Decoder::kBits>;
   constexpr int kTurns = rows == 1 ? 4 : 2;
-  const Values values(span.table);
+  const Decoder decoder(span.table);
   const float* x = static_cast<const float*>(input.x);
-  const bool with_zeros = tiles[0].zeros != nullptr;
   const uint32_t* words[kTiles];
   Floats total[rows][kTiles];
 #pragma GCC unroll 4
@@ -60,36 +65,32 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
   }
   for (int64_t g = 0; g < span.groups; ++g) {
     Floats sum[rows][kTiles][kTurns];
-    Floats zero[kTiles];
+    typename Decoder::Offsets offsets[kTiles];
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
-      zero[t] = with_zeros ? load(tiles[t].zeros + g * kLanes) : splat(0.0f);
+      offsets[t] = decoder.offsets(tiles[t].zeros == nullptr ? splat(0.0f)
+                                                             : to_floats(load(tiles[t].zeros + g * kLanes)));
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int turn = 0; turn < kTurns; ++turn) sum[r][t][turn] = splat(0.0f);
     }
-    const auto units = [&](auto&& decoded) {
-      for (int64_t u = 0; u < span.units_per_group; ++u, x += U::kCodes * rows) {
+    for (int64_t u = 0; u < span.units_per_group; ++u, x += U::kCodes * rows) {
 #pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) {
-          Ints unit[U::kWords];
-          load_unit<Values::kBits>(words[t], unit);
-          words[t] += U::kWords * kLanes;
+      for (int t = 0; t < kTiles; ++t) {
+        Ints unit[U::kWords];
+        load_unit<Decoder::kBits>(words[t], unit);
+        prefetch_unit(words[t]);
+        words[t] += U::kWords * kLanes;
 #pragma GCC unroll 32
-          for (int j = 0; j < U::kCodes; ++j) {
-            const Floats value = decoded(values(code<Values::kBits>(unit, j)), t);
+        for (int j = 0; j < U::kCodes; ++j) {
+          const Floats value = decoder(unit, j, offsets[t]);
 #pragma GCC unroll 4
-            for (int r = 0; r < rows; ++r)
-              sum[r][t][j % kTurns] = multiply_add(splat(x[j * rows + r]), value, sum[r][t][j % kTurns]);
-          }
+          for (int r = 0; r < rows; ++r)
+            sum[r][t][j % kTurns] = multiply_add(splat(x[j * rows + r]), value, sum[r][t][j % kTurns]);
         }
       }
-    };
-    if (with_zeros)
-      units([&](const Floats& value, int t) { return value - zero[t]; });
-    else
-      units([](const Floats& value, int) { return value; });
+    }
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
       const Floats scale = load(tiles[t].scales + g * kLanes);
@@ -120,9 +121,21 @@ template <int rows>
 struct Multiply {
   template <class Values>
   struct Few {
-    static constexpr FewRows* run = multiply<Values, rows>;
+    static constexpr FewRows* run = multiply<ByValue<Values>, rows>;
   };
 };
+
+#if defined(__AVX512F__)
+template <int rows>
+constexpr void put_integers(DequantKernels& k) {
+  k.few_rows_of_int4[rows - 1] = multiply<ByMantissa, rows>;
+}
+#else
+template <int rows>
+constexpr void put_integers(DequantKernels& k) {
+  k.few_rows_of_int4[rows - 1] = multiply<ByValue<ByPermutation<4>>, rows>;
+}
+#endif
 
 constexpr DequantKernels kernels() {
   DequantKernels k{};
@@ -133,6 +146,10 @@ constexpr DequantKernels kernels() {
   for_common_decodings<Multiply<2>::Few>(k.few_rows[1]);
   for_common_decodings<Multiply<3>::Few>(k.few_rows[2]);
   for_common_decodings<Multiply<4>::Few>(k.few_rows[3]);
+  put_integers<1>(k);
+  put_integers<2>(k);
+  put_integers<3>(k);
+  put_integers<4>(k);
   return k;
 }
 

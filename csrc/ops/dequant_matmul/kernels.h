@@ -22,7 +22,7 @@ inline constexpr int kMostBits = 8;
 struct TileView {
   const uint32_t* words;  // [words][16]
   const float* scales;    // [groups][16]
-  const float* zeros;     // [groups][16], or null: none but what the table has
+  const int32_t* zeros;   // [groups][16], or null: none but what the table has
 };
 
 /// The columns (of the weight) that kernels pass over: whole units of codes.
@@ -51,11 +51,13 @@ struct DequantKernels {
   DecodePanel* decode_float32[kDecodings][kMostBits + 1];
   DecodePanel* decode_rounded[kDecodings][kMostBits + 1];
   FewRows* few_rows[kMostFewRows][kDecodings][kMostBits + 1];
+  FewRows* few_rows_of_int4[kMostFewRows];  // a table of integers one apart
 };
 
 /// For bfloat16 operands.
 struct PairKernels {
   DecodePanel* decode[kDecodings][kMostBits + 1];
+  DecodePanel* decode_int4;  // a table of integers one apart
   FewRows* few_rows[kMostFewRows][kDecodings][kMostBits + 1];
 };
 

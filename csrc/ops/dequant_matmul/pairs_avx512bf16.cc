@@ -19,26 +19,36 @@ __m512i pair(const Floats& low, const Floats& high) {
 }
 
 /// Columns in their own order.
-template <class Values>
-void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
-  using U = Unit<Values::kBits>;
-  const Values values(span.table);
+template <class Decoder>
+void decode_by(const TileView& tile, const Span& span, void* to, int64_t stride) {
+  using U = Unit<Decoder::kBits>;
+  const Decoder decoder(span.table);
   const uint32_t* words = tile.words;
   uint32_t* step = static_cast<uint32_t*>(to);
   for (int64_t g = 0; g < span.groups; ++g) {
     const Floats scale = load(tile.scales + g * kLanes);
-    const Floats zero = tile.zeros == nullptr ? splat(0.0f) : load(tile.zeros + g * kLanes);
+    const auto offsets =
+        decoder.offsets(tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes)));
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
       Ints unit[U::kWords];
-      load_unit<Values::kBits>(words, unit);
+      load_unit<Decoder::kBits>(words, unit);
+      prefetch_panel(words);
 #pragma GCC unroll 16
       for (int j = 0; j < U::kCodes; j += 2, step += stride) {
-        const Floats low = (values(code<Values::kBits>(unit, j)) - zero) * scale;
-        const Floats high = (values(code<Values::kBits>(unit, j + 1)) - zero) * scale;
+        const Floats low = decoder(unit, j, offsets) * scale;
+        const Floats high = decoder(unit, j + 1, offsets) * scale;
         _mm512_storeu_si512(step, pair(low, high));
       }
     }
   }
+}
+
+template <class Values>
+void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
+  if (tile.zeros == nullptr)
+    decode_by<ByValueAlone<Values>>(tile, span, to, stride);
+  else
+    decode_by<ByValue<Values>>(tile, span, to, stride);
 }
 
 // ---- Few rows: pairs of codes to the operand of one dot product, in the order that takes the least work.
@@ -118,6 +128,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
       for (int t = 0; t < kTiles; ++t) {
         Ints unit[U::kWords];
         load_unit<Pairs::kBits>(words[t], unit);
+        prefetch_unit(words[t]);
         words[t] += U::kWords * kLanes;
 #pragma GCC unroll 16
         for (int j = 0; j < kPairs; ++j) {
@@ -139,7 +150,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
         for (int turn = 1; turn < kTurns; ++turn) group = _mm512_add_ps(group, sum[r][t][turn]);
         // (code - zero) x, summed: the zero point times the sum of x leaves the codes' products as they are.
         if (tiles[t].zeros != nullptr)
-          group = _mm512_fnmadd_ps(_mm512_loadu_ps(tiles[t].zeros + g * kLanes),
+          group = _mm512_fnmadd_ps(as_register(to_floats(load(tiles[t].zeros + g * kLanes))),
                                    _mm512_set1_ps(input.sums[g * rows + r]), group);
         total[r][t] = _mm512_fmadd_ps(group, scale, total[r][t]);
       }
@@ -166,6 +177,7 @@ struct Multiply {
 constexpr PairKernels kernels() {
   PairKernels k{};
   for_all_decodings<Decode>(k.decode);
+  k.decode_int4 = decode_by<ByMantissa>;
   for_common_decodings<Multiply<1>::Few>(k.few_rows[0]);
   for_common_decodings<Multiply<2>::Few>(k.few_rows[1]);
   for_common_decodings<Multiply<3>::Few>(k.few_rows[2]);

@@ -61,6 +61,9 @@ void DenseFactor::pack_rows(int64_t column, int64_t k, int64_t count, uint32_t* 
   const int64_t n = std::min<int64_t>(tiles_.columns, b_.cols - column);
   const int64_t size = size_of(b_.dtype);
   const auto from = [&](int64_t row) { return b_.data + (row * b_.row_stride + column) * size; };
+  if (tiles_.operand == Operand::float32 && b_.dtype == DType::float32 && !rounded_)
+    return pack_kernels().copy_rows(reinterpret_cast<const uint32_t*>(from(k)), b_.row_stride, count, n, to,
+                                    tiles_.columns);
   if (tiles_.operand == Operand::float32) {
     for (int64_t i = 0; i < count; ++i, to += tiles_.columns) {
       auto* const row = reinterpret_cast<float*>(to);
@@ -71,6 +74,11 @@ void DenseFactor::pack_rows(int64_t column, int64_t k, int64_t count, uint32_t* 
   }
   alignas(64) uint16_t rows[2][64] = {};
   for (int64_t i = 0; i < count; i += 2, to += tiles_.columns) {
+    if (b_.dtype == DType::bfloat16 && i + 1 < count) {
+      pack_kernels().pair(reinterpret_cast<const uint16_t*>(from(k + i)),
+                          reinterpret_cast<const uint16_t*>(from(k + i + 1)), n, to);
+      continue;
+    }
     for (int64_t half = 0; half < 2; ++half) {
       if (i + half < count)
         convert_row(b_.dtype, from(k + i + half), DType::bfloat16, reinterpret_cast<std::byte*>(rows[half]),

@@ -88,7 +88,7 @@ Place place_of(const std::vector<int64_t>& starts, int64_t i) {
   return {list, i - starts[list]};
 }
 
-void run(ThreadPool& pool, std::vector<Block>& blocks) {
+void run_blocks(ThreadPool& pool, std::vector<Block>& blocks) {
   std::vector<int64_t> tiles{0};
   std::vector<int64_t> panels{0};
   for (const Block& block : blocks) {
@@ -101,9 +101,14 @@ void run(ThreadPool& pool, std::vector<Block>& blocks) {
     Block& block = blocks[place.list / 2];
     (place.list % 2 == 0 ? block.rows : *block.other_rows).pack(place.item);
   });
-  pool.parallel_for(panels.back(), [&](int64_t i) {
-    const Place place = place_of(panels, i);
-    multiply_block(blocks[place.list], place.item);
+  // Runs of panels: memory is read fastest in long strides of one thread. Enough runs are left for threads
+  // that are held up. What is computed does not depend on it.
+  const int64_t run = std::clamp<int64_t>(panels.back() / (8 * pool.threads()), 1, 8);
+  pool.parallel_for((panels.back() + run - 1) / run, [&](int64_t first) {
+    for (int64_t i = first * run; i < std::min((first + 1) * run, panels.back()); ++i) {
+      const Place place = place_of(panels, i);
+      multiply_block(blocks[place.list], place.item);
+    }
   });
   blocks.clear();
 }
@@ -121,11 +126,11 @@ void multiply_all(ThreadPool& pool, const std::vector<Product>& products) {
       blocks.push_back(make_block(product, first, std::min(kBlockRows, count - first)));
       bytes += blocks.back().bytes();
       if (bytes < kPackedBytes) continue;
-      run(pool, blocks);
+      run_blocks(pool, blocks);
       bytes = 0;
     }
   }
-  run(pool, blocks);
+  run_blocks(pool, blocks);
 }
 
 void multiply_panel(const FloatTiles& tiles, const RowPanels& a, int64_t rows,

@@ -29,7 +29,7 @@ void gemm(ThreadPool& pool, const ConstMatrix& a, const ConstMatrix& b, const Ma
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = part * kDepth;
     const int64_t depth = std::min(kDepth, a.cols - first);
-    const DenseFactor factor(part_of(b, first, depth, 0, b.cols), false);
+    const DenseFactor factor(part_of(b, first, depth, 0, b.cols), options.bfloat16);
     Product product;
     product.rows = {part_of(a, 0, a.rows, first, depth), nullptr, a.rows};
     product.factors[0] = &factor;

@@ -78,7 +78,7 @@ QUANTARIA_LANES Ints dot(const Ints& sum, const SignedBytes& a, const UnsignedBy
 
 template <int rows>
 static void multiply_int8(const GroupedInt8& g, const void* a_panel, const void* b_panel, float* c,
-                   bool accumulate) {
+                          bool accumulate) {
   const int32_t* a = static_cast<const int32_t*>(a_panel);
   const int32_t* b = static_cast<const int32_t*>(b_panel);
   for (int64_t group = 0; group < g.groups; ++group) {

@@ -83,6 +83,16 @@ void separate(const uint32_t* from, int64_t stride, int64_t words, uint32_t* con
     for (int r = 0; r < 16; ++r) rows[r][w] = from[w * stride + r];
 }
 
+/// Short rows: a call to memcpy for each would cost more than the copy.
+void copy_rows(const uint32_t* from, int64_t from_stride, int64_t rows, int64_t n, uint32_t* to,
+               int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r, from += from_stride, to += to_stride) {
+    int64_t c = 0;
+    for (; c + kLanes <= n; c += kLanes) store(to + c, load(from + c));
+    for (; c < n; ++c) to[c] = from[c];
+  }
+}
+
 void pair(const uint16_t* even, const uint16_t* odd, int64_t n, uint32_t* to) {
   for (int64_t c = 0; c < n; ++c) to[c] = even[c] | uint32_t{odd[c]} << 16;
 }
@@ -109,6 +119,6 @@ int32_t encode_int8(const float* x, int64_t n, float boost, float factor, int8_t
 }  // namespace
 
 extern const PackKernels pack_kernels;
-const PackKernels pack_kernels = {interleave, separate, pair, round_to_bfloat16, encode_int8};
+const PackKernels pack_kernels = {interleave, separate, copy_rows, pair, round_to_bfloat16, encode_int8};
 
 }  // namespace quantaria::ops::QUANTARIA_ISA

@@ -30,14 +30,33 @@ void read_row(const ConstMatrix& m, int64_t r, float* to) {
                 1);
 }
 
-/// A run of `columns` rows that lie side by side: what a column-major matrix is packed from, column by
-/// column.
-void pack_columns(const Rows& source, int64_t first_row, int rows, float* to) {
+/// A run of `rows` rows that lie side by side: what a column-major matrix is packed from, column by column.
+/// Columns up to `padded` are zero.
+void pack_columns(const Rows& source, int64_t first_row, int rows, int64_t padded, float* to) {
   const ConstMatrix& m = source.matrix;
   const int64_t size = size_of(m.dtype);
   for (int64_t c = 0; c < m.cols; ++c)
     convert_row(m.dtype, m.data + (first_row + c * m.col_stride) * size, DType::float32,
                 reinterpret_cast<std::byte*>(to + c * rows), rows);
+  std::fill(to + m.cols * rows, to + padded * rows, 0.0f);
+}
+
+/// The same for pairs of columns as bfloat16, `padded` columns in all.
+void pack_column_pairs(const Rows& source, int64_t first_row, int rows, int64_t padded, uint32_t* to) {
+  const ConstMatrix& m = source.matrix;
+  const int64_t size = size_of(m.dtype);
+  uint16_t columns[2][kMostTileRows];
+  for (int64_t c = 0; c < padded; c += 2, to += rows) {
+    for (int64_t half = 0; half < 2; ++half) {
+      auto* const column = reinterpret_cast<std::byte*>(columns[half]);
+      if (c + half < m.cols)
+        convert_row(m.dtype, m.data + (first_row + (c + half) * m.col_stride) * size, DType::bfloat16, column,
+                    rows);
+      else
+        std::memset(column, 0, sizeof columns[half]);
+    }
+    pack_kernels().pair(columns[0], columns[1], rows, to);
+  }
 }
 
 }  // namespace
@@ -53,7 +72,8 @@ RowPanels::RowPanels(const RowFormat& format, const Rows& rows) : format_(format
   if (tiles_ == 0) return;
   tile_rows_ = (rows.count + tiles_ - 1) / tiles_;
   tiles_ = (rows.count + tile_rows_ - 1) / tile_rows_;
-  if (format.group > 0) groups_ = format.group >= columns_ ? 1 : columns_ / format.group;
+  // A group of all columns may be shorter than the unit that they are padded to.
+  if (format.group > 0) groups_ = format.group >= rows.matrix.cols ? 1 : columns_ / format.group;
   tile_bytes_ = round_up((steps_ + 2 * groups_) * tile_rows_ * 4, 64);
   data_.reset(static_cast<std::byte*>(::operator new[](static_cast<size_t>(bytes()), kAlignment)));
 }
@@ -66,9 +86,13 @@ void RowPanels::pack(int64_t tile) {
   const int rows = rows_of(tile);
   auto* const words = reinterpret_cast<uint32_t*>(data_.get() + tile * tile_bytes_);
   const ConstMatrix& m = source_.matrix;
-  const bool plain = format_.operand == Operand::float32 && !format_.rounded && format_.order.unit == 1;
-  if (plain && m.row_stride == 1 && m.col_stride != 1 && source_.index == nullptr)
-    return pack_columns(source_, first_row(tile), rows, reinterpret_cast<float*>(words));
+  const bool side_by_side = m.row_stride == 1 && m.col_stride != 1 && source_.index == nullptr;
+  if (side_by_side && format_.order.unit == 1 && groups_ == 0) {
+    if (format_.operand == Operand::bfloat16)
+      return pack_column_pairs(source_, first_row(tile), rows, columns_, words);
+    if (format_.operand == Operand::float32 && !format_.rounded)
+      return pack_columns(source_, first_row(tile), rows, columns_, reinterpret_cast<float*>(words));
+  }
   if (m.dtype == DType::int8) {
     for (int r = 0; r < rows; ++r)
       take_int8(source_.at(first_row(tile) + r), words + r, rows, constants(tile) + r,

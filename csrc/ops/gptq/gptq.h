@@ -18,7 +18,7 @@
 /// The same bits for any number of threads (of one instruction set).
 namespace quantaria::ops {
 
-/// products += x^T x, the upper triangle only (the rest is left as it is): x [rows, in] float32, float16 or
+/// products += x^T x, of which only the upper triangle is good: x [rows, in] float32, float16 or
 /// bfloat16, any strides; products float32 [in, in], row-major. NaN and infinity are carried through to their
 /// column's place on the diagonal. Throws ERR_DTYPE.
 void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products);

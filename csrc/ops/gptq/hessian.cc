@@ -13,7 +13,9 @@ void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products)
                    x.cols,
                    std::max<int64_t>(1, x.cols),
                    1};
-  gemm(pool, transposed_view(x), x, sum, {.accumulate = true, .part = Part::upper});
+  // Products of two bfloat16 are exact either way.
+  gemm(pool, transposed_view(x), x, sum,
+       {.accumulate = true, .part = Part::upper, .bfloat16 = x.dtype == DType::bfloat16});
 }
 
 void hessian_of(ThreadPool& pool, const float* products, int64_t in, int64_t samples, float* hessian) {

@@ -17,11 +17,9 @@ constexpr int64_t kValuesBetween = int64_t{16} << 20;
 struct Part {
   int64_t first;
   int64_t end;
-  std::vector<int64_t> begins;   // [experts + 1], rows of each expert
-  std::vector<int32_t> tokens;   // of each row
-  std::vector<int32_t> row_of;   // of each slot, from the part's first
-  std::vector<float> activated;  // [rows, inter]
-  std::vector<float> results;    // [rows, hidden]
+  std::vector<int64_t> begins;  // [experts + 1], rows of each expert
+  std::vector<int32_t> tokens;  // of each row
+  std::vector<int32_t> row_of;  // of each slot, from the part's first
 
   Part(const Slots& slots, int64_t from, int64_t to) : first(from), end(to), begins{0} {
     const int64_t first_slot = first * slots.top_k;
@@ -40,17 +38,20 @@ struct Part {
   }
 };
 
-ConstMatrix rows_of(const std::vector<float>& values, int64_t first, int64_t rows, int64_t cols) {
-  return {
-      reinterpret_cast<const std::byte*>(values.data() + first * cols), DType::float32, rows, cols, cols, 1};
+/// What lies between the products, a row for each slot of a part.
+struct Between {
+  float* activated;  // [rows, inter]
+  float* results;    // [rows, hidden]
+};
+
+ConstMatrix rows_of(const float* values, int64_t first, int64_t rows, int64_t cols) {
+  return {reinterpret_cast<const std::byte*>(values + first * cols), DType::float32, rows, cols, cols, 1};
 }
 
 void run_part(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots& slots,
-              const std::vector<ExpertFactors>& factors, Part& part, const Matrix& y) {
+              const std::vector<ExpertFactors>& factors, const Part& part, const Between& between,
+              const Matrix& y) {
   const int64_t hidden = x.cols;
-  const auto rows = static_cast<int64_t>(part.tokens.size());
-  part.activated.resize(static_cast<size_t>(rows * inter));
-  part.results.resize(static_cast<size_t>(rows * hidden));
   std::vector<Product> up;
   std::vector<Product> down;
   for (int64_t e = 0; e < slots.experts; ++e) {
@@ -59,17 +60,17 @@ void run_part(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots
     if (count == 0) continue;
     const ExpertFactors& expert = factors[static_cast<size_t>(e)];
     up.push_back({{x, part.tokens.data() + begin, count}, {expert.gate.get(), expert.up.get()}, {}, false});
-    up.back().store = [&part, begin, inter](const Piece& piece) {
+    up.back().store = [between, begin, inter](const Piece& piece) {
       for (int64_t r = 0; r < piece.rows; ++r)
         swiglu_row(piece.c[0] + r * piece.stride, piece.c[1] + r * piece.stride, piece.columns,
-                   part.activated.data() + (begin + piece.row + r) * inter + piece.column);
+                   between.activated + (begin + piece.row + r) * inter + piece.column);
     };
     down.push_back(
-        {{rows_of(part.activated, begin, count, inter), nullptr, count}, {expert.down.get()}, {}, false});
-    down.back().store = [&part, begin, hidden](const Piece& piece) {
+        {{rows_of(between.activated, begin, count, inter), nullptr, count}, {expert.down.get()}, {}, false});
+    down.back().store = [between, begin, hidden](const Piece& piece) {
       for (int64_t r = 0; r < piece.rows; ++r)
         std::copy_n(piece.c[0] + r * piece.stride, piece.columns,
-                    part.results.data() + (begin + piece.row + r) * hidden + piece.column);
+                    between.results + (begin + piece.row + r) * hidden + piece.column);
     };
   }
   multiply_all(pool, up);
@@ -79,7 +80,7 @@ void run_part(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots
     if (slots.top_k == 0) std::fill_n(sum, hidden, 0.0f);
     for (int64_t k = 0; k < slots.top_k; ++k) {
       const int64_t row = part.row_of[static_cast<size_t>(t * slots.top_k + k)];
-      weigh_row(part.results.data() + row * hidden, slots.weights[(part.first + t) * slots.top_k + k], hidden,
+      weigh_row(between.results + row * hidden, slots.weights[(part.first + t) * slots.top_k + k], hidden,
                 k > 0, sum);
     }
     convert_row(DType::float32, reinterpret_cast<const std::byte*>(sum), y.dtype,
@@ -90,16 +91,19 @@ void run_part(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots
 }  // namespace
 
 void experts(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots& slots,
-             const std::function<ExpertFactors(int64_t)>& factors, const Matrix& y) {
+             const std::function<ExpertFactors(int64_t)>& factors,
+             const std::function<std::shared_ptr<Storage>(int64_t)>& allocate, const Matrix& y) {
   std::vector<ExpertFactors> all(static_cast<size_t>(slots.experts));
   for (int64_t e = 0; e < slots.experts; ++e)
     if (slots.offsets[e + 1] > slots.offsets[e]) all[static_cast<size_t>(e)] = factors(e);
   const int64_t values = std::max<int64_t>(1, slots.top_k * (x.cols + inter));
-  const int64_t tokens = std::max<int64_t>(1, kValuesBetween / values);
-  for (int64_t first = 0; first < slots.tokens; first += tokens) {
-    Part part(slots, first, std::min(first + tokens, slots.tokens));
-    run_part(pool, x, inter, slots, all, part, y);
-  }
+  const int64_t tokens = std::clamp<int64_t>(kValuesBetween / values, 1, std::max<int64_t>(1, slots.tokens));
+  const std::shared_ptr<Storage> memory = allocate(tokens * values * 4);
+  auto* const floats = reinterpret_cast<float*>(memory->data());
+  const Between between{floats, floats + tokens * slots.top_k * inter};
+  for (int64_t first = 0; first < slots.tokens; first += tokens)
+    run_part(pool, x, inter, slots, all, Part(slots, first, std::min(first + tokens, slots.tokens)), between,
+             y);
 }
 
 void grouped_matmul(ThreadPool& pool, const ConstMatrix& x, const int32_t* counts,

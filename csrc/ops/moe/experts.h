@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/storage.h"
 #include "ops/gemm/factor.h"
 
 /// The products of a mixture-of-experts layer.
@@ -30,8 +31,11 @@ struct Slots {
 /// once to y's dtype. x [tokens, hidden] float32, float16 or bfloat16; y [tokens, hidden] of any float dtype,
 /// contiguous rows. `factors(e)` is asked once for each expert that has tokens. Each expert's weights are
 /// decoded once for some hundred tokens; what lies between the products is float32.
+/// `allocate` gives memory for that many bytes, undefined: a caching allocator's, as fresh pages would cost a
+/// tenth.
 void experts(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots& slots,
-             const std::function<ExpertFactors(int64_t)>& factors, const Matrix& y);
+             const std::function<ExpertFactors(int64_t)>& factors,
+             const std::function<std::shared_ptr<Storage>(int64_t)>& allocate, const Matrix& y);
 
 /// Rows of x, counts[e] of them for each expert e in order, times w_e [in, out]: y [rows, out] of any float
 /// dtype. ERR_ARGUMENT unless the counts are not negative and add up to x's rows.

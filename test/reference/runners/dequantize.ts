@@ -1,5 +1,6 @@
 import { swapNibbles, unpackBits } from '../../../lib/ops/bits';
-import { dequantize } from '../../../lib/ops/quantize';
+import { linear, matmul } from '../../../lib/ops/linear';
+import { dequantize, quantize } from '../../../lib/ops/quantize';
 import { bitRowBytes } from '../../../lib/ops/stored_form';
 import { QuantizedTensor } from '../../../lib/quantized';
 import type { IntBits, IntScheme } from '../../../lib/scheme';
@@ -34,7 +35,12 @@ async function unpackRows(check: Check, [rows, columns]: [number, number], bits:
   return unpackBits(Tensor.from(bytes, [rows, stride]), columns, bits);
 }
 
-/** Codes, scales and zeros that come from elsewhere; the product is made here in float64, of the dequantized weight. */
+/** The library's product, to the tolerance of the recorded one. */
+async function fusedProduct(check: Check, name: string, y: Tensor): Promise<void> {
+  await check.also(`y (${name})`, y, await check.values('y'), check.facts.tensors.y!.compare!);
+}
+
+/** Codes, scales and zeros that come from elsewhere; the product in float64 of the dequantized weight, and the fused one. */
 const dequantMatmul: Runner = {
   async run(check) {
     const bits = check.param<IntBits>('bits');
@@ -56,10 +62,17 @@ const dequantMatmul: Runner = {
     if (check.has('deq')) await check.output('deq', w);
     const bias = check.has('bias') ? await check.values('bias') : undefined;
     await check.output('y', product(await check.values('x'), w, bias));
+    await fusedProduct(check, 'linear', await linearOf(check, q));
     if (check.param<boolean>('sym'))
       await checkSymmetric(check, { ...affine, symmetric: true, range: 'full' }, shape, w);
   },
 };
+
+/** x and bias as they are recorded, times a weight. */
+async function linearOf(check: Check, q: QuantizedTensor): Promise<Tensor> {
+  const bias = check.has('bias') ? await check.input('bias') : undefined;
+  return linear(await check.input('x'), q, { bias, outDtype: 'float32' });
+}
 
 /** The same codes with the fixed zero point taken off are those of a symmetric scheme. */
 async function checkSymmetric(
@@ -75,6 +88,7 @@ async function checkSymmetric(
     scales: (await check.input('scale')).cast('float32'),
   });
   await check.also('deq (symmetric)', dequantize(q), expected, { mode: 'exact' });
+  await fusedProduct(check, 'linear, symmetric', await linearOf(check, q));
 }
 
 /** The frozen base of an adapter: 4-bit codes, the first one in the high nibble. */
@@ -99,6 +113,12 @@ const frozenBase: Runner = {
       'y',
       mapValues(base, (value, i) => value + scaling * (low.data[i] as number)),
     );
+    const input = await check.input('x');
+    const fused = await valuesOf(linear(input, q));
+    const down = matmul(input, await check.input('lora_a'), { transposeB: true });
+    const up = await valuesOf(matmul(down, await check.input('lora_b'), { transposeB: true }));
+    const sum = mapValues(fused, (value, i) => value + scaling * (up.data[i] as number));
+    await check.also('y (linear)', sum, await check.values('y'), check.facts.tensors.y!.compare!);
     check.omit('adapters are not trained here', 'grad_lora_a', 'grad_lora_b', 'grad_x');
   },
 };
@@ -123,6 +143,12 @@ const int4Linear: Runner = {
     await check.also('x_scale', x.scales, await check.values('x_scale'), { mode: 'exact' });
     await check.output('acc', product(x.codes, w.codes));
     await check.output('y', product(x.dequantized, w.dequantized));
+    using q = quantize(await check.input('w'), scheme);
+    const states = dequantize(quantize(await check.input('x'), scheme));
+    await fusedProduct(check, 'linear', linear(states, q));
+    const codes = (values: Values) => Tensor.from(Float32Array.from(values.data), [...values.shape]);
+    const sums = matmul(codes(x.codes), codes(w.codes), { transposeB: true });
+    await check.also('acc (matmul)', sums, await check.values('acc'), { mode: 'exact' });
   },
 };
 

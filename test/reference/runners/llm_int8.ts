@@ -1,6 +1,6 @@
-import type { Tensor } from '../../../lib';
-import { llmInt8, quantize } from '../../../lib';
+import { linear, llmInt8, QuantizedTensor, type QuantScheme, quantize, Tensor } from '../../../lib';
 import { roundEven } from '../../core/quant_reference';
+import type { Values } from '../compare';
 import { type Check, type DocumentedDifference, type Runner, type Runners, valuesOf } from '../harness';
 
 /** The names of one matrix's outputs in a case. */
@@ -52,15 +52,44 @@ const int8Vectorwise: Runner = {
   },
 };
 
+/**
+ * The sums of integers, of the recorded codes: activations and a weight with scales of 1. A last column of 127, which the
+ * weight takes times 0, gives every row the absmax that keeps its codes.
+ */
+async function integerProduct(check: Check): Promise<Tensor> {
+  const [x, w] = [await check.values('x_codes'), await check.values('w_codes')];
+  const widened = ({ shape, data }: Values, last: number): [number[], [number, number]] => {
+    const [rows, columns] = shape as [number, number];
+    const values = Array.from({ length: rows }, (_, r) =>
+      Array.from(data)
+        .slice(r * columns, (r + 1) * columns)
+        .concat(last),
+    );
+    return [values.flat(), [rows, columns + 1]];
+  };
+  const [codes, shape] = widened(w, 0);
+  const weight = QuantizedTensor.fromParts({ kind: 'llm.int8', threshold: 0 }, shape, {
+    codes: Tensor.from(codes, shape, { dtype: 'int8' }),
+    scales: Tensor.from(new Float32Array(shape[0]).fill(127), [shape[0]]),
+  });
+  return linear(Tensor.from(...widened(x, 127)), weight);
+}
+
 /** The weight is quantized without outliers; the peer rounds the activations to float16 first. */
 const int8Linear: Runner = {
   async run(check) {
-    const { codes, scales } = quantize(await check.input('w'), { kind: 'llm.int8' }).parts;
+    const scheme: QuantScheme = { kind: 'llm.int8', threshold: check.param<number>('threshold') };
+    const weight = quantize(await check.input('w'), scheme);
+    const { codes, scales } = weight.parts;
     await check.output('w_codes', codes as Tensor);
     await check.output('w_absmax', scales as Tensor);
     const x = await check.input('x');
     await splitOf(check, x.cast('float16'), { codes: 'x_codes', absmax: 'x_absmax' });
-    check.omit('the product', 'acc_int32', 'y');
+    const sums = await integerProduct(check);
+    await check.output('acc_int32', sums);
+    await check.also('acc_int32, exactly', sums, await check.values('acc_int32'), { mode: 'exact' });
+    const bias = check.has('bias') ? await check.input('bias') : undefined;
+    await check.output('y', linear(x, weight, { ...(bias && { bias }), outDtype: 'float32' }));
   },
 };
 

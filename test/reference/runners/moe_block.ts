@@ -1,6 +1,6 @@
-import { moe, Tensor } from '../../../lib';
+import { linear, moe, Tensor } from '../../../lib';
 import type { Values } from '../compare';
-import { mapValues, type Runner, type Runners, valuesOf } from '../harness';
+import { type Check, mapValues, type Runner, type Runners, valuesOf } from '../harness';
 
 /** x [tokens, hidden] times the router's weight [E, hidden], transposed, in float64. */
 function logitsOf(x: Values, router: Values): Values {
@@ -16,7 +16,16 @@ function logitsOf(x: Values, router: Values): Values {
   return { shape: [tokens, experts], data };
 }
 
-/** An expert block: what the router decides. */
+/** The expert that every token goes through: silu(gate x) * (up x) by the test, the products by the library. */
+async function sharedOf(check: Check, x: Tensor): Promise<Values> {
+  const gate = await valuesOf(linear(x, await check.input('shared_gate')));
+  const up = await valuesOf(linear(x, await check.input('shared_up')));
+  const activated = mapValues(gate, (g, i) => (g / (1 + Math.exp(-g))) * (up.data[i] as number));
+  const between = Tensor.from(activated.data, [...activated.shape]);
+  return valuesOf(linear(between, await check.input('shared_down')));
+}
+
+/** An expert block: what the router decides, the experts that it chooses, stacked and one by one, and the shared one. */
 const ariaMoe: Runner = {
   async run(check) {
     const logits = logitsOf(await check.values('x'), await check.values('router_weight'));
@@ -40,7 +49,19 @@ const ariaMoe: Runner = {
       'top_k_weight',
       mapValues(await valuesOf(other.weights), (weight) => weight / 2.5),
     );
-    check.omit('the experts', 'routed', 'shared', 'y');
+    const recorded = await check.input('x');
+    const tokens = recorded.reshape([-1, recorded.shape.at(-1) as number]);
+    const stacks = { fc1: await check.input('fc1'), fc2: await check.input('fc2') };
+    const routed = await valuesOf(moe.experts(tokens, stacks, routing));
+    await check.output('routed', routed);
+    const list = moe.groupedToSequential(stacks.fc1, stacks.fc2);
+    await check.also('routed one by one', moe.experts(tokens, list, routing), routed, { mode: 'exact' });
+    const shared = await sharedOf(check, tokens);
+    await check.output('shared', shared);
+    await check.output('y', {
+      shape: recorded.shape,
+      data: mapValues(routed, (value, i) => value + (shared.data[i] as number)).data,
+    });
   },
 };
 

@@ -1,0 +1,179 @@
+import { QuantariaError } from '../errors';
+import { SCORE_FIELDS, scoreTokens } from '../ops/decoder';
+import { Tensor } from '../tensor';
+import { Decoder, type IdRows } from './decoder';
+import { readRows } from './rows';
+import type { RunOptions } from './usage';
+
+/** States that are kept between layers, of one model; more rows go through it in several waves. */
+const STATE_BYTES = 512e6;
+/** Logits of one model at a time. */
+const LOGIT_BYTES = 128e6;
+
+export interface EvaluateOptions extends RunOptions {
+  /** A checkpoint to compare with: another form of the same model, with the same vocabulary. */
+  baseline?: string;
+}
+
+export interface Evaluation {
+  /** exp of the mean loss of the scored ids, each given those before it in its row. */
+  perplexity: number;
+  /** Mean loss in nats. */
+  loss: number;
+  /** Scored ids: all but the first of each row. */
+  tokens: number;
+  rows: number;
+  seqLen: number;
+  seconds: number;
+  /** Of this model, the baseline left out. */
+  tokensPerSecond: number;
+  baseline?: {
+    perplexity: number;
+    /** Mean KL(baseline || model) in nats. */
+    klDivergence: number;
+    /** Share of scored ids for which both models have the same first choice. */
+    top1Agreement: number;
+    /** Root of the summed squared difference of all logits over that of the baseline's. */
+    logitError: number;
+  };
+}
+
+/**
+ * Perplexity over rows of ids, and how far the model's predictions are from a baseline's.
+ * @throws QuantariaError (as a rejection) `ERR_ARGUMENT` for ids or a baseline that do not fit, `ERR_FORMAT` for states that are
+ *   not finite, and whatever opening the models throws
+ */
+export async function evaluateModel(directory: string, options: EvaluateOptions): Promise<Evaluation> {
+  using model = await Decoder.open(directory, options.dtype);
+  const rows = await readRows(model.weights.directory, options);
+  if (rows.length < 2) throw new QuantariaError('ERR_ARGUMENT', 'rows of one id have nothing to score');
+  const baseline =
+    options.baseline === undefined ? null : await Decoder.open(options.baseline, options.dtype);
+  using _ = baseline;
+  if (baseline && baseline.vocabulary !== model.vocabulary) {
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `the baseline has a vocabulary of ${baseline.vocabulary}, the model of ${model.vocabulary}`,
+    );
+  }
+  return await new Run(model, baseline, rows, options).evaluate();
+}
+
+class Run {
+  readonly #sums = new Float64Array(SCORE_FIELDS);
+  #baselineLoss = 0;
+  #scored = 0;
+  #modelMs = 0;
+  #done = 0;
+
+  constructor(
+    private readonly model: Decoder,
+    private readonly baseline: Decoder | null,
+    private readonly rows: IdRows,
+    private readonly options: EvaluateOptions,
+  ) {}
+
+  async evaluate(): Promise<Evaluation> {
+    const began = performance.now();
+    const hidden = Math.max(this.model.shape.hidden, this.baseline?.shape.hidden ?? 0);
+    for (const wave of waves(this.rows, hidden)) await this.#wave(wave);
+    const [loss, kl, agree, error, reference] = this.#sums as unknown as number[] & { length: 5 };
+    const mean = (sum: number | undefined) => (sum as number) / this.#scored;
+    const { ids, length } = this.rows;
+    return {
+      perplexity: Math.exp(mean(loss)),
+      loss: mean(loss),
+      tokens: this.#scored,
+      rows: ids.length / length,
+      seqLen: length,
+      seconds: (performance.now() - began) / 1000,
+      tokensPerSecond: (1000 * ids.length) / this.#modelMs,
+      ...(this.baseline && {
+        baseline: {
+          perplexity: Math.exp(mean(this.#baselineLoss)),
+          klDivergence: mean(kl),
+          top1Agreement: mean(agree),
+          logitError: Math.sqrt((error as number) / (reference as number)),
+        },
+      }),
+    };
+  }
+
+  async #wave(wave: IdRows): Promise<void> {
+    const layers = this.model.shape.layers + (this.baseline?.shape.layers ?? 0);
+    const total = layers * (this.rows.ids.length / this.rows.length);
+    const hooks = {
+      signal: this.options.signal,
+      onLayer: () => {
+        this.#done += wave.ids.length / wave.length;
+        this.options.onProgress?.(this.#done, total);
+      },
+    };
+    const began = performance.now();
+    const states = await this.model.states(wave, hooks);
+    this.#modelMs += performance.now() - began;
+    let others: Tensor[] = [];
+    try {
+      others = (await this.baseline?.states(wave, hooks)) ?? [];
+      let first = 0;
+      for (const [batch, x] of states.entries()) {
+        const count = x.shape[0] as number;
+        await this.#scoreBatch(x, others[batch] ?? null, wave, first);
+        first += count;
+      }
+    } finally {
+      for (const x of [...states, ...others]) x.dispose();
+    }
+  }
+
+  /** States of the ids from `first` on of a wave: each predicts the next id of its row, the last of a row none. */
+  async #scoreBatch(x: Tensor, other: Tensor | null, wave: IdRows, first: number): Promise<void> {
+    const count = x.shape[0] as number;
+    const step = Math.max(1, Math.floor(LOGIT_BYTES / (4 * this.model.vocabulary)));
+    for (let begin = 0; begin < count; begin += step) {
+      const end = Math.min(count, begin + step);
+      const places = Array.from({ length: end - begin }, (_, i) => first + begin + i);
+      const isLast = (at: number) => (at + 1) % wave.length === 0;
+      using targets = Tensor.from(
+        Int32Array.from(places, (at) => (isLast(at) ? 0 : (wave.ids[at + 1] as number))),
+        [end - begin],
+        { dtype: 'int32' },
+      );
+      const began = performance.now();
+      using logits = logitsOf(this.model, x, begin, end);
+      using reference = this.baseline && other ? logitsOf(this.baseline, other, begin, end) : null;
+      using scores = scoreTokens(logits, reference, targets);
+      const values = (await scores.read()) as Float32Array;
+      this.#modelMs += reference === null ? performance.now() - began : 0;
+      using ofBaseline = reference && scoreTokens(reference, null, targets);
+      const baselineValues = ofBaseline && ((await ofBaseline.read()) as Float32Array);
+      places.forEach((at, i) => {
+        if (!isLast(at)) this.#add(values, baselineValues, i);
+      });
+    }
+    if (!Number.isFinite(this.#sums[0])) {
+      throw new QuantariaError('ERR_FORMAT', `the logits of ids ${first} to ${first + count} are not finite`);
+    }
+  }
+
+  #add(values: Float32Array, baselineValues: Float32Array | null, i: number): void {
+    this.#scored++;
+    this.#baselineLoss += baselineValues?.[SCORE_FIELDS * i] ?? 0;
+    for (let field = 0; field < SCORE_FIELDS; ++field) {
+      this.#sums[field] = (this.#sums[field] as number) + (values[SCORE_FIELDS * i + field] as number);
+    }
+  }
+}
+
+function logitsOf(decoder: Decoder, states: Tensor, begin: number, end: number): Tensor {
+  using part = states.slice(0, begin, end);
+  return decoder.logits(part);
+}
+
+/** Rows in parts whose states fit into memory together. */
+export function* waves({ ids, length }: IdRows, hidden: number): Generator<IdRows> {
+  const rows = Math.max(1, Math.floor(STATE_BYTES / (4 * hidden * length)));
+  for (let begin = 0; begin < ids.length; begin += rows * length) {
+    yield { ids: ids.subarray(begin, begin + rows * length), length };
+  }
+}
