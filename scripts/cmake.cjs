@@ -9,13 +9,7 @@ const path = require('node:path');
 const root = path.join(__dirname, '..');
 
 /** What a person may set in the environment and CMakeLists.txt knows by the same name. */
-const options = [
-  'QUANTARIA_CUDA',
-  'QUANTARIA_EMULATED',
-  'QUANTARIA_CUDA_ARCHS',
-  'QUANTARIA_WERROR',
-  'QUANTARIA_SANITIZE',
-];
+const options = ['QUANTARIA_CUDA', 'QUANTARIA_CUDA_ARCHS', 'QUANTARIA_WERROR', 'QUANTARIA_SANITIZE'];
 
 /** CMake runs below node-gyp's make too, whose variables must not steer CMake's. */
 function environment() {

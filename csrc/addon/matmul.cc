@@ -15,7 +15,6 @@
 #include "cuda/device.h"
 #include "ops/dequant_matmul/dequant_matmul.h"
 #include "ops/gemm/dense_factor.h"
-#include "ops/gemm/gemm_cuda.h"
 
 namespace quantaria::addon {
 namespace {
@@ -74,13 +73,6 @@ Napi::Value product(const Napi::CallbackInfo& info, const Tensor& x, int64_t in,
   return TensorHandle::make(info.Env(), y);
 }
 
-void product_by_cuda(Device& device, const ConstMatrix& weight, const Operands& o) {
-  if constexpr (cuda::kKernels)
-    ops::gemm_cuda(static_cast<cuda::Device&>(device).stream(), o.x, weight, o.added(), o.y);
-  else
-    fail(ErrorCode::unsupported, "a product on ", device.id(), " in a build without CUDA kernels");
-}
-
 /// matmul(x, w, transposed, bias | null, outDtype, compute): w [in, out], or [out, in] if transposed
 Napi::Value matmul(const Napi::CallbackInfo& info) {
   const Tensor x = TensorHandle::get_anywhere(info[0], "x");
@@ -97,7 +89,9 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
       fail(ErrorCode::unsupported, "x is ", name_of(x.dtype), " and weight ", name_of(w.dtype), " on ",
            x.device->id(), ", for which there is no kernel: both float16 or both bfloat16 expected");
     return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4],
-                   [=](const Operands& o) { product_by_cuda(*x.device, as_matrix(right), o); });
+                   [=, &device = cuda::of(x.device)](const Operands& o) {
+                     device.kernels().gemm(device.stream(), o.x, as_matrix(right), o.added(), o.y);
+                   });
   }
   return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4], [=](const Operands& o) {
     const ops::DenseFactor factor(as_matrix(right), operand == ops::Operand::bfloat16);

@@ -5,16 +5,9 @@
 #include <vector>
 
 #include "core/device.h"
+#include "cuda/kernels.h"
 
 namespace quantaria::cuda {
-
-/// Whether this build holds CUDA kernels, compiled for GPUs or emulated. Without them, nothing that calls one
-/// is linked: `if constexpr (cuda::kKernels)`.
-#if defined(QUANTARIA_WITH_CUDA) || defined(QUANTARIA_EMULATED)
-inline constexpr bool kKernels = true;
-#else
-inline constexpr bool kKernels = false;
-#endif
 
 /// A device that CUDA kernels run on.
 class Device : public quantaria::Device {
@@ -25,6 +18,8 @@ class Device : public quantaria::Device {
   virtual int64_t memory_bytes() const = 0;
   virtual const std::string& compute_capability() const = 0;
 
+  virtual const Kernels& kernels() const = 0;
+
   /// Where the bodies of operations, on the device's queue thread, launch kernels: a simt::Stream.
   virtual void* stream() = 0;
 };
@@ -32,5 +27,8 @@ class Device : public quantaria::Device {
 /// Those of this machine and build. They are never destroyed: their threads may be at work while the process
 /// ends.
 const std::vector<Device*>& devices();
+
+/// A tensor's device, if it is not the CPU.
+inline Device& of(quantaria::Device* device) { return static_cast<Device&>(*device); }
 
 }  // namespace quantaria::cuda

@@ -1,4 +1,5 @@
-// In place of devices.cc where CUDA kernels are emulated: one device, whose launches run on its queue thread.
+// In place of devices_none.cc where CUDA kernels are emulated: one device, whose launches run on its queue
+// thread.
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -46,6 +47,7 @@ class EmulatedDevice final : public Device {
   const std::string& name() const override { return name_; }
   int64_t memory_bytes() const override { return physical_memory(); }
   const std::string& compute_capability() const override { return capability_; }
+  const Kernels& kernels() const override { return cuda::kernels(); }
   void* stream() override { return nullptr; }
 
   std::shared_ptr<Storage> allocate(int64_t bytes) override {

@@ -4,7 +4,6 @@
 #include "cpu/device.h"
 #include "cuda/device.h"
 #include "ops/copy/copy.h"
-#include "ops/copy/copy_cuda.h"
 
 namespace quantaria {
 namespace {
@@ -23,20 +22,17 @@ void copy_flat(ThreadPool& pool, const Tensor& source, const Tensor& target, int
 }
 
 /// Kernels share the work out by themselves: one launch for what is flat, else one for each matrix.
-void copy_by_cuda(void* stream, const Tensor& source, const Tensor& target) {
-  if constexpr (cuda::kKernels) {
-    const int64_t count = source.elements();
-    if (source.contiguous() && target.contiguous()) {
-      ops::copy_cuda(stream, {source.data(), source.dtype, 1, count, count, 1},
-                     {target.data(), target.dtype, 1, count, count, 1});
-    } else if (source.shape.size() <= 2) {
-      ops::copy_cuda(stream, as_matrix(source), as_matrix(target));
-    } else {
-      for (int64_t i = 0; i < source.shape[0]; ++i)
-        copy_by_cuda(stream, select(source, 0, i), select(target, 0, i));
-    }
+void copy_by_cuda(cuda::Device& device, const Tensor& source, const Tensor& target) {
+  const int64_t count = source.elements();
+  const auto copy = device.kernels().copy;
+  if (source.contiguous() && target.contiguous()) {
+    copy(device.stream(), {source.data(), source.dtype, 1, count, count, 1},
+         {target.data(), target.dtype, 1, count, count, 1});
+  } else if (source.shape.size() <= 2) {
+    copy(device.stream(), as_matrix(source), as_matrix(target));
   } else {
-    fail(ErrorCode::unsupported, "a copy on ", target.device->id(), " in a build without CUDA kernels");
+    for (int64_t i = 0; i < source.shape[0]; ++i)
+      copy_by_cuda(device, select(source, 0, i), select(target, 0, i));
   }
 }
 
@@ -44,8 +40,7 @@ void copy_by_cuda(void* stream, const Tensor& source, const Tensor& target) {
 
 void copy_on_device(const Tensor& source, const Tensor& target) {
   if (target.device == &cpu::device()) return copy_tensor(cpu::device().pool(), source, target);
-  if (source.elements() > 0)
-    copy_by_cuda(static_cast<cuda::Device*>(target.device)->stream(), source, target);
+  if (source.elements() > 0) copy_by_cuda(cuda::of(target.device), source, target);
 }
 
 void copy_tensor(ThreadPool& pool, const Tensor& source, const Tensor& target) {

@@ -1,0 +1,11 @@
+// Compiled where the kernels are: by nvcc's build, and by the emulated one.
+#include "cuda/kernels.h"
+
+namespace quantaria::cuda {
+
+const Kernels& kernels() {
+  static constexpr Kernels all{ops::copy_cuda, ops::gemm_cuda};
+  return all;
+}
+
+}  // namespace quantaria::cuda
