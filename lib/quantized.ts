@@ -100,7 +100,7 @@ export class QuantizedTensor implements Disposable {
   forProducts(): NativeWeight {
     this.#check();
     if (!this.#shared.weight) {
-      this.#own();
+      if (this.device === 'cpu') this.#own(); // elsewhere products read the codes as they are
       const stored = Object.entries(this.#shared.stored).map(
         ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
       );

@@ -85,9 +85,6 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   const ops::Operand operand = to_operand(info[5]);
   if (operand == ops::Operand::int8) fail(ErrorCode::unsupported, "compute: int8 needs a quantized weight");
   if (x.device != &cpu::device()) {
-    if (x.dtype != w.dtype || x.dtype == DType::float32)
-      fail(ErrorCode::unsupported, "x is ", name_of(x.dtype), " and weight ", name_of(w.dtype), " on ",
-           x.device->id(), ", for which there is no kernel: both float16 or both bfloat16 expected");
     return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4],
                    [=, &device = cuda::of(x.device)](const Operands& o) {
                      device.kernels().gemm(device.stream(), o.x, as_matrix(right), o.added(), o.y);
@@ -99,11 +96,25 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
+                           const std::shared_ptr<const StoredWeight>& weight, ops::Operand operand) {
+  if (operand == ops::Operand::int8)
+    fail(ErrorCode::unsupported, "compute: int8 on ", x.device->id(), ", for which there is no kernel");
+  return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
+                 [=, &device = cuda::of(x.device)](const Operands& o) {
+                   device.kernels().dequant_matmul_float32(device.stream(), o.x, weight->coded(), o.added(),
+                                                           o.y);
+                 });
+}
+
 /// linear(x, weight, bias | null, outDtype, compute)
 Napi::Value linear(const Napi::CallbackInfo& info) {
-  const Tensor x = TensorHandle::get(info[0], "x");
-  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[1], "weight");
+  const Tensor x = TensorHandle::get_anywhere(info[0], "x");
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get_anywhere(info[1], "weight");
+  if (x.device != weight->packed.device)
+    fail(ErrorCode::device, "x is on ", x.device->id(), ", weight on ", weight->packed.device->id());
   const ops::Operand operand = to_operand(info[4]);
+  if (x.device != &cpu::device()) return linear_by_cuda(info, x, weight, operand);
   if (operand == ops::Operand::int8 && weight->int8_obstacle != nullptr)
     fail(ErrorCode::unsupported, weight->int8_obstacle);
   return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/copy/copy_cuda.h"
+#include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 
 namespace quantaria::cuda {
@@ -11,6 +12,8 @@ namespace quantaria::cuda {
 struct Kernels {
   decltype(&ops::copy_cuda) copy;
   decltype(&ops::gemm_cuda) gemm;
+  decltype(&ops::dequantize_cuda) dequantize;
+  decltype(&ops::dequant_matmul_float32_cuda) dequant_matmul_float32;
 };
 
 /// Linked where there are kernels only.

@@ -23,6 +23,41 @@ const DTYPES = [
   'bool',
 ] as const;
 
+/** Every kind of stored form: widths, zero points, short groups, blocks that run across rows, nested scales. */
+const SCHEMES: q.QuantScheme[] = [
+  ...([2, 3, 4, 5, 6, 8, 16] as const).map(
+    (bits) =>
+      ({ kind: 'int', bits, symmetric: bits % 2 === 0, granularity: 'group', groupSize: 32 }) as const,
+  ),
+  { kind: 'int', bits: 4, symmetric: false, granularity: 'group', groupSize: 10 },
+  { kind: 'int', bits: 4, symmetric: false, granularity: 'column' },
+  { kind: 'int', bits: 8, symmetric: true, range: 'full', granularity: 'row' },
+  { kind: 'int', bits: 3, symmetric: false, granularity: 'tensor' },
+  { kind: 'nf4', blockSize: 64 },
+  { kind: 'nf4', blockSize: 32, doubleQuant: true },
+  { kind: 'fp4', blockSize: 24 },
+  { kind: 'e3m0', blockSize: 33 },
+  { kind: 'dynamic8', blockSize: 32 },
+  { kind: 'fp8', format: 'e4m3', granularity: 'row' },
+  { kind: 'fp8', format: 'e5m2', granularity: 'tensor' },
+  ...(['e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8'] as const).map(
+    (element) => ({ kind: 'mx', element, preScale: element === 'e3m2' }) as const,
+  ),
+  { kind: 'llm.int8' },
+];
+
+const label = (scheme: q.QuantScheme) => JSON.stringify(scheme).replace(/[{}"]/g, '');
+
+/** Repeatable values between -1 and 1, some of them large. */
+function spread(count: number, seed: number): Float32Array {
+  let state = seed;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0;
+    const value = state / 2 ** 31;
+    return state % 61 === 0 ? value * 8 : value;
+  });
+}
+
 /** Values with every trap of a cast: ties, ends of ranges, NaN, infinities, denormals. */
 function traps(): Float32Array {
   const values = [
@@ -56,6 +91,31 @@ function traps(): Float32Array {
     1.00390625,
   );
   return Float32Array.from(values.flatMap((x) => [x, -x, x * 3, x / 3]));
+}
+
+/** Every coordinate within 4 eps sqrt(K) sum |x||w| of the float64 product. */
+function expectWithinBound(
+  got: Float32Array,
+  x: Float32Array,
+  w: Float32Array,
+  bias: Float32Array,
+  [m, n, k]: readonly [number, number, number],
+): void {
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < n; j++) {
+      let sum = bias[j] as number;
+      let magnitude = Math.abs(sum);
+      for (let p = 0; p < k; p++) {
+        const term = (x[i * k + p] as number) * (w[j * k + p] as number);
+        sum += term;
+        magnitude += Math.abs(term);
+      }
+      const error = Math.abs((got[i * n + j] as number) - sum);
+      const bound = 4 * 2 ** -24 * Math.sqrt(k + 1) * magnitude;
+      if (!(error <= bound))
+        throw new Error(`${m} x ${n} x ${k}: (${i}, ${j}) is ${got[i * n + j]}, not ${sum}`);
+    }
+  }
 }
 
 describe.skipIf(!emulated)('cuda-emulated', () => {
@@ -159,7 +219,65 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
       expect(await q.linear(there[0], rows.to(DEVICE), { bias: there[2] }).read()).toEqual(here);
       expect(() => q.linear(there[0], rows)).toThrow(expect.objectContaining({ code: 'ERR_DEVICE' }));
       const floats = there[0].cast('float32');
-      expect(() => q.matmul(floats, there[1])).toThrow(/^matmul: .*cuda-emulated/);
+      expect(await q.matmul(floats, there[1]).read()).toEqual(await q.matmul(x, w, float32).read());
+    },
+  );
+
+  test('float32 products carry NaN and infinities within their row', async () => {
+    const x = q.Tensor.from([1, 2, Number.NaN, 4, Number.POSITIVE_INFINITY, 6], [3, 2]);
+    const w = q.Tensor.from([1, 2, 3, 4, 5, 6], [3, 2]);
+    const there = await q.linear(x.to(DEVICE), w.to(DEVICE)).read();
+    expect(there).toEqual(await q.linear(x, w).read());
+    const empty = q.Tensor.zeros([0, 2], { device: DEVICE });
+    expect(q.linear(empty, w.to(DEVICE)).shape).toEqual([0, 3]);
+    const nothing = q.Tensor.zeros([3, 0], { device: DEVICE });
+    expect(await q.linear(nothing, nothing).read()).toEqual(new Float32Array(9));
+  });
+
+  test.each(SCHEMES.map((scheme) => [label(scheme), scheme] as const))(
+    'a weight of %s goes there and back, and has the values of the CPU there',
+    async (_, scheme) => {
+      for (const [out, inFeatures] of [
+        [33, 96],
+        [7, 45],
+        [0, 3],
+      ] as const) {
+        using w = q.Tensor.from(spread(out * inFeatures, 5), [out, inFeatures]);
+        using here = q.quantize(w, scheme);
+        using there = here.to(DEVICE);
+        expect(there.device).toBe(DEVICE);
+        for (const dtype of ['float32', 'bfloat16'] as const) {
+          const expected = await q.dequantize(here, { dtype }).read();
+          expect(await q.dequantize(there, { dtype }).read()).toEqual(expected);
+        }
+        using back = there.to('cpu');
+        for (const [name, tensor] of Object.entries(here.stored)) {
+          expect(await back.stored[name]?.read(), name).toEqual(await tensor.read());
+        }
+      }
+    },
+  );
+
+  test.each(SCHEMES.map((scheme) => [label(scheme), scheme] as const))(
+    'products with a weight of %s stay within the bound of float32 sums',
+    async (_, scheme) => {
+      for (const [m, n, k] of [
+        [1, 20, 96],
+        [17, 65, 128],
+        [5, 9, 45],
+      ] as const) {
+        const x = q.Tensor.from(spread(m * k, 3), [m, k]);
+        const weight = q.quantize(q.Tensor.from(spread(n * k, 5), [n, k]), scheme);
+        const bias = q.Tensor.from(spread(n, 7), [n]);
+        const values = await q.dequantize(weight).toFloat32();
+        for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
+          const input = x.cast(dtype);
+          const rows = await input.toFloat32();
+          const opts = { bias: bias.to(DEVICE), outDtype: 'float32', compute: 'float32' } as const;
+          const got = await q.linear(input.to(DEVICE), weight.to(DEVICE), opts).toFloat32();
+          expectWithinBound(got, rows, values, await bias.toFloat32(), [m, n, k]);
+        }
+      }
     },
   );
 

@@ -62,11 +62,13 @@ Factor factor(simt::emulator::GlobalMemory& memory, DType dtype, int64_t rows, i
   return made;
 }
 
-/// Runs one product; exact inputs must give the float64 sum's rounding, others stay within the bound.
-bool product_is_right(DType dtype, DType out, const Case& size, bool k_first, bool with_bias, bool exact) {
+/// Runs one product, of one dtype unless `b_dtype` names another one. Exact inputs must give the float64
+/// sum's rounding, others stay within the bound.
+bool product_is_right(DType dtype, DType out, const Case& size, bool k_first, bool with_bias, bool exact,
+                      DType b_dtype = DType::boolean, bool a_transposed = false) {
   const auto memory = std::make_shared<simt::emulator::GlobalMemory>();
-  Factor a = factor(*memory, dtype, size.m, size.k, 1, false, exact);
-  Factor b = factor(*memory, dtype, size.k, size.n, 2, k_first, exact);
+  Factor a = factor(*memory, dtype, size.m, size.k, 1, a_transposed, exact);
+  Factor b = factor(*memory, b_dtype == DType::boolean ? dtype : b_dtype, size.k, size.n, 2, k_first, exact);
   Factor bias = factor(*memory, DType::float32, 1, size.n, 3, false, exact);
   const auto c_block = memory->allocate(std::max<int64_t>(1, size.m * size.n) * size_of(out));
   simt::emulator::options().global = memory.get();
@@ -121,6 +123,24 @@ TEST("simt: errors of products stay under 4 eps sqrt(K) sum|a||b| and one roundi
   }
 }
 
+TEST(
+    "simt: products with float32, mixed and strided factors are exact on small integers, else within the "
+    "bound") {
+  const DType floats[] = {DType::float32, DType::float16, DType::bfloat16};
+  int turn = 0;
+  for (const Case& size : kCases)
+    for (const bool k_first : {false, true}) {
+      const DType a = floats[turn % 3];
+      const DType b = a == DType::float32 ? floats[turn / 3 % 3] : DType::float32;
+      const bool a_transposed = ++turn % 2 == 0;
+      CHECK(product_is_right(a, DType::float32, size, k_first, true, true, b, a_transposed));
+      CHECK(product_is_right(a, DType::float16, size, k_first, false, false, b, a_transposed));
+    }
+  // No tensor-core loop reads these strides.
+  CHECK(product_is_right(DType::float16, DType::float32, {17, 65, 33}, true, false, true, DType::float16,
+                         true));
+}
+
 bool small_product() {
   return product_is_right(DType::float16, DType::float32, {20, 70, 136}, true, false, true);
 }
@@ -133,6 +153,19 @@ TEST(
   if (kThreadSanitizer) return;
   const std::vector<SyncSite> sites = drop_each_sync(every_order(1), small_product);
   CHECK_EQ(sites.size(), size_t{2});
+  for (const SyncSite& site : sites) CHECK(site.noticed > 0);
+}
+
+bool small_float32_product() {
+  return product_is_right(DType::float32, DType::float32, {20, 70, 40}, true, false, true);
+}
+
+TEST("simt: a float32 product is the same in every order of threads and needs its barrier") {
+  for (const std::string& text : outcomes(every_order(1), small_float32_product))
+    CHECK_EQ(text, std::string("right"));
+  if (kThreadSanitizer) return;
+  const std::vector<SyncSite> sites = drop_each_sync(every_order(1), small_float32_product);
+  CHECK_EQ(sites.size(), size_t{1});
   for (const SyncSite& site : sites) CHECK(site.noticed > 0);
 }
 

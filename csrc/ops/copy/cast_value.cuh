@@ -50,6 +50,13 @@ __device__ inline CastValue load_value(DType dtype, const std::byte* data, int64
   return {false, 0, element<uint8_t>(data, i) != 0};
 }
 
+/// The same for what is known to be one of the floats that products take.
+__device__ inline float load_float(DType dtype, const std::byte* data, int64_t i) {
+  if (dtype == DType::float32) return element<float>(data, i);
+  const auto bits = element<uint16_t>(data, i);
+  return dtype == DType::float16 ? numerics::float_from_half(bits) : numerics::float_from_bfloat16(bits);
+}
+
 /// To the nearest even integer, clamped to Bits bits; NaN gives 0.
 template <int Bits, bool Signed>
 __device__ int64_t integer_of(const CastValue& value) {

@@ -2,7 +2,7 @@
 #include <type_traits>
 
 #include "core/error.h"
-#include "ops/copy/cast_value.cuh"
+#include "ops/gemm/epilogue.cuh"
 #include "ops/gemm/gemm_cuda.h"
 #include "simt/simt.h"
 
@@ -61,20 +61,6 @@ __device__ __forceinline__ void fetch(Tile<Rows, Cols>& tile, const Operand& fro
     }
   }
 }
-
-/// What becomes of a sum. Dtypes are the same for all threads.
-struct Epilogue {
-  const std::byte* bias;
-  DType bias_dtype;
-  int64_t bias_stride;
-  Matrix c;
-
-  __device__ void write(int64_t row, int64_t col, float sum) const {
-    if (row >= c.rows || col >= c.cols) return;
-    if (bias) sum += load_value(bias_dtype, bias, col * bias_stride).real;
-    store_value(c.dtype, c.data, row * c.row_stride + col * c.col_stride, {true, sum, 0});
-  }
-};
 
 /// KFirst: b is given as [n, k], so that the unit stride is along k.
 template <class T, bool KFirst, bool Vectors>
@@ -167,20 +153,16 @@ void gemm_cuda(void* opaque_stream, const ConstMatrix& a, const ConstMatrix& b, 
   if (a.cols != b.rows || a.rows != c.rows || b.cols != c.cols)
     fail(ErrorCode::shape, "a product of ", a.rows, " x ", a.cols, " and ", b.rows, " x ", b.cols, " into ",
          c.rows, " x ", c.cols);
-  if (a.dtype != b.dtype || (a.dtype != DType::float16 && a.dtype != DType::bfloat16))
-    fail(ErrorCode::unsupported, "a CUDA product of ", name_of(a.dtype), " and ", name_of(b.dtype),
-         ": both float16 or both bfloat16 expected");
-  if (a.cols > 1 && a.col_stride != 1)
-    fail(ErrorCode::unsupported, "a CUDA product of a with gaps in its rows");
-  const bool k_first = b.row_stride == 1;
-  if (!k_first && b.col_stride != 1) fail(ErrorCode::unsupported, "a CUDA product of b with gaps both ways");
   if (c.rows == 0 || c.cols == 0) return;
+  const bool k_first = b.row_stride == 1;
+  const bool tensor_cores = a.dtype == b.dtype && a.dtype != DType::float32 &&
+                            (a.col_stride == 1 || a.cols == 1) && (k_first || b.col_stride == 1);
+  if (!tensor_cores) return gemm_float32_cuda(opaque_stream, a, b, bias, c);
   const auto bits = [](const ConstMatrix& m) { return reinterpret_cast<const uint16_t*>(m.data); };
   const Operand left{bits(a), a.rows, a.cols, a.row_stride};
   const Operand right = k_first ? Operand{bits(b), b.cols, b.rows, b.col_stride}
                                 : Operand{bits(b), b.rows, b.cols, b.row_stride};
-  const Epilogue epilogue{bias ? bias->data : nullptr, bias ? bias->dtype : DType::float32,
-                          bias ? bias->col_stride : 0, c};
+  const Epilogue epilogue = epilogue_of(bias, c);
   const auto stream = static_cast<simt::Stream>(opaque_stream);
   if (a.dtype == DType::float16)
     k_first ? launch_gemm<simt::Half, true>(stream, left, right, epilogue)

@@ -11,6 +11,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 /// From host code to kernels. The names are those of simt/cuda/launch.h.
 namespace quantaria::simt {
