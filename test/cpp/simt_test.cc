@@ -26,15 +26,17 @@ int report_to = -1;  // in a child process: where its outcome goes
 
 }  // namespace
 
-// The sanitizers call these before they write their reports, which take seconds and which nobody would read.
+// The sanitizers' libraries call these, if they see them, before they write their reports, which take seconds
+// and which nobody would read.
+#define QUANTARIA_SEEN_BY_LIBRARIES extern "C" [[gnu::visibility("default")]]
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-extern "C" void __asan_on_error() {
+QUANTARIA_SEEN_BY_LIBRARIES void __asan_on_error() {
   if (report_to >= 0) end_child(__asan_get_report_description());
 }
 #endif
 #if defined(__SANITIZE_THREAD__)
-extern "C" void __tsan_on_report(void*) {
+QUANTARIA_SEEN_BY_LIBRARIES void __tsan_on_report(void*) {
   if (report_to >= 0) end_child("data race");
 }
 #endif

@@ -58,18 +58,32 @@ struct Fiber {
   Operands* operands = nullptr;
   Collective collective = nullptr;
   uint32_t mask = 0;
+  const void* departure = nullptr;  // of the rendezvous that it waits in
 
   std::vector<AsyncCopy> copies;  // in flight, oldest first
   uint32_t group = 0;             // the one that is open
 };
 
+/// How the thread sanitizer is told of a rendezvous: all come before the last one, and the last one before
+/// all that leave. They leave by another address each time, as whoever runs ahead may have come to the next
+/// round already, which must not seem to come before those that are yet to leave this one.
+struct Round {
+  char arrivals = 0;
+  char departures[2]{};
+  unsigned count = 0;
+
+  const void* next_departure() { return &departures[++count & 1]; }
+};
+
 struct Warp {
   std::array<Fiber*, kWarpSize> lanes{};
   uint32_t arrived = 0;
+  Round round;
 };
 
 struct Barrier {
   int arrived = 0;
+  Round round;
   int expected = 0;
   Site where;
   std::vector<Fiber*> waiting;

@@ -36,9 +36,10 @@ void collective(uint32_t mask, Collective execute, Operands& operands, bool orde
   self.where = site;
   self.state = State::in_collective;
   warp.arrived |= 1u << self.lane;
-  if (orders_memory) order_release(&warp.arrived);
+  if (orders_memory) order_release(&warp.round.arrivals);
   if ((warp.arrived & mask) != mask) {
     here.block_current();
+    if (orders_memory) order_acquire(self.departure);
   } else {
     Operands* lanes[kWarpSize]{};
     for (unsigned i = 0; i < kWarpSize; ++i) {
@@ -50,12 +51,19 @@ void collective(uint32_t mask, Collective execute, Operands& operands, bool orde
     }
     if (execute) execute(mask, lanes, site);
     warp.arrived &= ~mask;
+    const void* const departure = warp.round.next_departure();
+    if (orders_memory) {
+      order_acquire(&warp.round.arrivals);
+      order_release(departure);
+    }
     ++here.counts().collectives;
     for (unsigned i = 0; i < kWarpSize; ++i)
-      if ((mask >> i & 1) != 0 && warp.lanes[i] != &self) here.make_ready(*warp.lanes[i]);
+      if ((mask >> i & 1) != 0 && warp.lanes[i] != &self) {
+        warp.lanes[i]->departure = departure;
+        here.make_ready(*warp.lanes[i]);
+      }
     self.state = State::ready;
   }
-  if (orders_memory) order_acquire(&warp.arrived);
 }
 
 void barrier(int id, int threads, bool wait, const Site& site) {
@@ -72,11 +80,20 @@ void barrier(int id, int threads, bool wait, const Site& site) {
   barrier.expected = threads;
   barrier.where = site;
   ++barrier.arrived;
-  order_release(&barrier);
+  order_release(&barrier.round.arrivals);
   if (barrier.arrived == threads) {
     barrier.arrived = 0;
+    // Who only arrives has seen nothing of the others, so it cannot pass that on: they see to it themselves.
+    const void* const departure = wait ? barrier.round.next_departure() : &barrier.round.arrivals;
+    if (wait) {
+      order_acquire(&barrier.round.arrivals);
+      order_release(departure);
+    }
     ++here.counts().barriers;
-    for (Fiber* fiber : barrier.waiting) here.make_ready(*fiber);
+    for (Fiber* fiber : barrier.waiting) {
+      fiber->departure = departure;
+      here.make_ready(*fiber);
+    }
     barrier.waiting.clear();
     if (wait) {
       // Not straight on: whoever came last would otherwise always be the first behind the barrier.
@@ -89,8 +106,8 @@ void barrier(int id, int threads, bool wait, const Site& site) {
     self.barrier = id;
     barrier.waiting.push_back(&self);
     here.block_current();
+    order_acquire(self.departure);
   }
-  if (wait) order_acquire(&barrier);
 }
 
 void barrier_of_block(const Site& site) {
