@@ -100,11 +100,16 @@ Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
                            const std::shared_ptr<const StoredWeight>& weight, ops::Operand operand) {
   if (operand == ops::Operand::int8)
     fail(ErrorCode::unsupported, "compute: int8 on ", x.device->id(), ", for which there is no kernel");
-  return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
-                 [=, &device = cuda::of(x.device)](const Operands& o) {
-                   device.kernels().dequant_matmul_float32(device.stream(), o.x, weight->coded(), o.added(),
-                                                           o.y);
-                 });
+  const bool rounded = operand == ops::Operand::bfloat16;
+  return product(
+      info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
+      [=, &device = cuda::of(x.device)](const Operands& o) {
+        const ops::DeviceWeight coded = weight->coded();
+        const cuda::Kernels& kernels = device.kernels();
+        const auto workspace =
+            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, coded.matrix, rounded));
+        kernels.dequant_matmul(device.stream(), o.x, coded, o.added(), o.y, rounded, workspace->data());
+      });
 }
 
 /// linear(x, weight, bias | null, outDtype, compute)

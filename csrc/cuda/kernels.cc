@@ -4,8 +4,8 @@
 namespace quantaria::cuda {
 
 const Kernels& kernels() {
-  static constexpr Kernels all{ops::copy_cuda, ops::gemm_cuda, ops::dequantize_cuda,
-                               ops::dequant_matmul_float32_cuda};
+  static constexpr Kernels all{ops::copy_cuda, ops::gemm_cuda, ops::dequantize_cuda, ops::dequant_matmul_cuda,
+                               ops::dequant_matmul_workspace};
   return all;
 }
 

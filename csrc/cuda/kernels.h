@@ -13,7 +13,8 @@ struct Kernels {
   decltype(&ops::copy_cuda) copy;
   decltype(&ops::gemm_cuda) gemm;
   decltype(&ops::dequantize_cuda) dequantize;
-  decltype(&ops::dequant_matmul_float32_cuda) dequant_matmul_float32;
+  decltype(&ops::dequant_matmul_cuda) dequant_matmul;
+  decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
 };
 
 /// Linked where there are kernels only.

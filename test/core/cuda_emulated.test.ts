@@ -93,13 +93,14 @@ function traps(): Float32Array {
   return Float32Array.from(values.flatMap((x) => [x, -x, x * 3, x / 3]));
 }
 
-/** Every coordinate within 4 eps sqrt(K) sum |x||w| of the float64 product. */
+/** Every coordinate within 4 eps sqrt(K) sum |x||w| of the float64 product, and one rounding of the weight. */
 function expectWithinBound(
   got: Float32Array,
   x: Float32Array,
   w: Float32Array,
   bias: Float32Array,
   [m, n, k]: readonly [number, number, number],
+  rounding: number,
 ): void {
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < n; j++) {
@@ -111,7 +112,7 @@ function expectWithinBound(
         magnitude += Math.abs(term);
       }
       const error = Math.abs((got[i * n + j] as number) - sum);
-      const bound = 4 * 2 ** -24 * Math.sqrt(k + 1) * magnitude;
+      const bound = (4 * 2 ** -24 * Math.sqrt(k + 1) + rounding) * magnitude;
       if (!(error <= bound))
         throw new Error(`${m} x ${n} x ${k}: (${i}, ${j}) is ${got[i * n + j]}, not ${sum}`);
     }
@@ -275,7 +276,13 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
           const rows = await input.toFloat32();
           const opts = { bias: bias.to(DEVICE), outDtype: 'float32', compute: 'float32' } as const;
           const got = await q.linear(input.to(DEVICE), weight.to(DEVICE), opts).toFloat32();
-          expectWithinBound(got, rows, values, await bias.toFloat32(), [m, n, k]);
+          expectWithinBound(got, rows, values, await bias.toFloat32(), [m, n, k], 0);
+          const byDefault = await q
+            .linear(input.to(DEVICE), weight.to(DEVICE), { ...opts, compute: 'auto' })
+            .toFloat32();
+          const rounding = dtype === 'float32' ? 0 : dtype === 'float16' ? 2 ** -11 : 2 ** -8;
+          const rounded = scheme.kind === 'int' ? 0 : rounding;
+          expectWithinBound(byDefault, rows, values, await bias.toFloat32(), [m, n, k], rounded);
         }
       }
     },

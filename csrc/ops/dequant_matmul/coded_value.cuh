@@ -23,10 +23,12 @@ struct CodedRows {
     const int entries = matrix.bits <= 8 ? 1 << matrix.bits : 0;
     for (int i = static_cast<int>(threadIdx.x); i < entries; i += static_cast<int>(blockDim.x))
       shared.table.values[i] = table.values[i];
-    if (matrix.form == ScaleForm::nested)
-      for (int i = static_cast<int>(threadIdx.x); i < 256; i += static_cast<int>(blockDim.x))
-        shared.table.nested[i] = table.nested[i];
+    if (matrix.form == ScaleForm::nested) prepare_nested(shared.table);
     __syncthreads();  // the table is there for all
+  }
+  __device__ void prepare_nested(CodeTable& shared) const {
+    for (int i = static_cast<int>(threadIdx.x); i < 256; i += static_cast<int>(blockDim.x))
+      shared.nested[i] = table.nested[i];
   }
 
   __device__ float value(const Shared& shared, int64_t n, int64_t k) const {
@@ -36,9 +38,16 @@ struct CodedRows {
     float value =
         m.bits <= 8 ? shared.table.values[code] : static_cast<float>(static_cast<int>(code) + m.first);
     if (m.zeros) value -= static_cast<float>(simt::load(m.zeros + constant));
-    value *= scale_at(shared, constant);
+    value *= scale_at(shared.table, constant);
     if (m.row_divisors) value /= simt::load(m.row_divisors + n);
     return m.divisor == 1 ? value : value / m.divisor;
+  }
+
+  /// The same as one factor of (table[code] - zero), for row n.
+  __device__ float scale(const CodeTable& shared, int64_t n, int64_t constant) const {
+    float scale = scale_at(shared, constant);
+    if (matrix.row_divisors) scale /= simt::load(matrix.row_divisors + n);
+    return matrix.divisor == 1 ? scale : scale / matrix.divisor;
   }
 
  private:
@@ -50,11 +59,11 @@ struct CodedRows {
     return code & ((uint32_t{1} << matrix.bits) - 1);
   }
 
-  __device__ float scale_at(const Shared& shared, int64_t constant) const {
+  __device__ float scale_at(const CodeTable& shared, int64_t constant) const {
     if (matrix.form == ScaleForm::plain) return simt::load(matrix.floats + constant);
     const uint8_t byte = simt::load(matrix.bytes + constant);
     if (matrix.form == ScaleForm::e8m0) return numerics::float_from_e8m0(byte);
-    return shared.table.nested[byte] * simt::load(matrix.floats + constant / kNestedBlock) +
+    return shared.nested[byte] * simt::load(matrix.floats + constant / kNestedBlock) +
            simt::load(matrix.offset);
   }
 };

@@ -30,4 +30,10 @@ __device__ __forceinline__ void store(T* to, const T& value) {
   *to = value;
 }
 
+/// Reads a whole T from shared memory, which is aligned to it, whatever type lies there.
+template <class T>
+__device__ __forceinline__ T load_shared(const void* from) {
+  return *static_cast<const T*>(from);
+}
+
 }  // namespace quantaria::simt

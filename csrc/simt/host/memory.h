@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "simt/emulator/fault.h"
 #include "simt/host/index.h"
@@ -44,6 +45,16 @@ void store(T* to, const T& value, const Site& site = Site::current()) {
   emulator::require_aligned(to, alignof(T), "store", site);
   emulator::require_global(to, sizeof(T), "store", site);
   *to = value;
+}
+
+/// Reads a whole T from shared memory, which is aligned to it, whatever type lies there.
+template <class T>
+T load_shared(const void* from, const Site& site = Site::current()) {
+  emulator::require_aligned(from, alignof(T), "shared load", site);
+  emulator::require_shared(from, sizeof(T), "shared load", site);
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
 }
 
 }  // namespace quantaria::simt
