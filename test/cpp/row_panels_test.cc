@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -50,11 +51,12 @@ TEST(
     for (const int bits : {2, 3, 4, 5, 8})
       for (const int64_t in : {1, 7, 32, 70, 96})
         for (const int64_t group : {int64_t{32}, in})
-          for (const int64_t rows : {1, 3, 13}) {
+          for (const auto& [rows, tile_rows] :
+               {std::pair{1, 4}, std::pair{3, 4}, std::pair{13, 4}, std::pair{16, 16}, std::pair{18, 16}}) {
             const std::vector<float> x = random_activations(rows, in, 5);
             ops::RowFormat format;
             format.operand = ops::Operand::int8;
-            format.tile_rows = 4;
+            format.tile_rows = tile_rows;
             format.order = ops::byte_order(bits);
             format.group = group;
             const ops::RowPanels panels = packed(format, x, rows, in);

@@ -44,6 +44,11 @@ TileView from_run(const CodedWeight& w, TileView tile, const Run& run) {
   return tile;
 }
 
+void prefetch(const void* from, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
+}
+
 class CodedFactor : public Factor {
  public:
   CodedFactor(CodedWeight weight, int tiles) : weight_(std::move(weight)), tiles_(tiles) {}
@@ -60,9 +65,10 @@ class CodedFactor : public Factor {
     }
   }
 
-  void multiply_few(FewRows* kernel, int per_step, const RowPanels& a, const TileView (&tiles)[kMostTiles],
-                    float* c) const {
+  void multiply_few(FewRows* kernel, int per_step, const RowPanels& a, int64_t panel,
+                    const TileView (&tiles)[kMostTiles], float* c) const {
     const int64_t rows = a.rows();
+    prefetch_first(panel + 1);
     bool accumulate = false;
     if (weight_.in == 0) std::fill_n(c, rows * panel_columns(), 0.0f);
     for_each_run(weight_, 0, weight_.in, [&](const Run& run) {
@@ -79,6 +85,19 @@ class CodedFactor : public Factor {
 
   const CodedWeight weight_;
   const int tiles_;
+
+ private:
+  /// Asks for where the tiles of a panel begin. Kernels ask beyond the end of a tile for the one behind it,
+  /// which is the next panel's first only.
+  void prefetch_first(int64_t panel) const {
+    const int64_t end = std::min((panel + 1) * tiles_, weight_.tiles());
+    for (int64_t tile = panel * tiles_; tile < end; ++tile) {
+      if (tile > panel * tiles_)
+        prefetch(weight_.words + tile * kTileRows * weight_.words_per_row, kWordsAhead * 4);
+      if (weight_.scales.form == GroupScales::Form::tiled)
+        prefetch(scales_of_tile(weight_, tile), kScalesAhead * 4);
+    }
+  }
 };
 
 /// float32 and bfloat16 products.
@@ -108,7 +127,7 @@ class FloatFactor final : public CodedFactor {
     TileView tiles[kMostTiles];
     views(panel, tiles);
     if (FewRows* const kernel = few(a.rows()); kernel != nullptr)
-      return multiply_few(kernel, values_per_step(micro_.operand), a, tiles, c);
+      return multiply_few(kernel, values_per_step(micro_.operand), a, panel, tiles, c);
     const auto decode = [&](int64_t step, int64_t steps) { return decode_panel(tiles, step, steps); };
     multiply_panel(micro_, a, rows, decode, c);
   }
@@ -159,12 +178,12 @@ class FloatFactor final : public CodedFactor {
 class Int8Factor final : public CodedFactor {
  public:
   explicit Int8Factor(CodedWeight weight)
-      : CodedFactor(std::move(weight), byte_kernels().tiles), micro_(int8_tiles()) {}
+      : CodedFactor(std::move(weight), byte_kernels().tiles), many_(byte_rows()) {}
 
   RowFormat row_format(int64_t rows) const override {
     RowFormat format;
     format.operand = Operand::int8;
-    format.tile_rows = few(rows) != nullptr ? kMostFewRows : micro_.rows;
+    format.tile_rows = few(rows) != nullptr ? kMostFewRows : many_.rows;
     format.order = byte_order(weight_.bits);
     format.group = weight_.group;
     return format;
@@ -174,8 +193,8 @@ class Int8Factor final : public CodedFactor {
     FewRows* const kernel = few(a.rows());
     TileView tiles[kMostTiles];
     views(panel, tiles);
-    if (kernel != nullptr) return multiply_few(kernel, 4, a, tiles, c);
-    multiply_groups(a, rows, tiles, c);
+    if (kernel != nullptr) return multiply_few(kernel, 4, a, panel, tiles, c);
+    multiply_many(a, rows, tiles, c);
   }
 
  private:
@@ -185,60 +204,48 @@ class Int8Factor final : public CodedFactor {
     return kernels->multiply[rows - 1][weight_.bits];
   }
 
-  /// Whole groups at a time, as many as make a panel of 256 KiB, at least one.
-  void multiply_groups(const RowPanels& a, int64_t rows, const TileView (&tiles)[kMostTiles],
-                       float* c) const {
-    constexpr int64_t kWords = 65536;
-    const int64_t columns = panel_columns();
-    const int64_t steps = a.steps_per_group();
-    const int64_t groups = a.groups();
-    if (a.steps() == 0) return std::fill_n(c, rows * columns, 0.0f), void();
-    const int64_t at_once = std::clamp<int64_t>(kWords / (columns * steps), 1, groups);
-    auto* const words = thread_buffer<uint32_t>(Slot::right_panel, (at_once * steps + 8) * columns);
-    float* const constants = thread_buffer<float>(Slot::decoded_row, 2 * at_once * columns);
-    for (int64_t first = 0; first < groups; first += at_once) {
-      const int64_t count = std::min(at_once, groups - first);
-      decode_bytes(tiles, first * weight_.group, count * steps, words);
-      for (int64_t g = 0; g < count; ++g)
-        for (int t = 0; t < tiles_; ++t)
-          for (int r = 0; r < kTileRows; ++r) {
-            const int64_t from = (first + g) * kTileRows + r;
-            const int64_t to = g * columns + t * kTileRows + r;
-            constants[to] = tiles[t].scales[from];
-            if (tiles[t].zeros != nullptr)
-              constants[at_once * columns + to] = static_cast<float>(tiles[t].zeros[from]);
-          }
-      for (int64_t tile = 0; tile < a.tiles() && a.first_row(tile) < rows; ++tile) {
-        const int tile_rows = a.rows_of(tile);
-        const GroupedInt8 grouped{count,
-                                  steps,
-                                  a.scales(tile) + first * tile_rows,
-                                  a.sums(tile) + first * tile_rows,
-                                  constants,
-                                  weight_.zeros == nullptr ? nullptr : constants + at_once * columns,
-                                  static_cast<int32_t>(-weight_.table[0])};
-        micro_.multiply[tile_rows - 1](grouped, a.words(tile) + first * steps * tile_rows * 4, words,
-                                       c + a.first_row(tile) * columns, first > 0);
-      }
+  /// Whole groups at a time, as many as stay in the second-level cache while the rows pass over them, at
+  /// least one.
+  void multiply_many(const RowPanels& a, int64_t rows, const TileView (&tiles)[kMostTiles], float* c) const {
+    constexpr int64_t kCodes = 65536;  // of a tile
+    const int64_t at_once = std::max<int64_t>(1, kCodes / (kTileRows * weight_.group)) * weight_.group;
+    if (weight_.in == 0) std::fill_n(c, rows * panel_columns(), 0.0f);
+    for (int64_t first = 0; first < weight_.in; first += at_once)
+      for_each_run(weight_, first, first + at_once, [&](const Run& run) {
+        const ByteRun bytes = bytes_of(tiles, run);
+        for (int64_t tile = 0; tile < a.tiles() && a.first_row(tile) < rows; ++tile) {
+          const int tile_rows = a.rows_of(tile);
+          const FewRowsInput input{a.words(tile) + run.first * tile_rows,
+                                   a.sums(tile) + run.group * tile_rows,
+                                   a.scales(tile) + run.group * tile_rows, run.first > 0};
+          bytes.kernels[tile_rows - 1](bytes.tiles, bytes.span, input,
+                                       c + a.first_row(tile) * panel_columns());
+        }
+      });
+  }
+
+  /// A run as kernels take it.
+  struct ByteRun {
+    FewRows* const* kernels;
+    Span span;
+    TileView tiles[kMostTiles];
+  };
+
+  ByteRun bytes_of(const TileView (&tiles)[kMostTiles], const Run& run) const {
+    ByteRun bytes{weight_.bits == 4 ? many_.of_nibbles : many_.of_bytes, run.span, {}};
+    for (int t = 0; t < tiles_; ++t) bytes.tiles[t] = from_run(weight_, tiles[t], run);
+    if (weight_.bits == 4 || weight_.bits == 8) return bytes;
+    bytes.span.units_per_group *= unit_codes(weight_.bits) / unit_codes(8);
+    const int64_t words = bytes.span.groups * bytes.span.units_per_group * kTileRows;
+    auto* to = thread_buffer<uint32_t>(Slot::right_panel, tiles_ * words);
+    for (int t = 0; t < tiles_; ++t, to += words) {
+      byte_kernels().decode[weight_.bits](bytes.tiles[t], run.span, to, kTileRows);
+      bytes.tiles[t].words = to;
     }
+    return bytes;
   }
 
-  void decode_bytes(const TileView (&tiles)[kMostTiles], int64_t first, int64_t steps,
-                    uint32_t* words) const {
-    const int64_t columns = panel_columns();
-    DecodePanel* const decode = byte_kernels().decode[weight_.bits];
-    int64_t made = 0;
-    for_each_run(weight_, first, first + 4 * steps, [&](const Run& run) {
-      for (int t = 0; t < tiles_; ++t)
-        decode(from_run(weight_, tiles[t], run), run.span,
-               words + (run.first - first) / 4 * columns + t * kTileRows, columns);
-      made = (run.first - first + run.span.groups * run.span.units_per_group * unit_codes(weight_.bits)) / 4;
-    });
-    if (made < steps)
-      std::memset(words + made * columns, 0, static_cast<size_t>((steps - made) * columns * 4));
-  }
-
-  const Int8Tiles& micro_;
+  const ByteRows& many_;
 };
 
 }  // namespace

@@ -7,18 +7,22 @@ namespace quantaria::ops {
 namespace scalar {
 extern const DequantKernels dequant_kernels;
 extern const ByteKernels byte_kernels;
+extern const ByteRows byte_rows;
 }  // namespace scalar
 namespace avx2 {
 extern const DequantKernels dequant_kernels;
 extern const ByteKernels byte_kernels;
+extern const ByteRows byte_rows;
 }  // namespace avx2
 namespace avx512 {
 extern const DequantKernels dequant_kernels;
 extern const ByteKernels byte_kernels;
+extern const ByteRows byte_rows;
 }  // namespace avx512
 namespace avx512vnni {
+extern const ByteRows byte_rows;
 extern const FewByteRows few_byte_rows;
-}
+}  // namespace avx512vnni
 namespace avx512bf16 {
 extern const PairKernels pair_kernels;
 }
@@ -32,6 +36,12 @@ const DequantKernels& dequant_kernels() {
 const ByteKernels& byte_kernels() {
   static const ByteKernels* const by_isa[] = {&scalar::byte_kernels, &avx2::byte_kernels,
                                               &avx512::byte_kernels};
+  return *of_selected_isa(by_isa);
+}
+
+const ByteRows& byte_rows() {
+  static const ByteRows* const by_isa[] = {&scalar::byte_rows, &avx2::byte_rows, &avx512::byte_rows,
+                                           &avx512vnni::byte_rows};
   return *of_selected_isa(by_isa);
 }
 

@@ -13,6 +13,11 @@ inline constexpr int kTileRows = 16;
 inline constexpr int kMostTiles = 2;    // side by side in a panel
 inline constexpr int kMostFewRows = 4;  // of the left factor that are multiplied without a decoded panel
 
+/// How far ahead of their use products of few rows ask for a tile's words and scales: what a core reads while
+/// a line is on its way.
+inline constexpr int kWordsAhead = 768;
+inline constexpr int kScalesAhead = 512;
+
 /// How codes turn into values before zero point and scale.
 enum class Decoding : uint8_t { permutation, conversion, gather };
 inline constexpr int kDecodings = 3;
@@ -69,11 +74,18 @@ struct ByteKernels {
 struct FewByteRows {
   FewRows* multiply[kMostFewRows][kMostBits + 1];
 };
+/// For any number of rows, in tiles of them: codes of four bits, and bytes, as a weight of eight has them.
+struct ByteRows {
+  int rows;  // of a tile, at most
+  FewRows* of_nibbles[kMostTileRows];
+  FewRows* of_bytes[kMostTileRows];
+};
 
 const DequantKernels& dequant_kernels();
 /// Null where there are no instructions for bfloat16.
 const PairKernels* pair_kernels();
 const ByteKernels& byte_kernels();
+const ByteRows& byte_rows();
 /// Null without VNNI.
 const FewByteRows* few_byte_rows();
 

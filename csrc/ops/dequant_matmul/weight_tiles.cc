@@ -29,9 +29,7 @@ void rows_to_tiles(ThreadPool& pool, uint32_t* words, int64_t rows, int64_t word
   for_each_tile(pool, words, rows, words_per_row, [&](uint32_t* to, const uint32_t* from, int64_t count) {
     const uint32_t* row[kTileRows];
     for (int64_t r = 0; r < count; ++r) row[r] = from + r * words_per_row;
-    if (count == kTileRows) return pack_kernels().interleave(row, words_per_row, to, kTileRows);
-    for (int64_t w = 0; w < words_per_row; ++w)
-      for (int64_t r = 0; r < count; ++r) to[w * count + r] = row[r][w];
+    pack_kernels().interleave(row, static_cast<int>(count), words_per_row, to, count);
   });
 }
 

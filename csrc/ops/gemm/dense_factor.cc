@@ -123,7 +123,7 @@ void DenseFactor::pack_columns(int64_t column, int64_t k, int64_t count, uint32_
         std::memcpy(made, wide, static_cast<size_t>(count) * 4);
       columns[i] = made;
     }
-    pack_kernels().interleave(columns, words, to + first, tiles_.columns);
+    pack_kernels().interleave(columns, kSquare, words, to + first, tiles_.columns);
   }
 }
 

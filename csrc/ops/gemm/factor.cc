@@ -8,9 +8,9 @@
 namespace quantaria::ops {
 namespace {
 
-// Rows that share a decoded panel: enough to make decoding cheap, few enough for the packed rows of a common
-// depth and their sums to stay in the caches.
-constexpr int64_t kBlockRows = 252;  // whole tiles of 12, 6 and 2
+// Rows that share a decoded panel, at most: enough to make decoding cheap, few enough for the packed rows of
+// a common depth and their sums to stay in the caches. More are spread evenly over blocks.
+constexpr int64_t kBlockRows = 288;
 
 // Packed rows in memory at a time. Larger products go through in parts.
 constexpr int64_t kPackedBytes = int64_t{32} << 20;
@@ -120,10 +120,11 @@ void multiply_all(ThreadPool& pool, const std::vector<Product>& products) {
   int64_t bytes = 0;
   for (const Product& product : products) {
     const int64_t count = product.rows.count;
+    if (count == 0) continue;
     const int64_t parts = (count + kBlockRows - 1) / kBlockRows;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t first = part * kBlockRows;
-      blocks.push_back(make_block(product, first, std::min(kBlockRows, count - first)));
+    const int64_t rows = (count + parts - 1) / parts;
+    for (int64_t first = 0; first < count; first += rows) {
+      blocks.push_back(make_block(product, first, std::min(rows, count - first)));
       bytes += blocks.back().bytes();
       if (bytes < kPackedBytes) continue;
       run_blocks(pool, blocks);

@@ -40,15 +40,17 @@ void transpose(__m512i (&x)[16]) {
 }
 
 /// Words [0, done) where whole squares fit.
-int64_t interleave_squares(const uint32_t* const rows[16], int64_t words, uint32_t* to, int64_t stride) {
+int64_t interleave_squares(const uint32_t* const* rows, int count, int64_t words, uint32_t* to,
+                           int64_t stride) {
+  const auto wanted = static_cast<__mmask16>((1u << count) - 1);
   int64_t w = 0;
   for (; w + 16 <= words; w += 16) {
     __m512i x[16];
 #pragma GCC unroll 16
-    for (int r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(rows[r] + w);
+    for (int r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(rows[r < count ? r : 0] + w);
     transpose(x);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + (w + i) * stride, x[i]);
+    for (int i = 0; i < 16; ++i) _mm512_mask_storeu_epi32(to + (w + i) * stride, wanted, x[i]);
   }
   return w;
 }
@@ -67,15 +69,15 @@ int64_t separate_squares(const uint32_t* from, int64_t stride, int64_t words, ui
 
 #else
 
-int64_t interleave_squares(const uint32_t* const*, int64_t, uint32_t*, int64_t) { return 0; }
+int64_t interleave_squares(const uint32_t* const*, int, int64_t, uint32_t*, int64_t) { return 0; }
 int64_t separate_squares(const uint32_t*, int64_t, int64_t, uint32_t* const*) { return 0; }
 
 #endif
 
-void interleave(const uint32_t* const rows[16], int64_t words, uint32_t* to, int64_t stride) {
+void interleave(const uint32_t* const* rows, int count, int64_t words, uint32_t* to, int64_t stride) {
   // Rows of 16-bit values may start between words.
-  for (int64_t w = interleave_squares(rows, words, to, stride); w < words; ++w)
-    for (int r = 0; r < 16; ++r)
+  for (int64_t w = interleave_squares(rows, count, words, to, stride); w < words; ++w)
+    for (int r = 0; r < count; ++r)
       std::memcpy(to + w * stride + r, reinterpret_cast<const char*>(rows[r]) + 4 * w, 4);
 }
 void separate(const uint32_t* from, int64_t stride, int64_t words, uint32_t* const rows[16]) {
@@ -93,6 +95,14 @@ void copy_rows(const uint32_t* from, int64_t from_stride, int64_t rows, int64_t 
   }
 }
 
+void put_row(const float* from, int64_t n, float scale, bool accumulate, float* to) {
+  if (accumulate) {
+    for (int64_t c = 0; c < n; ++c) to[c] += scale * from[c];
+  } else {
+    for (int64_t c = 0; c < n; ++c) to[c] = scale * from[c];
+  }
+}
+
 void pair(const uint16_t* even, const uint16_t* odd, int64_t n, uint32_t* to) {
   for (int64_t c = 0; c < n; ++c) to[c] = even[c] | uint32_t{odd[c]} << 16;
 }
@@ -101,24 +111,53 @@ void round_to_bfloat16(const float* x, int64_t n, float* to) {
   for (int64_t c = 0; c < n; ++c) to[c] = numerics::float_from_bfloat16(numerics::bfloat16_from_float(x[c]));
 }
 
-int32_t encode_int8(const float* x, int64_t n, float boost, float factor, int8_t* codes) {
+void reorder(const float* x, int64_t n, const int32_t order[16], float* to) {
+  const Ints at = load(order);
+  for (int64_t c = 0; c < n; c += kLanes) store(to + c, look_up(load(x + c), at));
+}
+
+/// Codes of one group; returns their sum.
+int32_t encode_group(const float* x, int64_t length, float boost, float factor, int8_t* codes) {
   // Added to it, a value of up to 22 bits is rounded to nearest even into the low bits of the sum's pattern.
   const Floats magic = splat(0x1.8p23f);
   Ints total = splat(int32_t{0});
-  for_each_lanes(x, n, [&](int64_t first, const Floats& values) {
+  for_each_lanes(x, length, [&](int64_t first, const Floats& values) {
     const Ints code = bits(values * splat(boost) * splat(factor) + magic) - bits(magic);
     total = total + code;
+    if (length - first >= kLanes) return store_low(reinterpret_cast<uint8_t*>(codes + first), code);
     uint8_t low[kLanes];
     store_low(low, code);
-    const int64_t count = n - first < kLanes ? n - first : kLanes;
-    std::memcpy(codes + first, low, static_cast<size_t>(count));
+    std::memcpy(codes + first, low, static_cast<size_t>(length - first));
   });
   return fold(total, [](auto a, auto b) { return a + b; });
+}
+
+void encode_int8(const float* x, int64_t groups, int64_t length, int8_t* codes, float* scales, float* sums,
+                 int64_t stride) {
+  for (int64_t g = 0; g < groups; ++g, x += length, codes += length) {
+    Ints magnitudes = splat(int32_t{0});
+    for_each_lanes(x, length,
+                   [&](int64_t, const Floats& v) { magnitudes = larger(magnitudes, magnitude_bits(v)); });
+    const auto most = static_cast<uint32_t>(largest_of(magnitudes));
+    // A NaN or infinity makes the group's scale NaN, and so every sum that it enters.
+    const bool finite = most < numerics::kInfinityBits;
+    const float largest = finite ? numerics::float_of(most) : 0;
+    // 127 / largest of a denormal would be infinite.
+    const float boost = largest < 0x1p-60f ? 0x1p64f : 1.0f;
+    int32_t sum = 0;
+    if (largest > 0)
+      sum = encode_group(x, length, boost, 127.0f / (largest * boost), codes);
+    else
+      std::memset(codes, 0, static_cast<size_t>(length));
+    scales[g * stride] = finite ? largest / 127.0f : numerics::kQuietNaN;
+    sums[g * stride] = static_cast<float>(sum);
+  }
 }
 
 }  // namespace
 
 extern const PackKernels pack_kernels;
-const PackKernels pack_kernels = {interleave, separate, copy_rows, pair, round_to_bfloat16, encode_int8};
+const PackKernels pack_kernels = {interleave, separate,          copy_rows, put_row,
+                                  pair,       round_to_bfloat16, reorder,   encode_int8};
 
 }  // namespace quantaria::ops::QUANTARIA_ISA

@@ -1,7 +1,6 @@
 #include "ops/gemm/row_panels.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <new>
 #include <numeric>
@@ -59,6 +58,19 @@ void pack_column_pairs(const Rows& source, int64_t first_row, int rows, int64_t 
   }
 }
 
+// Orders change places within so many columns, if at all.
+constexpr int kOrderUnits = 16;
+
+/// Which column comes to each place of kOrderUnits; false if each stays where it is.
+bool places_of(const ColumnOrder& order, int32_t (&at)[kOrderUnits]) {
+  bool changes = false;
+  for (int i = 0; i < kOrderUnits; ++i) {
+    at[i] = i / order.unit * order.unit + order.at[static_cast<size_t>(i % order.unit)];
+    changes = changes || at[i] != i;
+  }
+  return changes;
+}
+
 }  // namespace
 
 void RowPanels::Free::operator()(std::byte* p) const { ::operator delete[](p, kAlignment); }
@@ -93,40 +105,55 @@ void RowPanels::pack(int64_t tile) {
     if (format_.operand == Operand::float32 && !format_.rounded)
       return pack_columns(source_, first_row(tile), rows, columns_, reinterpret_cast<float*>(words));
   }
-  if (m.dtype == DType::int8) {
-    for (int r = 0; r < rows; ++r)
-      take_int8(source_.at(first_row(tile) + r), words + r, rows, constants(tile) + r,
-                constants(tile) + rows + r);
-    return;
-  }
-  float* const row = thread_buffer<float>(Slot::row_panel, 2 * columns_);
+  // One row after the other becomes a line of words; then the lines are interleaved.
+  int32_t at[kOrderUnits];
+  const bool ordered = places_of(format_.order, at);
+  const int64_t padded = round_up(columns_, kOrderUnits);
+  const bool whole = m.col_stride == 1 && columns_ == m.cols && !ordered;
+  const DType wanted = format_.operand == Operand::bfloat16 ? DType::bfloat16 : DType::float32;
+  const bool as_it_lies = whole && m.dtype == wanted && format_.operand != Operand::int8 &&
+                          !(format_.rounded && wanted == DType::float32) && groups_ == 0;
+  auto* const lines = thread_buffer<uint32_t>(Slot::codes, rows * steps_);
+  float* const wide = thread_buffer<float>(Slot::row_panel, 2 * padded);
+  const uint32_t* line_of[kMostTileRows];
   for (int r = 0; r < rows; ++r) {
-    read_row(m, source_.at(first_row(tile) + r), row);
-    std::fill(row + m.cols, row + columns_, 0.0f);
-    float* ordered = row;
-    if (const ColumnOrder& order = format_.order; order.unit > 1) {
-      ordered = row + columns_;
-      for (int64_t c = 0; c < columns_; c += order.unit)
-        for (int i = 0; i < order.unit; ++i) ordered[c + i] = row[c + order.at[static_cast<size_t>(i)]];
+    const int64_t row = source_.at(first_row(tile) + r);
+    const std::byte* const from = m.data + row * m.row_stride * size_of(m.dtype);
+    if (as_it_lies) {
+      line_of[r] = reinterpret_cast<const uint32_t*>(from);
+      continue;
     }
-    encode(ordered, words + r, rows, constants(tile) + r, constants(tile) + groups_ * rows + r);
+    uint32_t* const line = lines + r * steps_;
+    line_of[r] = line;
+    float* const scale = constants(tile) + r;
+    float* const sum = constants(tile) + groups_ * rows + r;
+    if (m.dtype == DType::int8) {
+      take_int8(row, ordered, line, scale, sum);
+      continue;
+    }
+    if (whole && m.dtype == DType::float32) {
+      encode(reinterpret_cast<const float*>(from), line, rows, scale, sum);
+      continue;
+    }
+    read_row(m, row, wide);
+    std::fill(wide + m.cols, wide + padded, 0.0f);
+    if (ordered) pack_kernels().reorder(wide, padded, at, wide + padded);
+    encode(ordered ? wide + padded : wide, line, rows, scale, sum);
   }
+  pack_kernels().interleave(line_of, rows, steps_, words, rows);
 }
 
-/// One row, its words `tile_rows` apart.
-void RowPanels::encode(const float* row, uint32_t* words, int tile_rows, float* scales, float* sums) const {
-  const auto spread = [&](const void* from) {
-    const auto* const contiguous = static_cast<const std::byte*>(from);
-    for (int64_t s = 0; s < steps_; ++s) std::memcpy(words + s * tile_rows, contiguous + 4 * s, 4);
-  };
+/// One row to a line of words.
+void RowPanels::encode(const float* row, uint32_t* line, int tile_rows, float* scales, float* sums) const {
   if (format_.operand == Operand::float32) {
-    if (!format_.rounded) return spread(row);
-    auto* const rounded = thread_buffer<float>(Slot::codes, columns_);
-    pack_kernels().round_to_bfloat16(row, columns_, rounded);
-    return spread(rounded);
+    if (format_.rounded)
+      pack_kernels().round_to_bfloat16(row, columns_, reinterpret_cast<float*>(line));
+    else
+      std::memcpy(line, row, static_cast<size_t>(columns_) * 4);
+    return;
   }
   if (format_.operand == Operand::bfloat16) {
-    auto* const pairs = thread_buffer<uint16_t>(Slot::codes, columns_);
+    auto* const pairs = reinterpret_cast<uint16_t*>(line);
     row_kernels().to_bfloat16(row, columns_, pairs);
     for (int64_t g = 0; g < groups_; ++g) {
       const int64_t length = columns_ / groups_;
@@ -134,52 +161,30 @@ void RowPanels::encode(const float* row, uint32_t* words, int tile_rows, float* 
       for (int64_t c = g * length; c < (g + 1) * length; ++c) sum += numerics::float_from_bfloat16(pairs[c]);
       sums[g * tile_rows] = sum;
     }
-    return spread(pairs);
+    return;
   }
-  auto* const codes = thread_buffer<int8_t>(Slot::codes, columns_);
-  encode_int8(row, codes, tile_rows, scales, sums);
-  spread(codes);
+  if (columns_ > 0)
+    pack_kernels().encode_int8(row, groups_, columns_ / groups_, reinterpret_cast<int8_t*>(line), scales,
+                               sums, tile_rows);
 }
 
 /// A row whose codes and scale are there: one group.
-void RowPanels::take_int8(int64_t row, uint32_t* words, int tile_rows, float* scale, float* sum) const {
+void RowPanels::take_int8(int64_t row, bool ordered, uint32_t* line, float* scale, float* sum) const {
   const ConstMatrix& m = source_.matrix;
   const auto* const codes = reinterpret_cast<const int8_t*>(m.data) + row * m.row_stride;
-  auto* const ordered = thread_buffer<int8_t>(Slot::codes, columns_);
-  int32_t total = 0;
-  for (int64_t c = 0; c < columns_; ++c) {
-    const int64_t unit = c / format_.order.unit * format_.order.unit;
-    const int64_t from = format_.order.unit == 1 ? c : unit + format_.order.at[static_cast<size_t>(c - unit)];
-    ordered[c] = from < m.cols ? codes[from] : int8_t{0};
-    total += ordered[c];
+  auto* const to = reinterpret_cast<int8_t*>(line);
+  std::memcpy(to, codes, static_cast<size_t>(m.cols));
+  std::memset(to + m.cols, 0, static_cast<size_t>(columns_ - m.cols));
+  const int64_t unit = format_.order.unit;
+  for (int64_t first = 0; ordered && first < columns_; first += unit) {
+    int8_t as_they_lie[ColumnOrder::kMostUnit];
+    std::memcpy(as_they_lie, to + first, static_cast<size_t>(unit));
+    for (int64_t i = 0; i < unit; ++i) to[first + i] = as_they_lie[format_.order.at[static_cast<size_t>(i)]];
   }
-  for (int64_t s = 0; s < steps_; ++s) std::memcpy(words + s * tile_rows, ordered + 4 * s, 4);
+  int32_t total = 0;
+  for (int64_t c = 0; c < columns_; ++c) total += to[c];
   *scale = source_.scales[row];
   *sum = static_cast<float>(total);
-}
-
-void RowPanels::encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales,
-                            float* sums) const {
-  if (columns_ == 0) return;
-  const int64_t length = columns_ / groups_;
-  for (int64_t g = 0; g < groups_; ++g) {
-    const float* const group = row + g * length;
-    float largest = 0;
-    // A NaN or infinity makes the group's scale NaN, and so every sum that it enters.
-    const bool finite = range_kernels().absmax(group, length, length, &largest) < numerics::kInfinityBits;
-    if (!finite) largest = 0;
-    // 127 / largest of a denormal would be infinite.
-    const float boost = largest < 0x1p-60f ? 0x1p64f : 1.0f;
-    const float factor = largest > 0 ? 127.0f / (largest * boost) : 0.0f;
-    int8_t* const to = codes + g * length;
-    int32_t sum = 0;
-    if (factor > 0)
-      sum = pack_kernels().encode_int8(group, length, boost, factor, to);
-    else
-      std::memset(to, 0, static_cast<size_t>(length));
-    scales[g * tile_rows] = finite ? largest / 127.0f : std::nanf("");
-    sums[g * tile_rows] = static_cast<float>(sum);
-  }
 }
 
 }  // namespace quantaria::ops

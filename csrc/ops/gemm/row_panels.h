@@ -72,9 +72,8 @@ class RowPanels {
   float* constants(int64_t tile) const {
     return reinterpret_cast<float*>(data_.get() + tile * tile_bytes_ + steps_ * tile_rows_ * 4);
   }
-  void encode(const float* row, uint32_t* words, int tile_rows, float* scales, float* sums) const;
-  void take_int8(int64_t row, uint32_t* words, int tile_rows, float* scale, float* sum) const;
-  void encode_int8(const float* row, int8_t* codes, int tile_rows, float* scales, float* sums) const;
+  void encode(const float* row, uint32_t* line, int tile_rows, float* scales, float* sums) const;
+  void take_int8(int64_t row, bool ordered, uint32_t* line, float* scale, float* sum) const;
 
   RowFormat format_;
   Rows source_;

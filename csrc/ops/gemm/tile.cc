@@ -6,19 +6,13 @@ namespace quantaria::ops {
 
 namespace scalar {
 extern const FloatTiles float32_tiles;
-extern const Int8Tiles int8_tiles;
 }  // namespace scalar
 namespace avx2 {
 extern const FloatTiles float32_tiles;
-extern const Int8Tiles int8_tiles;
 }  // namespace avx2
 namespace avx512 {
 extern const FloatTiles float32_tiles;
-extern const Int8Tiles int8_tiles;
 }  // namespace avx512
-namespace avx512vnni {
-extern const Int8Tiles int8_tiles;
-}
 namespace avx512bf16 {
 extern const FloatTiles bfloat16_tiles;
 }
@@ -33,12 +27,6 @@ const FloatTiles& bfloat16_tiles() {
   static const FloatTiles* const by_isa[] = {&scalar::float32_tiles, &avx2::float32_tiles,
                                              &avx512::float32_tiles, &avx512::float32_tiles,
                                              &avx512bf16::bfloat16_tiles};
-  return *of_selected_isa(by_isa);
-}
-
-const Int8Tiles& int8_tiles() {
-  static const Int8Tiles* const by_isa[] = {&scalar::int8_tiles, &avx2::int8_tiles, &avx512::int8_tiles,
-                                            &avx512vnni::int8_tiles};
   return *of_selected_isa(by_isa);
 }
 

@@ -15,7 +15,7 @@ constexpr int values_per_step(Operand operand) {
   return operand == Operand::float32 ? 1 : operand == Operand::bfloat16 ? 2 : 4;
 }
 
-inline constexpr int kMostTileRows = 12;
+inline constexpr int kMostTileRows = 16;
 
 /// Tiles of float32 sums.
 struct FloatTiles {
@@ -26,30 +26,9 @@ struct FloatTiles {
   void (*multiply[kMostTileRows])(int64_t steps, const void* a, const void* b, float* c, bool accumulate);
 };
 
-/// One group of columns after the other: int32 sums inside a group, scaled and added up in float32.
-struct GroupedInt8 {
-  int64_t groups;
-  int64_t steps_per_group;
-  const float* a_scales;  // [groups][tile rows]
-  const float* a_sums;    // [groups][tile rows], sums of a's values in the group
-  const float* b_scales;  // [groups][columns]
-  const float* b_zeros;   // [groups][columns], or null: `zero` for all
-  int32_t zero;           // a column stands for (b - zero) * scale
-};
-
-/// Tiles of integer products. a: int8, b: uint8, a word of four each.
-struct Int8Tiles {
-  int rows;
-  int columns;
-  /// c (+)= sum_g a_scale b_scale (sum_s a b - b_zero a_sum)
-  void (*multiply[kMostTileRows])(const GroupedInt8& groups, const void* a, const void* b, float* c,
-                                  bool accumulate);
-};
-
 /// Those of selected_isa().
 const FloatTiles& float32_tiles();
 /// Without instructions for bfloat16 its operands are float32 that hold rounded values.
 const FloatTiles& bfloat16_tiles();
-const Int8Tiles& int8_tiles();
 
 }  // namespace quantaria::ops
