@@ -289,6 +289,25 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
     },
   );
 
+  test('a weight that products on the CPU have put into their order moves row by row', async () => {
+    using w = q.Tensor.from(spread(40 * 96, 5), [40, 96]);
+    using x = q.Tensor.from(spread(3 * 96, 3), [3, 96]);
+    for (const scheme of [SCHEMES[2], SCHEMES[13], SCHEMES[20]] as q.QuantScheme[]) {
+      using here = q.quantize(w, scheme);
+      const values = await q.dequantize(here).read();
+      await here.pack();
+      const product = await q.linear(x, here).read();
+      using there = here.to(DEVICE);
+      // Queued while the copy is: it takes the codes as they were.
+      expect(await q.linear(x, here).read()).toEqual(product);
+      expect(await q.dequantize(there).read()).toEqual(values);
+      await there.pack();
+      using shared = there.to(DEVICE);
+      there.dispose();
+      expect(await q.dequantize(shared.to('cpu')).read()).toEqual(values);
+    }
+  });
+
   test('an operation without a kernel says which and where, and never runs elsewhere', () => {
     const x = q.Tensor.from([1, 2, 3, 4], [2, 2], { device: DEVICE });
     const named = (operation: string) =>
