@@ -42,13 +42,14 @@ if(QUANTARIA_WITH_CUDA)
   if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20) # CMake 3.25 (Debian 12) has not heard of C++20 in nvcc
   endif()
-  set(cuda_flags -Xcompiler=-Wall,-ffp-contract=off)
+  # --expt-relaxed-constexpr: numerics/ is constexpr C++, which kernels call. -fmad=false: a*b+c is rounded twice unless it
+  # says fma, as everywhere.
+  set(cuda_flags -Xcompiler=-Wall,-ffp-contract=off --expt-relaxed-constexpr -fmad=false)
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
     list(APPEND cuda_flags --compress-mode=size) # a fifth of the default's size
   endif()
   if(QUANTARIA_WERROR)
-    list(APPEND cuda_flags --Werror=all-warnings)
+    list(APPEND cuda_flags --Werror=all-warnings -Xptxas=--warn-on-spills,-Werror)
   endif()
   add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:${cuda_flags}>")
-  add_compile_definitions(QUANTARIA_WITH_CUDA=1)
 endif()

@@ -16,5 +16,5 @@ set_property(TARGET quantaria_portable APPEND PROPERTY LINK_DEPENDS ${stubs}/lib
 add_dependencies(quantaria_portable glibc_stubs)
 # libgcc_s stays shared: linked statically it needs _dl_find_object of glibc 2.35, and Node has it loaded anyway.
 target_link_options(quantaria_portable PRIVATE -nodefaultlibs)
-target_link_libraries(quantaria_portable PRIVATE -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
+target_link_libraries(quantaria_portable PRIVATE cuda -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
   ${stubs}/libm.so ${stubs}/libc.so ${libc_nonshared} gcc_s gcc)

@@ -27,7 +27,15 @@ export interface CudaStatus {
 /** The devices that tensors can live on. The first is the CPU. */
 export function devices(): DeviceInfo[] {
   const { threads, isa, memoryBytes } = native.cpuInfo();
-  return [{ id: 'cpu', kind: 'cpu', name: `CPU (${process.arch})`, memoryBytes, threads, isa }];
+  const cpu: DeviceInfo = {
+    id: 'cpu',
+    kind: 'cpu',
+    name: `CPU (${process.arch})`,
+    memoryBytes,
+    threads,
+    isa,
+  };
+  return [cpu, ...(native.cudaDevices() as DeviceInfo[])];
 }
 
 export function cudaStatus(): CudaStatus {
@@ -56,6 +64,7 @@ export function getDefaultDevice(): DeviceId {
 /** @throws QuantariaError `ERR_DEVICE` saying why the device cannot be used */
 export function checkDevice(id: unknown): DeviceId {
   if (id === 'cpu') return id;
+  if (native.cudaDevices().some((device) => device.id === id)) return id as DeviceId;
   if (typeof id === 'string' && /^cuda:\d+$/.test(id)) {
     const status = cudaStatus();
     throw new QuantariaError(
@@ -64,7 +73,10 @@ export function checkDevice(id: unknown): DeviceId {
     );
   }
   if (id === 'cuda-emulated') {
-    throw new QuantariaError('ERR_DEVICE', 'cuda-emulated asked for, but this is not the emulated build');
+    throw new QuantariaError(
+      'ERR_DEVICE',
+      'cuda-emulated asked for, but this is not the emulated build (`npm run build:emulated`, QUANTARIA_BUILD=emulated)',
+    );
   }
   const came = typeof id === 'string' ? id : `a value of type ${typeof id}`;
   throw new QuantariaError(
@@ -81,7 +93,7 @@ export function checkDevice(id: unknown): DeviceId {
  */
 export async function synchronize(id: DeviceId = defaultDevice): Promise<void> {
   checkDevice(id);
-  await native.synchronize();
+  await native.synchronize(id);
 }
 
 /**

@@ -44,12 +44,14 @@ export interface Native {
 
   tensorFromBytes(bytes: ArrayBufferView, dtype: DType, shape: readonly number[]): NativeTensor;
   /** Undefined contents, for a caller that writes all of it. */
-  tensorEmpty(dtype: DType, shape: readonly number[]): NativeTensor;
-  tensorZeros(dtype: DType, shape: readonly number[]): NativeTensor;
+  tensorEmpty(dtype: DType, shape: readonly number[], device: string): NativeTensor;
+  tensorZeros(dtype: DType, shape: readonly number[], device: string): NativeTensor;
+  /** On another device; contiguous tensors only. */
+  tensorTo(tensor: NativeTensor, device: string): NativeTensor;
   tensorCopy(tensor: NativeTensor, dtype: DType): NativeTensor;
   tensorCopyInto(source: NativeTensor, target: NativeTensor): void;
   tensorRead(tensor: NativeTensor, buffer: ArrayBuffer): Promise<void>;
-  synchronize(): Promise<void>;
+  synchronize(device: string): Promise<void>;
 
   packBits(codes: NativeTensor, bits: number, offset: number, order?: readonly number[]): NativeTensor;
   unpackBits(
@@ -183,15 +185,25 @@ export interface Native {
   memory(): { liveBytes: number; liveBlocks: number; cachedBytes: number };
   setThreads(threads: number): void;
   selectIsa(isa: string): void;
+  /** The devices beside the CPU that this build and machine have. */
+  cudaDevices(): {
+    id: string;
+    kind: string;
+    name: string;
+    memoryBytes: number;
+    computeCapability: string;
+  }[];
   cudaStatus(): { available: boolean; reason: string | null; driver?: string; runtime: string | null };
 }
 
-/** An error of the addon as the library's own. Anything else passes through. */
-export function translate(error: unknown): unknown {
+/** An error of the addon as the library's own. What is not supported is told with the operation. Anything else passes through. */
+export function translate(error: unknown, operation?: string): unknown {
   if (error instanceof Error && !(error instanceof QuantariaError)) {
     const code = (error as Error & { code?: unknown }).code;
-    if (typeof code === 'string' && code.startsWith('ERR_'))
-      return new QuantariaError(code as ErrorCode, error.message);
+    if (typeof code === 'string' && code.startsWith('ERR_')) {
+      const named = code === 'ERR_UNSUPPORTED' && operation !== undefined;
+      return new QuantariaError(code as ErrorCode, named ? `${operation}: ${error.message}` : error.message);
+    }
   }
   return error;
 }
@@ -206,11 +218,11 @@ function translated(addon: Native): Native {
         const result = call(...args);
         return result instanceof Promise
           ? result.catch((error: unknown) => {
-              throw translate(error);
+              throw translate(error, name);
             })
           : result;
       } catch (error) {
-        throw translate(error);
+        throw translate(error, name);
       }
     };
   }
@@ -220,6 +232,9 @@ function translated(addon: Native): Native {
 function load(): Native {
   const root = path.join(__dirname, '..');
   try {
+    const build = process.env.QUANTARIA_BUILD;
+    if (build !== undefined && build !== '')
+      return translated(require(path.join(root, 'build', build, 'quantaria.node')));
     const find = require('node-gyp-build') as (directory: string) => Native;
     return translated(find(root));
   } catch (error) {
@@ -228,7 +243,7 @@ function load(): Native {
       'ERR_NATIVE_LOAD',
       [
         `the native addon could not be loaded: ${reason}`,
-        `looked for: build/Release and prebuilds/${process.platform}-${process.arch} in ${root}`,
+        `looked for: build/${process.env.QUANTARIA_BUILD || 'Release'} and prebuilds/${process.platform}-${process.arch} in ${root}`,
         'possible solutions:',
         '  - npm rebuild quantaria   (builds from source; needs CMake 3.22 or newer and a C++20 compiler)',
         '  - npm install quantaria without --ignore-scripts, on a platform without a prebuilt binary',

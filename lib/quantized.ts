@@ -40,7 +40,7 @@ export class QuantizedTensor implements Disposable {
     }
     this.scheme = Object.freeze({ ...scheme });
     this.shape = Object.freeze([...shape]);
-    this.device = 'cpu';
+    this.device = (shared.stored.packed as Tensor).device;
     this.#shared = shared;
     Object.freeze(this); // private state may still change
   }
@@ -100,7 +100,7 @@ export class QuantizedTensor implements Disposable {
   forProducts(): NativeWeight {
     this.#check();
     if (!this.#shared.weight) {
-      this.#own();
+      if (this.device === 'cpu') this.#own(); // elsewhere products read the codes as they are
       const stored = Object.entries(this.#shared.stored).map(
         ([name, tensor]) => [name, Tensor.native(tensor, name)] as const,
       );
@@ -157,10 +157,14 @@ export class QuantizedTensor implements Disposable {
     await nothing.read();
   }
 
-  /** On another device; on this one, another handle to the same weight. */
+  /** A copy on another device; on this one, another handle to the same weight. */
   to(device: DeviceId): QuantizedTensor {
     checkDevice(device);
     this.#check();
+    if (device !== this.device) {
+      const copies = Object.entries(this.stored).map(([name, tensor]) => [name, tensor.to(device)] as const);
+      return QuantizedTensor.#of(this.scheme, this.shape, Object.fromEntries(copies));
+    }
     this.#shared.handles++;
     return new QuantizedTensor(this.scheme, this.shape, this.#shared, OWN);
   }

@@ -158,11 +158,12 @@ export class Tensor<D extends DType = DType> implements Disposable {
   ): Tensor<D> {
     const options = checkOptions(opts);
     const dims = checkShape('shape', shape);
-    checkDevice(options.device ?? getDefaultDevice());
+    const device = checkDevice(options.device ?? getDefaultDevice());
     const view = ArrayBuffer.isView(data) ? data : null;
     const dtype = checkDType('dtype', options.dtype ?? (view && dtypeOfArray(view)) ?? 'float32');
     const count = dims.reduce((a, b) => a * b, 1);
-    if (view && holdsBitsOf(view, dtype)) return Tensor.#fromBits(view, dtype, dims, count) as Tensor<D>;
+    if (view && holdsBitsOf(view, dtype))
+      return Tensor.#moved(Tensor.#fromBits(view, dtype, dims, count), device) as Tensor<D>;
     if (data instanceof Uint16Array && options.dtype === undefined) {
       throw new QuantariaError(
         'ERR_DTYPE',
@@ -171,10 +172,18 @@ export class Tensor<D extends DType = DType> implements Disposable {
     }
     const numbers = convertNumbers(data, count, dtype);
     const values = Tensor.#fromBits(numbers, isFloat(dtype) ? 'float32' : dtype, dims, count);
-    if (values.dtype === dtype) return values as Tensor<DType> as Tensor<D>;
+    if (values.dtype === dtype) return Tensor.#moved(values, device) as Tensor<D>;
     const cast = values.cast(dtype);
     values.dispose();
-    return cast as Tensor<DType> as Tensor<D>;
+    return Tensor.#moved(cast, device) as Tensor<D>;
+  }
+
+  /** `tensor` on `device`, in place of `tensor`. */
+  static #moved(tensor: Tensor, device: DeviceId): Tensor {
+    if (tensor.device === device) return tensor;
+    const moved = tensor.to(device);
+    tensor.dispose();
+    return moved;
   }
 
   static #fromBits(view: ArrayBufferView, dtype: DType, shape: number[], count: number): Tensor {
@@ -187,9 +196,9 @@ export class Tensor<D extends DType = DType> implements Disposable {
 
   static zeros<D extends DType = 'float32'>(shape: number[], opts?: TensorOptions<D>): Tensor<D> {
     const options = checkOptions(opts);
-    checkDevice(options.device ?? getDefaultDevice());
+    const device = checkDevice(options.device ?? getDefaultDevice());
     const dtype = checkDType('dtype', options.dtype ?? 'float32');
-    return new Tensor<D>(native.tensorZeros(dtype, checkShape('shape', shape)));
+    return new Tensor<D>(native.tensorZeros(dtype, checkShape('shape', shape), device));
   }
 
   /** @internal A tensor for a native one. */
@@ -220,8 +229,8 @@ export class Tensor<D extends DType = DType> implements Disposable {
 
   /** On another device; on this one, another handle to the same values. */
   to(device: DeviceId): Tensor<D> {
-    checkDevice(device);
-    return this.reshape([...this.shape]);
+    if (checkDevice(device) === this.device) return this.reshape([...this.shape]);
+    return new Tensor<D>(native.tensorTo(this.#live(), device));
   }
 
   /** Rounded to nearest even; float8 saturates, infinities too; NaN stays NaN, and is 0 as an integer. */

@@ -2,7 +2,8 @@
 'use strict';
 // Builds the addon into build/Release/quantaria.node. `npm run build:native`, node-gyp (binding.gyp) and an installation
 // from source all end here.
-//   node scripts/build-native.cjs [--config Release|Debug] [--outdir build/Release]
+//   node scripts/build-native.cjs [--config Release|Debug] [--outdir build/Release] [--emulated]
+// --emulated: the addon with the device cuda-emulated, for tests, into build/emulated.
 // Environment: QUANTARIA_CUDA=AUTO|ON|OFF, QUANTARIA_CUDA_ARCHS, QUANTARIA_WERROR, QUANTARIA_SANITIZE (see CMakeLists.txt).
 
 const path = require('node:path');
@@ -10,8 +11,14 @@ const { parseArgs } = require('node:util');
 const { build, place, root } = require('./cmake.cjs');
 
 const { values } = parseArgs({
-  options: { config: { type: 'string', default: 'Release' }, outdir: { type: 'string' } },
+  options: {
+    config: { type: 'string', default: 'Release' },
+    outdir: { type: 'string' },
+    emulated: { type: 'boolean', default: false },
+  },
 });
-const outdir = path.resolve(root, values.outdir ?? path.join('build', values.config));
-const folder = build({ config: values.config, target: 'quantaria' });
-place(path.join(folder, 'quantaria.node'), path.join(outdir, 'quantaria.node'));
+const variant = values.emulated ? 'emulated' : values.config;
+const outdir = path.resolve(root, values.outdir ?? path.join('build', variant));
+const target = values.emulated ? 'quantaria_emulated' : 'quantaria';
+const folder = build({ config: values.config, target });
+place(path.join(folder, `${target}.node`), path.join(outdir, 'quantaria.node'));

@@ -4,6 +4,7 @@
 #include "addon/bits.h"
 #include "addon/compare.h"
 #include "addon/decoder.h"
+#include "addon/devices.h"
 #include "addon/files.h"
 #include "addon/gptq.h"
 #include "addon/hadamard.h"
@@ -97,6 +98,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_hadamard(env, exports);
   define_files(env, exports, *this);
   define_info(env, exports);
+  define_devices(env, exports);
 }
 
 std::pair<Napi::Promise, Settle> Environment::promise(Napi::Env env, Napi::Object keep) {

@@ -12,6 +12,7 @@
 #include "addon/weight.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/device.h"
 #include "ops/dequant_matmul/dequant_matmul.h"
 #include "ops/gemm/dense_factor.h"
 
@@ -51,7 +52,9 @@ Napi::Value product(const Napi::CallbackInfo& info, const Tensor& x, int64_t in,
   inputs.push_back(x);
   std::optional<ConstMatrix> bias;
   if (!bias_value.IsNull() && !bias_value.IsUndefined()) {
-    const Tensor tensor = TensorHandle::get(bias_value, "bias");
+    const Tensor tensor = TensorHandle::get_anywhere(bias_value, "bias");
+    if (tensor.device != x.device)
+      fail(ErrorCode::device, "bias is on ", tensor.device->id(), ", x on ", x.device->id());
     if (!is_float(tensor.dtype))
       fail(ErrorCode::dtype, "bias: ", name_of(tensor.dtype), ", a float dtype expected");
     if (tensor.shape.size() != 1 || tensor.elements() != out || !tensor.contiguous())
@@ -63,8 +66,8 @@ Napi::Value product(const Napi::CallbackInfo& info, const Tensor& x, int64_t in,
   if (!is_float(dtype)) fail(ErrorCode::dtype, "outDtype: ", name_of(dtype), ", a float dtype expected");
   Shape shape(x.shape.begin(), x.shape.end() - 1);
   shape.push_back(out);
-  const Tensor y = empty(cpu::device(), dtype, shape);
-  cpu::device().enqueue(std::move(inputs), {y}, [=, body = std::move(body)] {
+  const Tensor y = empty(*x.device, dtype, shape);
+  x.device->enqueue(std::move(inputs), {y}, [=, body = std::move(body)] {
     if (y.elements() > 0) body({rows, bias, {y.data(), dtype, rows.rows, out, out, 1}});
   });
   return TensorHandle::make(info.Env(), y);
@@ -72,24 +75,51 @@ Napi::Value product(const Napi::CallbackInfo& info, const Tensor& x, int64_t in,
 
 /// matmul(x, w, transposed, bias | null, outDtype, compute): w [in, out], or [out, in] if transposed
 Napi::Value matmul(const Napi::CallbackInfo& info) {
-  const Tensor x = TensorHandle::get(info[0], "x");
-  const Tensor w = TensorHandle::get(info[1], "weight");
+  const Tensor x = TensorHandle::get_anywhere(info[0], "x");
+  const Tensor w = TensorHandle::get_anywhere(info[1], "weight");
   check_floats(w, "weight");
+  if (x.device != w.device)
+    fail(ErrorCode::device, "x is on ", x.device->id(), ", weight on ", w.device->id());
   if (w.shape.size() != 2) fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", a matrix expected");
   const Tensor right = to_bool(info[2], "transposed") ? transposed(w) : w;
   const ops::Operand operand = to_operand(info[5]);
   if (operand == ops::Operand::int8) fail(ErrorCode::unsupported, "compute: int8 needs a quantized weight");
+  if (x.device != &cpu::device()) {
+    return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4],
+                   [=, &device = cuda::of(x.device)](const Operands& o) {
+                     device.kernels().gemm(device.stream(), o.x, as_matrix(right), o.added(), o.y);
+                   });
+  }
   return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4], [=](const Operands& o) {
     const ops::DenseFactor factor(as_matrix(right), operand == ops::Operand::bfloat16);
     ops::linear(cpu::device().pool(), o.x, factor, o.added(), o.y);
   });
 }
 
+Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
+                           const std::shared_ptr<const StoredWeight>& weight, ops::Operand operand) {
+  if (operand == ops::Operand::int8)
+    fail(ErrorCode::unsupported, "compute: int8 on ", x.device->id(), ", for which there is no kernel");
+  const bool rounded = operand == ops::Operand::bfloat16;
+  return product(
+      info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
+      [=, &device = cuda::of(x.device)](const Operands& o) {
+        const ops::DeviceWeight coded = weight->coded();
+        const cuda::Kernels& kernels = device.kernels();
+        const auto workspace =
+            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, coded.matrix, rounded));
+        kernels.dequant_matmul(device.stream(), o.x, coded, o.added(), o.y, rounded, workspace->data());
+      });
+}
+
 /// linear(x, weight, bias | null, outDtype, compute)
 Napi::Value linear(const Napi::CallbackInfo& info) {
-  const Tensor x = TensorHandle::get(info[0], "x");
-  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[1], "weight");
+  const Tensor x = TensorHandle::get_anywhere(info[0], "x");
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get_anywhere(info[1], "weight");
+  if (x.device != weight->packed.device)
+    fail(ErrorCode::device, "x is on ", x.device->id(), ", weight on ", weight->packed.device->id());
   const ops::Operand operand = to_operand(info[4]);
+  if (x.device != &cpu::device()) return linear_by_cuda(info, x, weight, operand);
   if (operand == ops::Operand::int8 && weight->int8_obstacle != nullptr)
     fail(ErrorCode::unsupported, weight->int8_obstacle);
   return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {

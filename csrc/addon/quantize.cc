@@ -11,8 +11,10 @@
 #include "addon/stored_form.h"
 #include "addon/stored_parts.h"
 #include "addon/tensor_handle.h"
+#include "addon/weight.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/device.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/quantize/quantize.h"
 
@@ -201,6 +203,16 @@ MakeValues dequantizer_of(Napi::Value scheme) {
                              {"llm.int8", llm_int8_values}});
 }
 
+Napi::Value dequantize_by_cuda(const Napi::CallbackInfo& info, cuda::Device& device, DType dtype) {
+  const StoredWeight weight = to_weight(info[0], info[1], info[2]);
+  Tensor values = empty(device, dtype, {weight.out, weight.in});
+  device.enqueue(weight.tensors, {values}, [=, &device] {
+    if (values.elements() > 0)
+      device.kernels().dequantize(device.stream(), weight.coded(), dtype, values.data());
+  });
+  return TensorHandle::make(info.Env(), std::move(values));
+}
+
 /// dequantize(scheme, stored, shape, dtype): dtype [out, in]
 Napi::Value dequantize(const Napi::CallbackInfo& info) {
   const Shape shape = to_shape(info[2], "shape");
@@ -208,6 +220,8 @@ Napi::Value dequantize(const Napi::CallbackInfo& info) {
   const DType dtype = to_dtype(info[3], "dtype");
   if (!is_float(dtype)) fail(ErrorCode::dtype, "dtype: ", name_of(dtype), ", a float dtype expected");
   Parts parts(info[1]);
+  const Tensor& packed = TensorHandle::get_anywhere(field(info[1], "packed"), "packed");
+  if (packed.device != &cpu::device()) return dequantize_by_cuda(info, cuda::of(packed.device), dtype);
   const DequantizeBody body = dequantizer_of(info[0])(info[0], parts, shape[0], shape[1], dtype);
   Tensor values = empty(cpu::device(), dtype, shape);
   cpu::device().enqueue(parts.taken(), {values}, [=] {

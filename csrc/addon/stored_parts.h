@@ -6,6 +6,7 @@
 
 #include "addon/arguments.h"
 #include "addon/tensor_handle.h"
+#include "core/device.h"
 
 /// The tensors of a quantized weight's stored form.
 namespace quantaria::addon {
@@ -15,23 +16,27 @@ T* pointer(const Tensor& tensor) {
   return tensor.storage ? tensor.data_as<T>() : nullptr;
 }
 
-/// A part of a stored form that must be there, contiguous, of that dtype and that many elements.
+/// Parts of a stored form that must be there, contiguous, of a dtype and a number of elements, all on one
+/// device.
 class Parts {
  public:
   explicit Parts(Napi::Value stored) : stored_(stored) {}
 
   Tensor take(const char* name, DType dtype, int64_t elements) {
-    const Tensor& tensor = TensorHandle::get(field(stored_, name), name);
+    const Tensor& tensor = TensorHandle::get_anywhere(field(stored_, name), name);
     if (tensor.dtype != dtype)
       fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", ", name_of(dtype), " expected");
     if (!tensor.contiguous() || tensor.elements() != elements)
       fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements,
            " contiguous elements expected");
+    if (!taken_.empty() && tensor.device != device())
+      fail(ErrorCode::device, name, " is on ", tensor.device->id(), ", the rest on ", device()->id());
     taken_.push_back(tensor);
     return tensor;
   }
   bool has(const char* name) const { return !field(stored_, name).IsUndefined(); }
   const std::vector<Tensor>& taken() const { return taken_; }
+  Device* device() const { return taken_.front().device; }
 
  private:
   Napi::Value stored_;

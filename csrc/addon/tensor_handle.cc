@@ -4,6 +4,7 @@
 
 #include "addon/arguments.h"
 #include "core/device.h"
+#include "cpu/device.h"
 
 namespace quantaria::addon {
 namespace {
@@ -17,7 +18,7 @@ struct Payload {
 };
 
 Napi::Value tensor_info(const Napi::CallbackInfo& info) {
-  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  const Tensor& tensor = TensorHandle::get_anywhere(info[0], "tensor");
   Napi::Array shape = Napi::Array::New(info.Env(), tensor.shape.size());
   for (uint32_t i = 0; i < tensor.shape.size(); ++i) shape.Set(i, static_cast<double>(tensor.shape[i]));
   Napi::Object result = Napi::Object::New(info.Env());
@@ -29,34 +30,34 @@ Napi::Value tensor_info(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value tensor_slice(const Napi::CallbackInfo& info) {
-  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  const Tensor& tensor = TensorHandle::get_anywhere(info[0], "tensor");
   return TensorHandle::make_view(info.Env(),
                                  slice(tensor, to_integer(info[1], "dim"), to_integer(info[2], "start"),
                                        to_integer(info[3], "end"), to_integer(info[4], "step", 1)));
 }
 
 Napi::Value tensor_select(const Napi::CallbackInfo& info) {
-  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  const Tensor& tensor = TensorHandle::get_anywhere(info[0], "tensor");
   return TensorHandle::make_view(info.Env(),
                                  select(tensor, to_integer(info[1], "dim"), to_integer(info[2], "index")));
 }
 
 Napi::Value tensor_transposed(const Napi::CallbackInfo& info) {
-  return TensorHandle::make_view(info.Env(), transposed(TensorHandle::get(info[0], "tensor")));
+  return TensorHandle::make_view(info.Env(), transposed(TensorHandle::get_anywhere(info[0], "tensor")));
 }
 
 // A shape's getters may run JavaScript, which may dispose the tensor: it is taken after them.
 Napi::Value tensor_reshape(const Napi::CallbackInfo& info) {
   Shape shape = to_shape(info[1], "shape");
   return TensorHandle::make_view(info.Env(),
-                                 reshaped(TensorHandle::get(info[0], "tensor"), std::move(shape)));
+                                 reshaped(TensorHandle::get_anywhere(info[0], "tensor"), std::move(shape)));
 }
 
 Napi::Value tensor_bitcast(const Napi::CallbackInfo& info) {
   const DType dtype = to_dtype(info[1], "dtype");
   Shape shape = to_shape(info[2], "shape");
-  return TensorHandle::make_view(info.Env(),
-                                 bitcast(TensorHandle::get(info[0], "tensor"), dtype, std::move(shape)));
+  return TensorHandle::make_view(
+      info.Env(), bitcast(TensorHandle::get_anywhere(info[0], "tensor"), dtype, std::move(shape)));
 }
 
 Napi::Value tensor_dispose(const Napi::CallbackInfo& info) {
@@ -100,10 +101,17 @@ TensorHandle& TensorHandle::unwrap(Napi::Value value, const char* name) {
   return *Unwrap(value.As<Napi::Object>());
 }
 
-const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
+const Tensor& TensorHandle::get_anywhere(Napi::Value value, const char* name) {
   const TensorHandle& handle = unwrap(value, name);
   if (!handle.tensor_) fail(ErrorCode::disposed, name, ": the tensor was disposed");
   return *handle.tensor_;
+}
+
+const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
+  const Tensor& tensor = get_anywhere(value, name);
+  if (tensor.device != &cpu::device())
+    fail(ErrorCode::unsupported, name, " is on ", tensor.device->id(), ", for which there is no kernel");
+  return tensor;
 }
 
 void TensorHandle::dispose(Napi::Env env) {

@@ -29,6 +29,10 @@ class TensorHandle : public Napi::ObjectWrap<TensorHandle> {
   static TensorHandle& unwrap(Napi::Value value, const char* name);
 
   /// The tensor behind a value. ERR_ARGUMENT if it is not a handle, ERR_DISPOSED if it was disposed.
+  static const Tensor& get_anywhere(Napi::Value value, const char* name);
+
+  /// The same for operations that have kernels for the CPU alone: ERR_UNSUPPORTED for a tensor that lives
+  /// elsewhere.
   static const Tensor& get(Napi::Value value, const char* name);
 
   bool disposed() const { return !tensor_; }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "addon/arguments.h"
+#include "addon/devices.h"
 #include "addon/environment.h"
 #include "addon/tensor_handle.h"
 #include "core/allocator.h"
@@ -26,45 +27,55 @@ Napi::Value from_bytes(const Napi::CallbackInfo& info) {
   return TensorHandle::make(info.Env(), std::move(tensor));
 }
 
-/// tensorZeros(dtype, shape)
+/// tensorZeros(dtype, shape, device)
 Napi::Value zeros(const Napi::CallbackInfo& info) {
-  Tensor tensor = empty(cpu::device(), to_dtype(info[0], "dtype"), to_shape(info[1], "shape"));
-  cpu::device().enqueue({}, {tensor},
-                        [tensor] { std::memset(tensor.data(), 0, static_cast<size_t>(tensor.bytes())); });
+  Device& device = to_device(info[2], "device");
+  Tensor tensor = empty(device, to_dtype(info[0], "dtype"), to_shape(info[1], "shape"));
+  device.enqueue({}, {tensor}, [tensor] { tensor.device->zero(tensor.data(), tensor.bytes()); });
   return TensorHandle::make(info.Env(), std::move(tensor));
 }
 
-/// tensorEmpty(dtype, shape): undefined contents, for a caller that writes all of it
+/// tensorEmpty(dtype, shape, device): undefined contents, for a caller that writes all of it
 Napi::Value make_empty(const Napi::CallbackInfo& info) {
+  Device& device = to_device(info[2], "device");
   return TensorHandle::make(info.Env(),
-                            empty(cpu::device(), to_dtype(info[0], "dtype"), to_shape(info[1], "shape")));
+                            empty(device, to_dtype(info[0], "dtype"), to_shape(info[1], "shape")));
+}
+
+/// tensorTo(tensor, device): contiguous, a copy
+Napi::Value to(const Napi::CallbackInfo& info) {
+  const Tensor source = TensorHandle::get_anywhere(info[0], "tensor");
+  return TensorHandle::make(info.Env(), transferred(source, to_device(info[1], "device")));
 }
 
 /// tensorCopy(tensor, dtype): contiguous, in the asked dtype.
 Napi::Value copy(const Napi::CallbackInfo& info) {
-  const Tensor source = TensorHandle::get(info[0], "tensor");
-  Tensor target = empty(cpu::device(), to_dtype(info[1], "dtype"), source.shape);
-  cpu::device().enqueue({source}, {target},
-                        [source, target] { copy_tensor(cpu::device().pool(), source, target); });
+  const Tensor source = TensorHandle::get_anywhere(info[0], "tensor");
+  Tensor target = empty(*source.device, to_dtype(info[1], "dtype"), source.shape);
+  source.device->enqueue({source}, {target}, [source, target] { copy_on_device(source, target); });
   return TensorHandle::make(info.Env(), std::move(target));
 }
 
 /// tensorCopyInto(source, target): into a view of the target; shapes and dtypes must agree.
 Napi::Value copy_into(const Napi::CallbackInfo& info) {
-  const Tensor source = TensorHandle::get(info[0], "source");
-  const Tensor target = TensorHandle::get(info[1], "target");
+  const Tensor source = TensorHandle::get_anywhere(info[0], "source");
+  const Tensor target = TensorHandle::get_anywhere(info[1], "target");
+  if (source.device != target.device)
+    fail(ErrorCode::device, "source is on ", source.device->id(), ", target on ", target.device->id());
   if (!target.storage->writable()) fail(ErrorCode::argument, "target: a view of a file cannot be written");
   if (source.shape != target.shape)
     fail(ErrorCode::shape, "source ", to_string(source.shape), " does not fit target ",
          to_string(target.shape));
   if (source.dtype != target.dtype)
     fail(ErrorCode::dtype, "source ", name_of(source.dtype), ", target ", name_of(target.dtype));
-  cpu::device().enqueue({source}, {target},
-                        [source, target] { copy_tensor(cpu::device().pool(), source, target); });
+  source.device->enqueue({source}, {target}, [source, target] { copy_on_device(source, target); });
   return info.Env().Undefined();
 }
 
 void copy_out(const Tensor& source, const Bytes& target) {
+  if (source.contiguous()) return source.device->copy_out(source.data(), target.data, target.size);
+  if (source.device != &cpu::device())
+    fail(ErrorCode::unsupported, "a view with gaps cannot be read from ", source.device->id());
   Tensor out = source;
   out.storage = std::make_shared<Storage>(nullptr, target.data, target.size, true);
   out.offset = 0;
@@ -74,7 +85,7 @@ void copy_out(const Tensor& source, const Bytes& target) {
 
 /// tensorRead(tensor, arrayBuffer): a promise that settles when the buffer holds the tensor's bits.
 Napi::Value read(const Napi::CallbackInfo& info) {
-  const Tensor source = TensorHandle::get(info[0], "tensor");
+  const Tensor source = TensorHandle::get_anywhere(info[0], "tensor");
   const Bytes target = to_bytes(info[1], "buffer");
   if (target.size != source.bytes())
     fail(ErrorCode::shape, "buffer: ", target.size, " bytes, ", source.bytes(), " expected");
@@ -84,20 +95,21 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     fail(ErrorCode::out_of_memory, "buffer: ", target.size,
          " bytes cannot be filled, the machine has not that much left");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env(), info[1].As<Napi::Object>());
-  cpu::device().post([source, target, settle = settle] {
+  source.device->post([source, target, settle = settle] {
     std::shared_ptr<const Error> failure = source.storage->failure();
-    cpu::device().told(failure);
+    source.device->told(failure);
     if (!failure && target.size > 0) failure = failure_of([&] { copy_out(source, target); });
     settle(failure, nullptr);
   });
   return promise;
 }
 
-/// synchronize(): a promise that settles when the queue is empty, and rejects with the first failure that
-/// no read has told of.
+/// synchronize(device): a promise that settles when its queue is empty, and rejects with the first failure
+/// that no read has told of.
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
+  Device& device = to_device(info[0], "device");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
-  cpu::device().post([settle = settle] { settle(cpu::device().take_failure(), nullptr); });
+  device.post([&device, settle = settle] { settle(device.take_failure(), nullptr); });
   return promise;
 }
 
@@ -107,6 +119,7 @@ void define_tensor_ops(Napi::Env env, Napi::Object exports) {
   exports.Set("tensorFromBytes", Napi::Function::New<guarded<from_bytes>>(env));
   exports.Set("tensorEmpty", Napi::Function::New<guarded<make_empty>>(env));
   exports.Set("tensorZeros", Napi::Function::New<guarded<zeros>>(env));
+  exports.Set("tensorTo", Napi::Function::New<guarded<to>>(env));
   exports.Set("tensorCopy", Napi::Function::New<guarded<copy>>(env));
   exports.Set("tensorCopyInto", Napi::Function::New<guarded<copy_into>>(env));
   exports.Set("tensorRead", Napi::Function::New<guarded<read>>(env));

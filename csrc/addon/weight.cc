@@ -34,6 +34,7 @@ void arrange(const StoredWeight& weight, const ops::WeightProducts& products, bo
 /// What is known of a kind of weight before its tensors hold values, and its products when they do.
 struct Products {
   std::function<ops::WeightProducts()> products;
+  std::function<ops::DeviceWeight()> coded;
   const char* int8_obstacle = "compute: int8 needs a weight of integers";
 };
 
@@ -45,13 +46,16 @@ Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const Tensor scales = parts.take("scales", DType::float32, count);
   const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
   const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
-  const auto products = [=] {
-    return ops::int_products(
-        s,
-        {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros), pointer<int32_t>(index)},
-        out, in);
+  if (index.storage && index.device != &cpu::device())
+    fail(ErrorCode::unsupported, "a weight whose columns name their groups (act-order) on ",
+         index.device->id(), ", for which there is no kernel");
+  const auto parts_of = [=]() -> ops::ConstIntStored {
+    return {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros),
+            pointer<int32_t>(index)};
   };
-  return {products, ops::int8_obstacle(s, parts.has("groupIndex"), in)};
+  return {[=] { return ops::int_products(s, parts_of(), out, in); },
+          [=] { return ops::coded_int(s, parts_of(), out, in); },
+          ops::int8_obstacle(s, parts.has("groupIndex"), in)};
 }
 
 Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
@@ -67,19 +71,20 @@ Products codebook_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t 
   } else {
     absmax = parts.take("absmax", DType::float32, blocks);
   }
-  return {[=] {
-    return ops::codebook_products(s,
-                                  {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
-                                   pointer<float>(scales), pointer<float>(offset)},
-                                  out, in);
-  }};
+  const auto parts_of = [=]() -> ops::ConstCodebookStored {
+    return {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes), pointer<float>(scales),
+            pointer<float>(offset)};
+  };
+  return {[=] { return ops::codebook_products(s, parts_of(), out, in); },
+          [=] { return ops::coded_codebook(s, parts_of(), out, in); }};
 }
 
 Products fp8_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, s.per_row ? out : 1);
-  return {[=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
+  return {[=] { return ops::fp8_products(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); },
+          [=] { return ops::coded_fp8(s, pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
 }
 
 Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
@@ -90,15 +95,20 @@ Products mx_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const Tensor scales = parts.take("scales", DType::uint8, out * blocks);
   const Tensor pre_scale = s.pre_scale ? parts.take("preScale", DType::float32, out) : Tensor{};
   return {[=] {
-    return ops::mx_products(s, pointer<uint8_t>(packed), pointer<uint8_t>(scales), pointer<float>(pre_scale),
-                            out, in);
-  }};
+            return ops::mx_products(s, pointer<uint8_t>(packed), pointer<uint8_t>(scales),
+                                    pointer<float>(pre_scale), out, in);
+          },
+          [=] {
+            return ops::coded_mx(s, pointer<uint8_t>(packed), pointer<uint8_t>(scales),
+                                 pointer<float>(pre_scale), out, in);
+          }};
 }
 
 Products llm_int8_weight(Napi::Value, Parts& parts, int64_t out, int64_t in) {
   const Tensor packed = parts.take("packed", DType::uint8, out * ops::packed_row_bytes(in, 8));
   const Tensor scales = parts.take("scales", DType::float32, out);
-  return {[=] { return ops::llm_int8_products(pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
+  return {[=] { return ops::llm_int8_products(pointer<uint8_t>(packed), pointer<float>(scales), out, in); },
+          [=] { return ops::coded_llm_int8(pointer<uint8_t>(packed), pointer<float>(scales), out, in); }};
 }
 
 using MakeProducts = Products (*)(Napi::Value, Parts&, int64_t, int64_t);
@@ -118,13 +128,14 @@ MakeProducts products_of(Napi::Value scheme) {
 /// ownsStorage(tensor): whether its bytes may be put into another order: it has all of a storage, which can
 /// be written and which no other handle shows.
 Napi::Value owns_storage(const Napi::CallbackInfo& info) {
-  const Tensor& tensor = TensorHandle::get(info[0], "tensor");
+  const Tensor& tensor = TensorHandle::get_anywhere(info[0], "tensor");
   const bool owned = tensor.storage->writable() && tensor.contiguous() && tensor.offset == 0 &&
                      tensor.bytes() == tensor.storage->bytes() && !tensor.storage->shared();
   return Napi::Boolean::New(info.Env(), owned);
 }
 
-/// A weight of a scheme and its stored form. Throws on anything that does not fit together.
+}  // namespace
+
 StoredWeight to_weight(Napi::Value scheme, Napi::Value stored, Napi::Value dims) {
   const Shape shape = to_shape(dims, "shape");
   if (shape.size() != 2) fail(ErrorCode::shape, "shape: ", to_string(shape), ", [out, in] expected");
@@ -134,13 +145,13 @@ StoredWeight to_weight(Napi::Value scheme, Napi::Value stored, Napi::Value dims)
   std::vector<Tensor> constants;
   for (const char* const part : {"scales", "absmax", "zeros"}) {
     if (!parts.has(part)) continue;
-    const Tensor& tensor = TensorHandle::get(field(stored, part), part);
+    const Tensor& tensor = TensorHandle::get_anywhere(field(stored, part), part);
     if (size_of(tensor.dtype) == 4) constants.push_back(tensor);
   }
   std::vector<Tensor> arranged = constants;
   arranged.push_back(packed);
   for (const Tensor& tensor : arranged)
-    if (!tensor.storage->writable())
+    if (tensor.device == &cpu::device() && !tensor.storage->writable())
       fail(ErrorCode::argument, "stored: tensors that can be written expected");
   return {shape[0],
           shape[1],
@@ -148,9 +159,12 @@ StoredWeight to_weight(Napi::Value scheme, Napi::Value stored, Napi::Value dims)
           std::move(constants),
           parts.taken(),
           std::move(products.products),
+          std::move(products.coded),
           products.int8_obstacle,
           to_text(field(scheme, "kind"), "kind") == "llm.int8"};
 }
+
+namespace {
 
 /// weight(scheme, stored, shape): a handle for products
 Napi::Value make_weight(const Napi::CallbackInfo& info) {
@@ -164,10 +178,11 @@ Napi::Value dispose_weight(const Napi::CallbackInfo& info) {
 }
 
 /// arrange(weight, tiled): brings the codes into the order of products, or of rows. Nothing happens to a
-/// weight that is multiplied by rows.
+/// weight that is multiplied by rows, as on CUDA devices.
 Napi::Value arrange_weight(const Napi::CallbackInfo& info) {
-  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[0], "weight");
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get_anywhere(info[0], "weight");
   const bool tiled = to_bool(info[1], "tiled");
+  if (weight->packed.device != &cpu::device()) return info.Env().Undefined();
   std::vector<Tensor> arranged = weight->constants;
   arranged.push_back(weight->packed);
   cpu::device().enqueue(weight->tensors, std::move(arranged), [=] {
@@ -199,11 +214,19 @@ bool WeightHandle::is(Napi::Value value) {
          ours;
 }
 
-std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
+std::shared_ptr<const StoredWeight> WeightHandle::get_anywhere(Napi::Value value, const char* name) {
   if (!is(value)) fail(ErrorCode::argument, name, ": a quantized weight expected");
   const WeightHandle& handle = *Unwrap(value.As<Napi::Object>());
   if (!handle.weight_) fail(ErrorCode::disposed, name, ": the quantized weight was disposed");
   return handle.weight_;
+}
+
+std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
+  std::shared_ptr<const StoredWeight> weight = get_anywhere(value, name);
+  if (weight->packed.device != &cpu::device())
+    fail(ErrorCode::unsupported, name, " is on ", weight->packed.device->id(),
+         ", for which there is no kernel");
+  return weight;
 }
 
 void WeightHandle::dispose(Napi::Value value) {

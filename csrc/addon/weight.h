@@ -8,6 +8,7 @@
 
 #include "addon/environment.h"
 #include "core/tensor.h"
+#include "ops/dequant_matmul/coded_matrix.h"
 #include "ops/dequant_matmul/dequant_matmul.h"
 
 namespace quantaria::addon {
@@ -20,6 +21,7 @@ struct StoredWeight {
   std::vector<Tensor> constants;  // those that may lie in tiles like the codes: scales or absmax first, zeros
   std::vector<Tensor> tensors;    // all, for the queue
   std::function<ops::WeightProducts()> products;  // on the queue, when the tensors hold values
+  std::function<ops::DeviceWeight()> coded;       // the same as CUDA kernels take it
   const char* int8_obstacle;                      // why there are no int8 products; null if there are
   bool llm_int8;                                  // of that scheme: constants are its scales
 
@@ -30,6 +32,9 @@ struct StoredWeight {
   /// On the queue: brings the codes into the order that products read.
   ops::WeightProducts arrange_tiles() const;
 };
+
+/// A weight of a scheme and its stored form, on any device. Throws on anything that does not fit together.
+StoredWeight to_weight(Napi::Value scheme, Napi::Value stored, Napi::Value dims);
 
 /// The native side of a quantized weight while products use it: made once, so that a product need not take
 /// scheme and tensors apart again. Opaque, with a type tag, like TensorHandle.
@@ -43,6 +48,10 @@ class WeightHandle : public Napi::ObjectWrap<WeightHandle> {
   static bool is(Napi::Value value);
 
   /// The weight behind a value. ERR_ARGUMENT if it is not a handle, ERR_DISPOSED if it was disposed.
+  static std::shared_ptr<const StoredWeight> get_anywhere(Napi::Value value, const char* name);
+
+  /// The same for operations that have kernels for the CPU alone: ERR_UNSUPPORTED for a weight that lives
+  /// elsewhere.
   static std::shared_ptr<const StoredWeight> get(Napi::Value value, const char* name);
 
   static void dispose(Napi::Value value);

@@ -1,7 +1,9 @@
 #include "core/device.h"
 
+#include <future>
 #include <utility>
 
+#include "core/allocator.h"
 #include "core/attempt.h"
 
 namespace quantaria {
@@ -34,6 +36,31 @@ Tensor empty(Device& device, DType dtype, Shape shape) {
   tensor.strides = row_major(shape);
   tensor.shape = std::move(shape);
   return tensor;
+}
+
+Tensor transferred(const Tensor& source, Device& device) {
+  if (!source.contiguous())
+    fail(ErrorCode::shape, "a view of shape ", to_string(source.shape), " with gaps cannot go to ",
+         device.id());
+  static const auto staging = std::make_shared<HostAllocator>();
+  Tensor target = empty(device, source.dtype, source.shape);
+  // The source may be rearranged in place as soon as its own queue goes on.
+  const std::shared_ptr<std::byte> staged = staging->allocate(source.bytes());
+  auto arrival = std::make_shared<std::promise<std::shared_ptr<const Error>>>();
+  source.device->post([source, target, staged, arrival] {
+    std::shared_ptr<const Error> failure = source.storage->failure();
+    if (!failure)
+      failure = failure_of([&] { source.device->copy_out(source.data(), staged.get(), source.bytes()); });
+    target.storage->set_tiled(source.storage->tiled());
+    arrival->set_value(std::move(failure));
+  });
+  // Queued second: whatever two threads transfer in opposite directions, some wait is for a task that is
+  // already running.
+  device.enqueue({}, {target}, [target, staged, arrival] {
+    if (const std::shared_ptr<const Error> failure = arrival->get_future().get()) throw Error(*failure);
+    target.device->copy_in(staged.get(), target.data(), target.bytes());
+  });
+  return target;
 }
 
 }  // namespace quantaria

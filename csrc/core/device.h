@@ -21,6 +21,12 @@ class Device {
   /// Runs `task` after everything that was given before. It must not throw.
   virtual void post(std::function<void()> task) = 0;
 
+  /// Bytes of host memory to and from this device's. For tasks of its queue; they return when the bytes are
+  /// there.
+  virtual void copy_in(const std::byte* host, std::byte* to, int64_t bytes) = 0;
+  virtual void copy_out(const std::byte* from, std::byte* host, int64_t bytes) = 0;
+  virtual void zero(std::byte* to, int64_t bytes) = 0;
+
   /// Queues an operation that reads `inputs` and writes `outputs`. If an input is invalid, the outputs take
   /// over its failure and `body` is not run; if `body` throws, they take that. Either way the failure
   /// surfaces where the outputs are read, or at the next synchronize.
@@ -38,5 +44,9 @@ class Device {
 
 /// A contiguous tensor with undefined contents.
 Tensor empty(Device& device, DType dtype, Shape shape);
+
+/// The same values on another device, once both queues have come to it. `source` must be contiguous
+/// (ERR_SHAPE).
+Tensor transferred(const Tensor& source, Device& device);
 
 }  // namespace quantaria

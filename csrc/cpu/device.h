@@ -20,6 +20,9 @@ class Device final : public quantaria::Device {
   const std::string& id() const override { return id_; }
   std::shared_ptr<Storage> allocate(int64_t bytes) override;
   void post(std::function<void()> task) override { queue_.post(std::move(task)); }
+  void copy_in(const std::byte* host, std::byte* to, int64_t bytes) override;
+  void copy_out(const std::byte* from, std::byte* host, int64_t bytes) override;
+  void zero(std::byte* to, int64_t bytes) override;
 
   /// For the bodies of operations. Read on the queue thread only.
   ThreadPool& pool() { return *pool_; }

@@ -63,7 +63,7 @@ export function matmul(a: Tensor, b: Tensor, opts?: MatmulOptions): Tensor {
  * @param x `[..., in]`, float32, float16 or bfloat16
  * @param weight `[out, in]`
  * @param opts.compute what products run in. `auto`: bfloat16 for bfloat16 activations (and bfloat16 or quantized weights),
- *   else float32. `int8` quantizes the activations symmetrically over each of the weight's groups, for integer weights.
+ *   else float32; on CUDA the activations' own dtype, and integers are never rounded. `int8` quantizes the activations symmetrically over each of the weight's groups, for integer weights.
  *   A weight of LLM.int8 has its own product for `auto` and `int8`: outlier columns in float32, the rest in integers
  * @returns `[..., out]`
  * @throws QuantariaError `ERR_SHAPE`, `ERR_DTYPE`, `ERR_ARGUMENT`; `ERR_UNSUPPORTED` for int8 products of other weights
@@ -130,7 +130,7 @@ function denseProducts(compute: Compute, x: Tensor, weight: Tensor): Compute {
   return x.dtype === 'bfloat16' && weight.dtype === 'bfloat16' ? 'bfloat16' : 'float32';
 }
 
-/** float16 products run in float32: it holds them exactly, and no CPU has sums in float32 of float16 operands. */
+/** On the CPU float16 products run in float32: it holds them exactly, and no CPU has sums in float32 of float16 operands. */
 function quantizedProducts(compute: Compute, x: Tensor, weight: QuantizedTensor): Compute {
   if (compute === 'int8' && weight.scheme.kind !== 'int') {
     throw new QuantariaError(
@@ -139,5 +139,7 @@ function quantizedProducts(compute: Compute, x: Tensor, weight: QuantizedTensor)
     );
   }
   if (compute !== 'auto') return compute;
-  return x.dtype === 'bfloat16' ? 'bfloat16' : 'float32';
+  // Tensor cores take float16 as they take bfloat16.
+  const in16Bits = x.dtype === 'bfloat16' || (x.dtype === 'float16' && weight.device !== 'cpu');
+  return in16Bits ? 'bfloat16' : 'float32';
 }

@@ -70,9 +70,10 @@ export function sequentialToGrouped(experts: SequentialExpert[]): GroupedExperts
     throw new QuantariaError('ERR_ARGUMENT', `experts: ${show(experts)} came, expected at least one expert`);
   }
   const { hidden, inter, dtype } = checkExperts(experts);
+  const device = (experts[0] as SequentialExpert).gate.device;
   const stacks = {
-    fc1: native.tensorEmpty(dtype, [experts.length, hidden, 2 * inter]),
-    fc2: native.tensorEmpty(dtype, [experts.length, inter, hidden]),
+    fc1: native.tensorEmpty(dtype, [experts.length, hidden, 2 * inter], device),
+    fc2: native.tensorEmpty(dtype, [experts.length, inter, hidden], device),
   };
   experts.forEach((matrices, expert) => {
     const places = placesOf(expert, hidden, inter);

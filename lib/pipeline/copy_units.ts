@@ -80,7 +80,7 @@ function assemble(
   dtype: DType,
   shape: readonly number[],
 ): NativeTensor {
-  const slab = native.tensorEmpty(dtype, shape);
+  const slab = native.tensorEmpty(dtype, shape, 'cpu');
   scoped((own) => {
     for (const { linear, piece } of parts) {
       const target = own(pieceView(slab, { ...piece, expert: null }));
@@ -99,7 +99,7 @@ export function assembleStack(
   const dtype = dtypeOfStored(target.dtype);
   if (!dtype || !('pieces' in target.from))
     throw new QuantariaError('ERR_DTYPE', `${target.name} is no stack of weights`);
-  const stack = native.tensorEmpty(dtype, [end - start, ...target.shape.slice(1)]);
+  const stack = native.tensorEmpty(dtype, [end - start, ...target.shape.slice(1)], 'cpu');
   scoped((own) => {
     for (const { linear, piece } of 'pieces' in target.from ? target.from.pieces : []) {
       if (piece.expert === null || piece.expert < start || piece.expert >= end) continue;

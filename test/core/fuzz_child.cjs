@@ -78,7 +78,7 @@ async function main() {
   const all = targets(raw ? binding : quantaria);
   if (raw)
     for (const shape of [[4], [3, 4], [2, 2, 2]])
-      for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape));
+      for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape, 'cpu'));
   const writer = new quantaria.SafetensorsWriter('model.safetensors', [
     { name: 'w', dtype: 'F32', shape: [3, 4] },
   ]);

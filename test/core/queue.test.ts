@@ -182,7 +182,7 @@ test.each([
     const held: ReturnType<typeof native.tensorEmpty>[] = [];
     try {
       throwsCode(() => {
-        while (held.length * bytes < 2 * totalmem()) held.push(native.tensorEmpty('uint8', [bytes]));
+        while (held.length * bytes < 2 * totalmem()) held.push(native.tensorEmpty('uint8', [bytes], 'cpu'));
       }, 'ERR_OUT_OF_MEMORY');
       expect(held.length * bytes).toBeLessThan(totalmem());
       expect(held.length).toBeGreaterThan(0);

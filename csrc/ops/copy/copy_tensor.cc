@@ -1,6 +1,8 @@
 #include "ops/copy/copy_tensor.h"
 
 #include "core/error.h"
+#include "cpu/device.h"
+#include "cuda/device.h"
 #include "ops/copy/copy.h"
 
 namespace quantaria {
@@ -19,7 +21,27 @@ void copy_flat(ThreadPool& pool, const Tensor& source, const Tensor& target, int
                  {target.data() + done * size_of(target.dtype), target.dtype, 1, rest, rest, 1});
 }
 
+/// Kernels share the work out by themselves: one launch for what is flat, else one for each matrix.
+void copy_by_cuda(cuda::Device& device, const Tensor& source, const Tensor& target) {
+  const int64_t count = source.elements();
+  const auto copy = device.kernels().copy;
+  if (source.contiguous() && target.contiguous()) {
+    copy(device.stream(), {source.data(), source.dtype, 1, count, count, 1},
+         {target.data(), target.dtype, 1, count, count, 1});
+  } else if (source.shape.size() <= 2) {
+    copy(device.stream(), as_matrix(source), as_matrix(target));
+  } else {
+    for (int64_t i = 0; i < source.shape[0]; ++i)
+      copy_by_cuda(device, select(source, 0, i), select(target, 0, i));
+  }
+}
+
 }  // namespace
+
+void copy_on_device(const Tensor& source, const Tensor& target) {
+  if (target.device == &cpu::device()) return copy_tensor(cpu::device().pool(), source, target);
+  if (source.elements() > 0) copy_by_cuda(cuda::of(target.device), source, target);
+}
 
 void copy_tensor(ThreadPool& pool, const Tensor& source, const Tensor& target) {
   if (source.shape != target.shape)

@@ -9,4 +9,7 @@ namespace quantaria {
 /// strides; the rules are those of ops::copy_cast. Runs at once, on the caller's thread and the pool.
 void copy_tensor(ThreadPool& pool, const Tensor& source, const Tensor& target);
 
+/// The same by the device that both live on, in the body of an operation on its queue.
+void copy_on_device(const Tensor& source, const Tensor& target);
+
 }  // namespace quantaria

@@ -44,8 +44,8 @@ export class KeyValueCache implements Disposable {
 
   #make(k: Tensor, v: Tensor) {
     return {
-      k: native.tensorEmpty(k.dtype, [this.capacity, k.shape[1] as number]),
-      v: native.tensorEmpty(v.dtype, [this.capacity, v.shape[1] as number]),
+      k: native.tensorEmpty(k.dtype, [this.capacity, k.shape[1] as number], k.device),
+      v: native.tensorEmpty(v.dtype, [this.capacity, v.shape[1] as number], v.device),
       length: 0,
     };
   }

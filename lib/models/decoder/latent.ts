@@ -72,7 +72,7 @@ function keysAndValues(
   using perHead = expanded.reshape([tokens, heads, plain + value]);
   using values = perHead.slice(2, plain, plain + value);
   using key = rotaryKey.reshape([tokens, 1, rotary]);
-  const k = native.tensorEmpty(expanded.dtype, [tokens, heads, headDim]);
+  const k = native.tensorEmpty(expanded.dtype, [tokens, heads, headDim], expanded.device);
   return scoped((own) => {
     const stored = Tensor.native(perHead, 'expanded');
     native.tensorCopyInto(

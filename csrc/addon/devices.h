@@ -1,0 +1,15 @@
+#pragma once
+
+#include <napi.h>
+
+#include "core/device.h"
+
+namespace quantaria::addon {
+
+/// The device of an id. ERR_DEVICE if it is not there.
+Device& to_device(Napi::Value value, const char* name);
+
+/// cudaDevices(): [{id, kind, name, memoryBytes, computeCapability}]
+void define_devices(Napi::Env env, Napi::Object exports);
+
+}  // namespace quantaria::addon

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "ops/copy/copy_cuda.h"
+#include "ops/dequant_matmul/dequant_matmul_cuda.h"
+#include "ops/gemm/gemm_cuda.h"
+
+namespace quantaria::cuda {
+
+/// What CUDA devices run: the launchers of csrc/ops/*/*_cuda.cu, each documented in its header. Pointers,
+/// which a device hands out: what dispatches by device is then compiled once for builds with kernels and
+/// without.
+struct Kernels {
+  decltype(&ops::copy_cuda) copy;
+  decltype(&ops::gemm_cuda) gemm;
+  decltype(&ops::dequantize_cuda) dequantize;
+  decltype(&ops::dequant_matmul_cuda) dequant_matmul;
+  decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+};
+
+/// Linked where there are kernels only.
+const Kernels& kernels();
+
+}  // namespace quantaria::cuda

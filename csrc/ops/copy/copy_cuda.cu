@@ -1,0 +1,133 @@
+#include <algorithm>
+#include <cstddef>
+
+#include "core/dtype.h"
+#include "core/error.h"
+#include "ops/copy/cast_value.cuh"
+#include "ops/copy/copy_cuda.h"
+#include "simt/simt.h"
+
+namespace quantaria::ops {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+/// Bytes in a row, both sides aligned to 16; `rest` (under 16) bytes follow the `count` vectors.
+__global__ void __launch_bounds__(kThreads)
+    copy_bytes(const std::byte* from, std::byte* to, int64_t count, int rest) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride)
+    simt::store(reinterpret_cast<uint4*>(to) + i, simt::load(reinterpret_cast<const uint4*>(from) + i));
+  if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < rest)
+    to[count * 16 + threadIdx.x] = from[count * 16 + threadIdx.x];
+}
+
+/// Elements of one width at any strides; neighbouring threads take neighbouring columns.
+template <class Bits>
+__global__ void __launch_bounds__(kThreads)
+    copy_elements(const Bits* from, int64_t from_row, int64_t from_col, Bits* to, int64_t to_row,
+                  int64_t to_col, int64_t rows, int64_t cols) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * cols; i += stride) {
+    const int64_t r = i / cols;
+    const int64_t c = i % cols;
+    simt::store(to + r * to_row + c * to_col, simt::load(from + r * from_row + c * from_col));
+  }
+}
+
+constexpr int kTile = 32;
+
+/// One element more a row than it holds: columns are read without bank conflicts.
+template <class Bits>
+struct TransposeTile {
+  Bits element[kTile][kTile + 1];
+};
+
+/// to[r * to_row + c] = from[c * from_col + r]: rows of the source are columns here. Both are walked along
+/// their rows.
+template <class Bits>
+__global__ void __launch_bounds__(kThreads)
+    transpose(const Bits* from, int64_t from_col, Bits* to, int64_t to_row, int64_t rows, int64_t cols) {
+  auto& tile = simt::shared<TransposeTile<Bits>>();
+  const int x = static_cast<int>(threadIdx.x) % kTile;
+  const int y = static_cast<int>(threadIdx.x) / kTile;
+  constexpr int kStep = kThreads / kTile;
+  const int64_t tiles_across = (cols + kTile - 1) / kTile;
+  const int64_t tiles = tiles_across * ((rows + kTile - 1) / kTile);
+  for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
+    const int64_t r0 = t / tiles_across * kTile;
+    const int64_t c0 = t % tiles_across * kTile;
+    for (int i = y; i < kTile; i += kStep)
+      if (r0 + x < rows && c0 + i < cols)
+        tile.element[i][x] = simt::load(from + (c0 + i) * from_col + r0 + x);
+    __syncthreads();  // the tile is there for all
+    for (int i = y; i < kTile; i += kStep)
+      if (r0 + i < rows && c0 + x < cols) simt::store(to + (r0 + i) * to_row + c0 + x, tile.element[x][i]);
+    __syncthreads();  // all have left it
+  }
+}
+
+/// Another dtype at any strides. The dtypes are the same for all threads, so the choice costs less than the
+/// memory.
+__global__ void __launch_bounds__(kThreads) cast_elements(ConstMatrix from, Matrix to) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < to.rows * to.cols; i += stride) {
+    const int64_t r = i / to.cols;
+    const int64_t c = i % to.cols;
+    const CastValue value = load_value(from.dtype, from.data, r * from.row_stride + c * from.col_stride);
+    store_value(to.dtype, to.data, r * to.row_stride + c * to.col_stride, value);
+  }
+}
+
+/// Enough blocks to fill any GPU, few enough that each has several rounds on a small one.
+dim3 blocks_for(int64_t work) {
+  constexpr int64_t kMostBlocks = 2048;
+  return dim3(static_cast<unsigned>(std::clamp<int64_t>((work + kThreads - 1) / kThreads, 1, kMostBlocks)));
+}
+
+template <class Bits>
+void copy_same_width(simt::Stream stream, const ConstMatrix& src, const Matrix& dst) {
+  const auto* const from = reinterpret_cast<const Bits*>(src.data);
+  auto* const to = reinterpret_cast<Bits*>(dst.data);
+  if (src.row_stride == 1 && src.col_stride != 1 && dst.col_stride == 1) {
+    const int64_t tiles = ((dst.rows + kTile - 1) / kTile) * ((dst.cols + kTile - 1) / kTile);
+    simt::launch(transpose<Bits>, blocks_for(tiles * kThreads), dim3(kThreads), sizeof(TransposeTile<Bits>),
+                 stream, from, src.col_stride, to, dst.row_stride, dst.rows, dst.cols);
+  } else {
+    simt::launch(copy_elements<Bits>, blocks_for(dst.rows * dst.cols), dim3(kThreads), 0, stream, from,
+                 src.row_stride, src.col_stride, to, dst.row_stride, dst.col_stride, dst.rows, dst.cols);
+  }
+}
+
+/// Rows after rows without gaps.
+bool dense(const ConstMatrix& m) {
+  return (m.cols == 1 || m.col_stride == 1) && (m.rows == 1 || m.row_stride == m.cols);
+}
+
+bool aligned(const std::byte* place) { return reinterpret_cast<uintptr_t>(place) % 16 == 0; }
+
+}  // namespace
+
+void copy_cuda(void* opaque_stream, const ConstMatrix& src, const Matrix& dst) {
+  if (src.rows != dst.rows || src.cols != dst.cols)
+    fail(ErrorCode::shape, "cannot copy ", src.rows, " x ", src.cols, " to ", dst.rows, " x ", dst.cols);
+  if (dst.rows == 0 || dst.cols == 0) return;
+  const auto stream = static_cast<simt::Stream>(opaque_stream);
+  if (src.dtype != dst.dtype) {
+    simt::launch(cast_elements, blocks_for(dst.rows * dst.cols), dim3(kThreads), 0, stream, src, dst);
+    return;
+  }
+  const int64_t width = size_of(dst.dtype);
+  if (dense(src) && dense(dst) && aligned(src.data) && aligned(dst.data)) {
+    const int64_t bytes = dst.rows * dst.cols * width;
+    simt::launch(copy_bytes, blocks_for(bytes / 16), dim3(kThreads), 0, stream, src.data, dst.data,
+                 bytes / 16, static_cast<int>(bytes % 16));
+    return;
+  }
+  if (width == 1) return copy_same_width<uint8_t>(stream, src, dst);
+  if (width == 2) return copy_same_width<uint16_t>(stream, src, dst);
+  if (width == 4) return copy_same_width<uint32_t>(stream, src, dst);
+  copy_same_width<uint64_t>(stream, src, dst);
+}
+
+}  // namespace quantaria::ops

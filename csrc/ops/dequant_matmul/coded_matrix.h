@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/quantize/quantize.h"
+
+/// A quantized weight in device memory as CUDA kernels read it: its stored form as it is, row by row,
+/// whatever the scheme.
+namespace quantaria::ops {
+
+/// What codes of up to 8 bits stand for, before zero point and scale; and the map of nested scales.
+struct CodeTable {
+  float values[256];
+  float nested[256];
+};
+
+/// How the scale of a constant is kept.
+enum class ScaleForm : uint8_t {
+  plain,   // float32
+  e8m0,    // uint8, a power of two
+  nested,  // uint8 into the table's map, times floats[constant / 256], plus *offset
+};
+
+/// value(n, k) = (table[code(n, k)] - zero) * scale, each step rounded to float32, in the order of the CPU's
+/// dequantization; over `divisor` last.
+struct CodedMatrix {
+  int64_t out = 0;
+  int64_t in = 0;
+  const uint32_t* words = nullptr;
+  int64_t row_bits = 0;            // from the first code of a row to that of the next one
+  int bits = 0;                    // 2..8 or 16
+  int32_t first = 0;               // what code 0 of 16 bits stands for; they have no table
+  bool table_of_integers = false;  // table[code] = code + table[0]
+
+  // The constant of (n, k) is n * row_step + k / group, or that of the flat index: (n * in + k) / group.
+  bool flat = false;
+  int64_t row_step = 0;
+  int64_t group = 1;
+  const int32_t* zeros = nullptr;  // or null: none but what the table has
+
+  ScaleForm form = ScaleForm::plain;
+  const float* floats = nullptr;
+  const uint8_t* bytes = nullptr;
+  const float* offset = nullptr;
+  const float* row_divisors = nullptr;  // of e8m0: null or [out]
+  float divisor = 1;
+};
+
+/// A weight and its table, both given to kernels by value.
+struct DeviceWeight {
+  CodedMatrix matrix;
+  CodeTable table;
+};
+
+/// Weights of each kind of scheme; the pointers are to device memory. ERR_UNSUPPORTED for columns that name
+/// their groups.
+DeviceWeight coded_int(const IntScheme& scheme, const ConstIntStored& stored, int64_t out, int64_t in);
+DeviceWeight coded_codebook(const CodebookScheme& scheme, const ConstCodebookStored& stored, int64_t out,
+                            int64_t in);
+DeviceWeight coded_fp8(const Fp8Scheme& scheme, const uint8_t* packed, const float* scales, int64_t out,
+                       int64_t in);
+DeviceWeight coded_mx(const MxScheme& scheme, const uint8_t* packed, const uint8_t* scales,
+                      const float* pre_scale, int64_t out, int64_t in);
+DeviceWeight coded_llm_int8(const uint8_t* packed, const float* absmax, int64_t out, int64_t in);
+
+}  // namespace quantaria::ops

@@ -1,0 +1,95 @@
+#include "ops/dequant_matmul/dequant_matmul_cuda.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/dequant_matmul/coded_product.cuh"
+
+namespace quantaria::ops {
+namespace {
+
+constexpr int kThreads = 256;
+
+/// The sums of all splits, added up in their order: the bits do not depend on which block was done first.
+__global__ void __launch_bounds__(kThreads) add_splits(const float* partial, int splits, Epilogue epilogue) {
+  const Matrix& c = epilogue.c;
+  const int64_t count = c.rows * c.cols;
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
+    float sum = 0;
+    for (int s = 0; s < splits; ++s) sum += simt::load(partial + s * count + i);
+    epilogue.write(i / c.cols, i % c.cols, sum);
+  }
+}
+
+bool one_of_16_bits(DType dtype) { return dtype == DType::float16 || dtype == DType::bfloat16; }
+
+/// Whether the loop of tensor cores reads this weight: whole words a row, scales for whole runs of 32
+/// columns.
+bool fits_loop(const CodedMatrix& m) {
+  const bool width = m.table_of_integers ? m.bits <= 4 || m.bits == 8 : m.bits == 4 || m.bits == 8;
+  return width && !m.flat && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
+}
+
+/// Few rows leave most of a GPU idle unless the columns are shared out too: until there are two blocks for
+/// each of an A100's 108 multiprocessors, in pieces long enough to fill the stages. It depends on the shape
+/// alone, so the order of the sums does.
+int splits_of(int64_t rows, const CodedMatrix& m) {
+  if (rows > kMostFewCodedRows) return 1;
+  constexpr int64_t kWantedBlocks = 216;
+  constexpr int64_t kLeastSteps = 4;
+  constexpr int64_t kMostSplits = 16;
+  const int64_t tiles = (m.out + FewRowsTile::kTileCols - 1) / FewRowsTile::kTileCols;
+  const int64_t steps = (m.in + FewRowsTile::kStep - 1) / FewRowsTile::kStep;
+  return static_cast<int>(
+      std::clamp<int64_t>(std::min(kWantedBlocks / tiles, steps / kLeastSteps), 1, kMostSplits));
+}
+
+/// float16 has its finest steps, for its range, just below 2^15: the table's largest value is brought there
+/// by a power of two, which is returned inverted, so that its small ones keep their bits.
+float fill_float16_range(DeviceWeight& weight) {
+  float most = 0;
+  for (int i = 0; i < 1 << weight.matrix.bits; ++i)
+    if (std::isfinite(weight.table.values[i])) most = std::max(most, std::abs(weight.table.values[i]));
+  if (most == 0) return 1;
+  const int exponent = 14 - std::ilogb(most);
+  for (float& value : weight.table.values) value = std::ldexp(value, exponent);
+  return std::ldexp(1.0f, -exponent);
+}
+
+}  // namespace
+
+bool on_tensor_cores(DType x, const CodedMatrix& weight, bool rounded) {
+  return one_of_16_bits(x) && fits_loop(weight) && (weight.table_of_integers || rounded);
+}
+
+int64_t dequant_matmul_workspace(int64_t rows, DType x, const CodedMatrix& weight, bool rounded) {
+  const int splits = on_tensor_cores(x, weight, rounded) ? splits_of(rows, weight) : 1;
+  return splits > 1 ? splits * rows * weight.out * 4 : 0;
+}
+
+void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
+                         const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace) {
+  if (y.rows == 0 || y.cols == 0) return;
+  if (!on_tensor_cores(x.dtype, weight.matrix, rounded) || (x.col_stride != 1 && x.cols > 1))
+    return dequant_matmul_float32_cuda(stream, x, weight, bias, y);
+  DeviceWeight filled = weight;
+  const bool scaled = x.dtype == DType::float16 && !weight.matrix.table_of_integers;
+  const float unscale = scaled ? fill_float16_range(filled) : 1;
+  const int splits = splits_of(y.rows, weight.matrix);
+  const CodedCall call{static_cast<simt::Stream>(stream),
+                       x,
+                       filled,
+                       unscale,
+                       splits,
+                       reinterpret_cast<float*>(workspace),
+                       epilogue_of(bias, y)};
+  weight.matrix.table_of_integers ? launch_integer_product(call) : launch_table_product(call);
+  if (splits == 1) return;
+  constexpr int64_t kMostBlocks = 2048;
+  const auto blocks = std::min((y.rows * y.cols + kThreads - 1) / kThreads, kMostBlocks);
+  simt::launch(add_splits, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, call.stream,
+               static_cast<const float*>(call.partial), splits, call.epilogue);
+}
+
+}  // namespace quantaria::ops

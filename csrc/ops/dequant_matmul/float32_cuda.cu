@@ -1,0 +1,41 @@
+#include <algorithm>
+
+#include "ops/dequant_matmul/coded_value.cuh"
+#include "ops/dequant_matmul/dequant_matmul_cuda.h"
+#include "ops/gemm/fma_product.cuh"
+
+namespace quantaria::ops {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void __launch_bounds__(kThreads)
+    write_values(const __grid_constant__ CodedRows weight, DType dtype, std::byte* values) {
+  auto& shared = simt::shared<CodedRows::Shared>();
+  weight.prepare(shared);
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  const int64_t count = weight.matrix.out * weight.matrix.in;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride)
+    store_value(dtype, values, i,
+                {true, weight.value(shared, i / weight.matrix.in, i % weight.matrix.in), 0});
+}
+
+}  // namespace
+
+void dequantize_cuda(void* stream, const DeviceWeight& weight, DType dtype, std::byte* values) {
+  const int64_t count = weight.matrix.out * weight.matrix.in;
+  if (count == 0) return;
+  constexpr int64_t kMostBlocks = 2048;
+  const auto blocks = static_cast<unsigned>(std::min((count + kThreads - 1) / kThreads, kMostBlocks));
+  simt::launch(write_values, dim3(blocks), dim3(kThreads), sizeof(CodedRows::Shared),
+               static_cast<simt::Stream>(stream), CodedRows{weight.matrix, weight.table}, dtype, values);
+}
+
+void dequant_matmul_float32_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
+                                 const ConstMatrix* bias, const Matrix& y) {
+  launch_fma_product(static_cast<simt::Stream>(stream),
+                     DenseRows<true>{x.data, x.dtype, x.row_stride, x.col_stride},
+                     CodedRows{weight.matrix, weight.table}, weight.matrix.in, epilogue_of(bias, y));
+}
+
+}  // namespace quantaria::ops

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "core/matrix.h"
+#include "ops/copy/cast_value.cuh"
+
+namespace quantaria::ops {
+
+/// What becomes of a product's sum: bias added, rounded once, stored. Dtypes are the same for all threads.
+struct Epilogue {
+  const std::byte* bias;  // or null
+  DType bias_dtype;
+  int64_t bias_stride;
+  Matrix c;
+
+  __device__ void write(int64_t row, int64_t col, float sum) const {
+    if (row >= c.rows || col >= c.cols) return;
+    if (bias) sum += load_value(bias_dtype, bias, col * bias_stride).real;
+    store_value(c.dtype, c.data, row * c.row_stride + col * c.col_stride, {true, sum, 0});
+  }
+};
+
+/// bias: [1, n] or null.
+inline Epilogue epilogue_of(const ConstMatrix* bias, const Matrix& c) {
+  return {bias ? bias->data : nullptr, bias ? bias->dtype : DType::float32, bias ? bias->col_stride : 0, c};
+}
+
+}  // namespace quantaria::ops

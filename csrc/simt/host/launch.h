@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+
+#include "simt/emulator/machine.h"
+#include "simt/host/index.h"
+
+// CUDA's words for where functions run. There is no __shared__: what would be a variable for each thread here
+// must not compile (simt::shared).
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+/// From host code to kernels. The names are those of simt/cuda/launch.h.
+namespace quantaria::simt {
+
+/// Launches run at once, on the thread that asks for them.
+using Stream = void*;
+
+/// Runs kernel(arguments...) with `shared` bytes of shared memory a block. A Fault if the launch is refused
+/// or the kernel does what a GPU forbids.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, Stream,
+            Arguments... arguments) {
+  emulator::run(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
+}
+
+}  // namespace quantaria::simt
