@@ -1,0 +1,123 @@
+#include "cpu/lanes.h"
+#include "ops/gemm/dots.h"
+
+namespace quantaria::ops::QUANTARIA_ISA {
+namespace {
+
+// Elements as they are stored.
+struct Float32 {
+  using Element = float;
+  static Floats get(const float* from) { return load(from); }
+};
+struct Float16 {
+  using Element = uint16_t;
+  static Floats get(const uint16_t* from) { return load_half(from); }
+};
+struct Bfloat16 {
+  using Element = uint16_t;
+  static Floats get(const uint16_t* from) { return load_bfloat16(from); }
+};
+
+// Columns that share what is loaded of the rows, as many as leave four rows enough registers for their sums.
+constexpr int kColumns = 4 / kRegisters > 1 ? 4 / kRegisters : 1;
+constexpr int kBytesAhead = 4096;
+constexpr int kSecondLevel = 2;  // which can wait for more lines at a time than the first
+
+/// `columns` columns next to each other.
+template <class Column, int rows, int columns>
+void multiply_columns(const void* const* a, const typename Column::Element* b, int64_t stride, int64_t depth,
+                      float* c, int64_t c_stride) {
+  using Element = typename Column::Element;
+  constexpr int64_t kAhead = kBytesAhead / static_cast<int64_t>(sizeof(Element));
+  const auto row = [&](int r) { return static_cast<const float*>(a[r]); };
+  Floats sum[rows][columns];
+  for (int r = 0; r < rows; ++r)
+    for (int n = 0; n < columns; ++n) sum[r][n] = splat(0.0f);
+  int64_t k = 0;
+  for (; k + kLanes <= depth; k += kLanes) {
+    // Past a column's end: from the one that is read next.
+    const int64_t ahead = k + kAhead < depth ? k + kAhead : k + kAhead - depth + columns * stride;
+#pragma GCC unroll 4
+    for (int n = 0; n < columns; ++n) {
+      __builtin_prefetch(b + n * stride + ahead, 0, kSecondLevel);
+      const Floats value = Column::get(b + n * stride + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) sum[r][n] = multiply_add(load(row(r) + k), value, sum[r][n]);
+    }
+  }
+  for (int n = 0; n < columns && k < depth; ++n) {
+    Element last[kLanes] = {};
+    std::memcpy(last, b + n * stride + k, static_cast<size_t>(depth - k) * sizeof(Element));
+    for (int r = 0; r < rows; ++r) sum[r][n] = multiply_add(load(row(r) + k), Column::get(last), sum[r][n]);
+  }
+  for (int r = 0; r < rows; ++r)
+    for (int n = 0; n < columns; ++n) c[r * c_stride + n] = sum_of(sum[r][n]);
+}
+
+template <class Column, int rows>
+void multiply(const void* const* a, const std::byte* b, int64_t stride, int64_t depth, int64_t columns,
+              float* c, int64_t c_stride) {
+  const auto* column = reinterpret_cast<const typename Column::Element*>(b);
+  int64_t n = 0;
+  for (; n + kColumns <= columns; n += kColumns)
+    multiply_columns<Column, rows, kColumns>(a, column + n * stride, stride, depth, c + n, c_stride);
+  for (; n < columns; ++n)
+    multiply_columns<Column, rows, 1>(a, column + n * stride, stride, depth, c + n, c_stride);
+}
+
+/// Sixteen columns at a time, a sum of each lane in a register: what is contiguous is spread over the
+/// registers' lanes, and the dot products' lanes over registers.
+template <class Column, int rows>
+void multiply_rows(const void* const* a, const std::byte* b, int64_t stride, int64_t depth, int64_t columns,
+                   float* c, int64_t c_stride) {
+  using Element = typename Column::Element;
+  for (int64_t n = 0; n < columns; n += kLanes) {
+    const int64_t count = columns - n < kLanes ? columns - n : kLanes;
+    const Element* const first = reinterpret_cast<const Element*>(b) + n;
+    const auto get = [&](int64_t k) {
+      if (k >= depth) return splat(0.0f);
+      if (count == kLanes) return Column::get(first + k * stride);
+      Element some[kLanes] = {};
+      std::memcpy(some, first + k * stride, static_cast<size_t>(count) * sizeof(Element));
+      return Column::get(some);
+    };
+    for (int r = 0; r < rows; ++r) {
+      const auto* const x = static_cast<const float*>(a[r]);
+      Floats sum[kLanes];
+      for (Floats& lane : sum) lane = splat(0.0f);
+      for (int64_t k = 0; k < depth; k += kLanes)
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes; ++lane)
+          sum[lane] = multiply_add(splat(x[k + lane]), get(k + lane), sum[lane]);
+      for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) sum[lane] = sum[lane] + sum[lane + half];
+      float* const to = c + r * c_stride + n;
+      count == kLanes ? store(to, sum[0]) : store_some(to, sum[0], count);
+    }
+  }
+}
+
+template <class Column>
+constexpr void fill(Dots* (&table)[2][kMostDotRows]) {
+  Dots* const kernels[2][kMostDotRows] = {
+      {multiply<Column, 1>, multiply<Column, 2>, multiply<Column, 3>, multiply<Column, 4>},
+      {multiply_rows<Column, 1>, multiply_rows<Column, 2>, multiply_rows<Column, 3>,
+       multiply_rows<Column, 4>}};
+  for (int layout = 0; layout < 2; ++layout)
+    for (int rows = 0; rows < kMostDotRows; ++rows) table[layout][rows] = kernels[layout][rows];
+}
+
+constexpr FloatDots kernels() {
+  FloatDots dots{};
+  fill<Float32>(dots.of_float32);
+  fill<Float16>(dots.of_float16);
+  fill<Bfloat16>(dots.of_bfloat16);
+  return dots;
+}
+
+}  // namespace
+
+extern const FloatDots float_dots;
+const FloatDots float_dots = kernels();
+
+}  // namespace quantaria::ops::QUANTARIA_ISA
