@@ -109,6 +109,8 @@ export interface Native {
   moeExperts(x: NativeTensor, experts: object, routing: object, compute: string): NativeTensor;
   hessianUpdate(products: NativeTensor, x: NativeTensor): void;
   hessianValue(products: NativeTensor, samples: number): NativeTensor;
+  hessianAdd(products: NativeTensor, from: NativeTensor, factor: number): void;
+  outputError(weight: NativeTensor, values: NativeTensor | null, products: NativeTensor): Promise<number>;
   gptqQuantize(
     weight: NativeTensor,
     products: NativeTensor,

@@ -1,18 +1,18 @@
 #include "addon/gptq.h"
 
+#include <functional>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/scheme.h"
+#include "addon/stored_form.h"
 #include "addon/tensor_handle.h"
 #include "core/attempt.h"
 #include "core/device.h"
 #include "cpu/device.h"
-#include "ops/bitpack/bitpack.h"
 #include "ops/gptq/gptq.h"
 
 namespace quantaria::addon {
@@ -28,6 +28,8 @@ const Tensor& to_products(Napi::Value value) {
   return tensor;
 }
 
+std::shared_ptr<Storage> scratch(int64_t bytes) { return cpu::device().allocate(bytes); }
+
 /// hessianUpdate(products, x [..., in]): products += x^T x
 Napi::Value hessian_update(const Napi::CallbackInfo& info) {
   const Tensor products = to_products(info[0]);
@@ -38,7 +40,7 @@ Napi::Value hessian_update(const Napi::CallbackInfo& info) {
   // A tensor of no elements may claim any number of rows.
   const Tensor rows = reshaped(x, {in == 0 ? 0 : x.elements() / in, in});
   cpu::device().enqueue({products, x}, {products}, [=] {
-    ops::add_outer_products(cpu::device().pool(), as_matrix(rows), products.data_as<float>());
+    ops::add_outer_products(cpu::device().pool(), as_matrix(rows), products.data_as<float>(), scratch);
   });
   return info.Env().Undefined();
 }
@@ -55,6 +57,20 @@ Napi::Value hessian_value(const Napi::CallbackInfo& info) {
   return TensorHandle::make(info.Env(), std::move(value));
 }
 
+/// hessianAdd(products, from, factor): products += factor * from
+Napi::Value hessian_add(const Napi::CallbackInfo& info) {
+  const Tensor products = to_products(info[0]);
+  const Tensor from = to_products(info[1]);
+  if (from.shape != products.shape)
+    fail(ErrorCode::shape, "from: ", to_string(from.shape), ", ", to_string(products.shape), " expected");
+  const double factor = to_number(info[2], "factor");
+  cpu::device().enqueue({products, from}, {products}, [=] {
+    ops::add_scaled(cpu::device().pool(), from.data_as<float>(), static_cast<float>(factor),
+                    products.elements(), products.data_as<float>());
+  });
+  return info.Env().Undefined();
+}
+
 ops::GptqOptions to_options(Napi::Value value) {
   ops::GptqOptions options;
   options.act_order = to_bool(field(value, "actOrder"), "actOrder");
@@ -66,9 +82,79 @@ ops::GptqOptions to_options(Napi::Value value) {
   return options;
 }
 
-template <class T>
-T* pointer(const Tensor& tensor) {
-  return tensor.storage ? tensor.data_as<T>() : nullptr;
+/// The tensors of a stored form, handed out when they are filled.
+class Form {
+ public:
+  Tensor add(const char* name, DType dtype, Shape shape) {
+    tensors_.emplace_back(name, empty(cpu::device(), dtype, std::move(shape)));
+    return tensors_.back().second;
+  }
+  Napi::Object object(Napi::Env env) const {
+    Napi::Object tensors = Napi::Object::New(env);
+    for (const auto& [name, tensor] : tensors_) tensors.Set(name, TensorHandle::make(env, tensor));
+    return tensors;
+  }
+
+ private:
+  std::vector<std::pair<const char*, Tensor>> tensors_;
+};
+
+using Solve = std::function<ops::GptqReport(const float* products, int64_t samples)>;
+
+Solve int_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+  const ops::IntScheme s = to_int_scheme(scheme);
+  const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
+  const IntTensors to = add_int(form, w, s);
+  const bool indexed =
+      s.granularity == ops::Granularity::group && options.act_order && !options.static_groups;
+  const Tensor index = indexed ? form.add("groupIndex", DType::int32, {w.shape[1]}) : Tensor{};
+  return [=](const float* products, int64_t samples) {
+    const ops::GptqProblem problem{{m, products, samples}, to.pointers(), pointer<int32_t>(index)};
+    return ops::quantize_gptq(cpu::device().pool(), problem, s, options, scratch);
+  };
+}
+
+Solve codebook_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+  const ops::CodebookScheme s = to_codebook_scheme(scheme);
+  const ConstMatrix m = weight_matrix(w, false);
+  const CodebookTensors to = add_codebook(form, m, s);
+  return [=](const float* products, int64_t samples) {
+    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples}, s, to.pointers(), options,
+                              scratch);
+  };
+}
+
+Solve fp8_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+  const ops::Fp8Scheme s = to_fp8_scheme(scheme);
+  const ConstMatrix m = weight_matrix(w, s.per_row);
+  const Fp8Tensors to = add_fp8(form, w, s);
+  return [=](const float* products, int64_t samples) {
+    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples}, s, to.pointers(), options,
+                              scratch);
+  };
+}
+
+Solve mx_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+  const ops::MxScheme s = to_mx_scheme(scheme);
+  const ConstMatrix m = weight_matrix(w, s.pre_scale);
+  const MxTensors to = add_mx(form, w, s);
+  return [=](const float* products, int64_t samples) {
+    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples}, s, to.pointers(), options,
+                              scratch);
+  };
+}
+
+using MakeSolve = Solve (*)(const Tensor&, Napi::Value, const ops::GptqOptions&, Form&);
+
+MakeSolve solver_of(Napi::Value scheme) {
+  return choice<MakeSolve>(field(scheme, "kind"), "kind",
+                           {{"int", int_solver},
+                            {"nf4", codebook_solver},
+                            {"fp4", codebook_solver},
+                            {"e3m0", codebook_solver},
+                            {"dynamic8", codebook_solver},
+                            {"fp8", fp8_solver},
+                            {"mx", mx_solver}});
 }
 
 /// gptqQuantize(weight, products, samples, scheme, options): a promise of {stored, error, weight, damping,
@@ -80,26 +166,8 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
   if (products.shape[0] != w.shape[1])
     fail(ErrorCode::shape, "hessian: of ", products.shape[0], " columns, ", w.shape[1], " expected");
   const int64_t samples = to_integer(info[2], "samples");
-  const ops::IntScheme scheme = to_int_scheme(info[3]);
-  const ops::GptqOptions options = to_options(info[4]);
-
-  ConstMatrix m = as_matrix(w);
-  // A matrix may claim 2^50 rows without columns: where those have no constants, there is nothing to do.
-  if (m.cols == 0 && scheme.granularity != ops::Granularity::row) m.rows = 0;
-  const ops::ConstantsShape constants = ops::constants_shape(scheme, w.shape[0], w.shape[1]);
-  std::vector<std::pair<const char*, Tensor>> stored;
-  const auto add = [&](const char* name, DType dtype, Shape shape) {
-    stored.emplace_back(name, empty(cpu::device(), dtype, std::move(shape)));
-    return stored.back().second;
-  };
-  const Tensor packed =
-      add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(w.shape[1], scheme.bits)});
-  const Tensor scales = add("scales", DType::float32, {constants.rows, constants.cols});
-  const Tensor zeros =
-      scheme.symmetric ? Tensor{} : add("zeros", DType::int32, {constants.rows, constants.cols});
-  const bool indexed =
-      scheme.granularity == ops::Granularity::group && options.act_order && !options.static_groups;
-  const Tensor group_index = indexed ? add("groupIndex", DType::int32, {w.shape[1]}) : Tensor{};
+  Form stored;
+  const Solve solve = solver_of(info[3])(w, info[3], to_options(info[4]), stored);
 
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
   const auto report = std::make_shared<ops::GptqReport>();
@@ -107,22 +175,10 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
     std::shared_ptr<const Error> failure = w.storage->failure();
     if (!failure) failure = products.storage->failure();
     cpu::device().told(failure);
-    if (!failure)
-      failure = failure_of([&] {
-        const ops::GptqProblem problem{
-            m,
-            products.data_as<float>(),
-            samples,
-            {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros)},
-            pointer<int32_t>(group_index)};
-        *report = ops::quantize_gptq(cpu::device().pool(), problem, scheme, options,
-                                     [](int64_t bytes) { return cpu::device().allocate(bytes); });
-      });
+    if (!failure) failure = failure_of([&] { *report = solve(products.data_as<float>(), samples); });
     settle(failure, [=](Napi::Env env) {
-      Napi::Object tensors = Napi::Object::New(env);
-      for (const auto& [name, tensor] : stored) tensors.Set(name, TensorHandle::make(env, tensor));
       Napi::Object result = Napi::Object::New(env);
-      result.Set("stored", tensors);
+      result.Set("stored", stored.object(env));
       result.Set("error", report->error);
       result.Set("weight", report->weight);
       result.Set("damping", report->damping);
@@ -134,11 +190,44 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+/// outputError(weight, values | null, products): a promise of tr((weight - values) products (weight -
+/// values)^T)
+Napi::Value output_error(const Napi::CallbackInfo& info) {
+  const Tensor w = TensorHandle::get(info[0], "weight");
+  const bool has_values = !info[1].IsNull() && !info[1].IsUndefined();
+  const Tensor values = has_values ? TensorHandle::get(info[1], "values") : Tensor{};
+  const Tensor products = to_products(info[2]);
+  if (w.shape.size() != 2 || w.shape[1] != products.shape[0])
+    fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, ", products.shape[0], "] expected");
+  if (has_values && values.shape != w.shape)
+    fail(ErrorCode::shape, "values: ", to_string(values.shape), ", ", to_string(w.shape), " expected");
+  auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
+  const auto result = std::make_shared<double>(0);
+  cpu::device().post([=, settle = settle] {
+    std::shared_ptr<const Error> failure = w.storage->failure();
+    if (!failure && has_values) failure = values.storage->failure();
+    if (!failure) failure = products.storage->failure();
+    cpu::device().told(failure);
+    if (!failure)
+      failure = failure_of([&] {
+        const ConstMatrix a = as_matrix(w);
+        const ConstMatrix b = has_values ? as_matrix(values) : a;
+        *result =
+            ops::output_error(cpu::device().pool(), a, has_values ? &b : nullptr, products.data_as<float>(),
+                              [](int64_t bytes) { return cpu::device().allocate(bytes); });
+      });
+    settle(failure, [result](Napi::Env env) { return Napi::Value(Napi::Number::New(env, *result)); });
+  });
+  return promise;
+}
+
 }  // namespace
 
 void define_gptq(Napi::Env env, Napi::Object exports) {
   exports.Set("hessianUpdate", Napi::Function::New<guarded<hessian_update>>(env));
   exports.Set("hessianValue", Napi::Function::New<guarded<hessian_value>>(env));
+  exports.Set("hessianAdd", Napi::Function::New<guarded<hessian_add>>(env));
+  exports.Set("outputError", Napi::Function::New<guarded<output_error>>(env));
   exports.Set("gptqQuantize", Napi::Function::New<guarded<gptq_quantize>>(env));
 }
 

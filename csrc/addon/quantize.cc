@@ -8,6 +8,7 @@
 
 #include "addon/arguments.h"
 #include "addon/scheme.h"
+#include "addon/stored_form.h"
 #include "addon/stored_parts.h"
 #include "addon/tensor_handle.h"
 #include "core/device.h"
@@ -39,73 +40,39 @@ class Stored {
 
 using Body = std::function<void(ops::ErrorSums*)>;
 
-/// The weight as kernels see it. A matrix may claim 2^50 rows without columns: where rows have no constants
-/// of their own, there is nothing to do for any of them.
-ConstMatrix weight_matrix(const Tensor& w, bool constants_by_row) {
-  ConstMatrix m = as_matrix(w);
-  if (m.cols == 0 && !constants_by_row) m.rows = 0;
-  return m;
-}
-
 Body int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::IntScheme s = to_int_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
-  const ops::ConstantsShape constants = ops::constants_shape(s, w.shape[0], w.shape[1]);
-  const Tensor packed =
-      stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, s.bits)});
-  const Tensor scales = stored.add("scales", DType::float32, {constants.rows, constants.cols});
-  const Tensor zeros =
-      s.symmetric ? Tensor{} : stored.add("zeros", DType::int32, {constants.rows, constants.cols});
-  return [=](ops::ErrorSums* sums) {
-    ops::quantize_int(cpu::device().pool(), m, s,
-                      {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros)}, sums);
-  };
+  const IntTensors to = add_int(stored, w, s);
+  return [=](ops::ErrorSums* sums) { ops::quantize_int(cpu::device().pool(), m, s, to.pointers(), sums); };
 }
 
 Body codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::CodebookScheme s = to_codebook_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, false);
-  const int64_t blocks = ops::block_count(s, m.rows, m.cols);
-  const int bits = s.book == ops::Codebook::dynamic8 ? 8 : 4;
-  const Tensor packed = stored.add("packed", DType::uint8, {1, ops::packed_row_bytes(m.rows * m.cols, bits)});
-  Tensor absmax, codes, scales, offset;
-  if (s.double_quant) {
-    codes = stored.add("absmaxCodes", DType::uint8, {blocks});
-    scales =
-        stored.add("absmaxScales", DType::float32, {(blocks + ops::kNestedBlock - 1) / ops::kNestedBlock});
-    offset = stored.add("absmaxOffset", DType::float32, {1});
-  } else {
-    absmax = stored.add("absmax", DType::float32, {blocks});
-  }
-  return [=](ops::ErrorSums* sums) {
-    ops::quantize_codebook(cpu::device().pool(), m, s,
-                           {pointer<uint8_t>(packed), pointer<float>(absmax), pointer<uint8_t>(codes),
-                            pointer<float>(scales), pointer<float>(offset)},
-                           sums);
-  };
+  const CodebookTensors to = add_codebook(stored, m, s);
+  return
+      [=](ops::ErrorSums* sums) { ops::quantize_codebook(cpu::device().pool(), m, s, to.pointers(), sums); };
 }
 
 Body fp8_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.per_row);
-  const Tensor packed = stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, 8)});
-  const Tensor scales = stored.add("scales", DType::float32, {s.per_row ? w.shape[0] : 1, 1});
+  const Fp8Tensors to = add_fp8(stored, w, s);
   return [=](ops::ErrorSums* sums) {
-    ops::quantize_fp8(cpu::device().pool(), m, s, pointer<uint8_t>(packed), pointer<float>(scales), sums);
+    const ops::Fp8Stored stored_to = to.pointers();
+    ops::quantize_fp8(cpu::device().pool(), m, s, stored_to.packed, stored_to.scales, sums);
   };
 }
 
 Body mx_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::MxScheme s = to_mx_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.pre_scale);
-  const int bits = ops::mx_element_bits(s.element);
-  const int64_t blocks = (m.cols + ops::kMxBlock - 1) / ops::kMxBlock;
-  const Tensor packed = stored.add("packed", DType::uint8, {w.shape[0], ops::packed_row_bytes(m.cols, bits)});
-  const Tensor scales = stored.add("scales", DType::uint8, {w.shape[0], blocks});
-  const Tensor pre_scale = s.pre_scale ? stored.add("preScale", DType::float32, {w.shape[0], 1}) : Tensor{};
+  const MxTensors to = add_mx(stored, w, s);
   return [=](ops::ErrorSums* sums) {
-    ops::quantize_mx(cpu::device().pool(), m, s, pointer<uint8_t>(packed), pointer<uint8_t>(scales),
-                     pointer<float>(pre_scale), sums);
+    const ops::MxStored stored_to = to.pointers();
+    ops::quantize_mx(cpu::device().pool(), m, s, stored_to.packed, stored_to.scales, stored_to.pre_scale,
+                     sums);
   };
 }
 

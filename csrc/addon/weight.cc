@@ -8,6 +8,7 @@
 #include "core/device.h"
 #include "cpu/device.h"
 #include "ops/bitpack/bitpack.h"
+#include "ops/dequant_matmul/narrow_scales.h"
 #include "ops/dequant_matmul/weight_tiles.h"
 
 namespace quantaria::addon {
@@ -19,9 +20,14 @@ void arrange(const StoredWeight& weight, const ops::WeightProducts& products, bo
   const auto order = tiled ? ops::rows_to_tiles : ops::tiles_to_rows;
   ThreadPool& pool = cpu::device().pool();
   order(pool, weight.packed.data_as<uint32_t>(), products.rows, products.words_per_row);
-  if (products.groups > 1)
+  if (products.groups > 1) {
+    const int64_t count = products.rows * products.groups;
+    const Tensor& scales = weight.constants[0];
+    if (!tiled) ops::widen_scales(scales.data_as<float>(), count, storage.scale_dtype());
     for (const Tensor& constant : weight.constants)
       order(pool, constant.data_as<uint32_t>(), products.rows, products.groups);
+    if (tiled) storage.set_scale_dtype(ops::narrow_scales(scales.data_as<float>(), count));
+  }
   storage.set_tiled(tiled);
 }
 
@@ -212,7 +218,8 @@ ops::WeightProducts StoredWeight::arrange_tiles() const {
 }
 
 std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
-  return arrange_tiles().factor(operand);
+  const ops::WeightProducts weight = arrange_tiles();
+  return weight.factor(operand, packed.storage->scale_dtype());
 }
 
 ops::Operand to_operand(Napi::Value compute) {

@@ -17,7 +17,7 @@ struct StoredWeight {
   int64_t out;
   int64_t in;
   Tensor packed;
-  std::vector<Tensor> constants;  // those that may lie in tiles like the codes: scales or absmax, zeros
+  std::vector<Tensor> constants;  // those that may lie in tiles like the codes: scales or absmax first, zeros
   std::vector<Tensor> tensors;    // all, for the queue
   std::function<ops::WeightProducts()> products;  // on the queue, when the tensors hold values
   const char* int8_obstacle;                      // why there are no int8 products; null if there are

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -98,8 +99,7 @@ int64_t usable_memory(const MemoryCounters& counters) {
 }
 
 HostAllocator::~HostAllocator() {
-  for (auto& [capacity, blocks] : cache_)
-    for (std::byte* block : blocks) std::free(block);
+  for (const Kept& kept : kept_) pages_.give_back(kept.block, kept.capacity);
 }
 
 std::shared_ptr<std::byte> HostAllocator::allocate(int64_t bytes) {
@@ -107,15 +107,15 @@ std::shared_ptr<std::byte> HostAllocator::allocate(int64_t bytes) {
   std::byte* block = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    if (const auto found = cache_.find(capacity); found != cache_.end() && !found->second.empty()) {
-      block = found->second.back();
-      found->second.pop_back();
-      counters_.cached_bytes -= capacity;
-    }
+    block = take_kept(capacity);
   }
   if (block == nullptr) {
     require_fresh(bytes, capacity);
-    block = static_cast<std::byte*>(std::aligned_alloc(kAlignment, static_cast<size_t>(capacity)));
+    {
+      const std::lock_guard lock(mutex_);
+      block = take_bare(capacity);
+    }
+    if (block == nullptr) block = pages_.take(capacity);
     if (block == nullptr) fail(ErrorCode::out_of_memory, "cannot allocate ", bytes, " bytes");
   }
   if (poisoning()) std::memset(block, 0xA5, static_cast<size_t>(capacity));
@@ -146,18 +146,56 @@ void HostAllocator::require_fresh(int64_t bytes, int64_t capacity) {
        now.live_blocks, " tensors hold ", now.live_bytes, " (dispose() those that are no longer needed)");
 }
 
+/// The one that came back last: its lines may still be in a cache.
+std::byte* HostAllocator::take_kept(int64_t capacity) {
+  const auto found = by_capacity_.find(capacity);
+  if (found == by_capacity_.end() || found->second.empty()) return nullptr;
+  const Line::iterator place = found->second.back();
+  found->second.pop_back();
+  std::byte* const block = place->block;
+  kept_.erase(place);
+  counters_.cached_bytes -= capacity;
+  return block;
+}
+
+std::byte* HostAllocator::take_bare(int64_t capacity) {
+  const auto found = bare_.find(capacity);
+  if (found == bare_.end() || found->second.empty()) return nullptr;
+  std::byte* const block = found->second.back();
+  found->second.pop_back();
+  return block;
+}
+
+std::optional<HostAllocator::Kept> HostAllocator::take_surplus() {
+  if (counters_.cached_bytes <= kMaxCachedBytes) return {};
+  const Kept oldest = kept_.front();
+  by_capacity_.at(oldest.capacity).pop_front();
+  kept_.pop_front();
+  counters_.cached_bytes -= oldest.capacity;
+  return oldest;
+}
+
 void HostAllocator::release(std::byte* block, int64_t capacity) {
   {
     const std::lock_guard lock(mutex_);
     counters_.live_bytes -= capacity;
     --counters_.live_blocks;
-    if (counters_.cached_bytes + capacity <= kMaxCachedBytes) {
-      cache_[capacity].push_back(block);
-      counters_.cached_bytes += capacity;
-      return;
-    }
+    kept_.push_back({capacity, block});
+    by_capacity_[capacity].push_back(std::prev(kept_.end()));
+    counters_.cached_bytes += capacity;
   }
-  std::free(block);
+  // The system takes its time: others may go on meanwhile.
+  for (;;) {
+    std::optional<Kept> surplus;
+    {
+      const std::lock_guard lock(mutex_);
+      surplus = take_surplus();
+    }
+    if (!surplus) return;
+    if (pages_.give_back(surplus->block, surplus->capacity)) continue;
+    const std::lock_guard lock(mutex_);
+    bare_[surplus->capacity].push_back(surplus->block);
+  }
 }
 
 MemoryCounters HostAllocator::counters() const {

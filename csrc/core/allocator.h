@@ -2,10 +2,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
+
+#include "core/pages.h"
 
 namespace quantaria {
 
@@ -19,7 +24,7 @@ struct MemoryCounters {
 /// fresh page costs several times what a kernel spends on it.
 class HostAllocator : public std::enable_shared_from_this<HostAllocator> {
  public:
-  /// Freed blocks beyond this many bytes go back to the system.
+  /// Of more freed bytes than this the longest unused blocks go back to the system.
   static constexpr int64_t kMaxCachedBytes = int64_t{256} << 20;
 
   ~HostAllocator();
@@ -32,12 +37,25 @@ class HostAllocator : public std::enable_shared_from_this<HostAllocator> {
   MemoryCounters counters() const;
 
  private:
+  /// Unused blocks with their memory, in the order in which they came back.
+  struct Kept {
+    int64_t capacity;
+    std::byte* block;
+  };
+  using Line = std::list<Kept>;
+
   /// Throws ERR_OUT_OF_MEMORY unless the system has `capacity` more bytes.
   void require_fresh(int64_t bytes, int64_t capacity);
   void release(std::byte* block, int64_t capacity);
+  std::byte* take_kept(int64_t capacity);
+  std::byte* take_bare(int64_t capacity);
+  std::optional<Kept> take_surplus();
 
   mutable std::mutex mutex_;
-  std::map<int64_t, std::vector<std::byte*>> cache_;  // by capacity
+  Line kept_;
+  std::map<int64_t, std::deque<Line::iterator>> by_capacity_;  // each in that order too
+  std::map<int64_t, std::vector<std::byte*>> bare_;            // unused blocks without memory: addresses only
+  Pages pages_;
   MemoryCounters counters_{};
   int64_t unchecked_ = 0;  // fresh bytes since the last look at the system
 };

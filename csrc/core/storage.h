@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/dtype.h"
 #include "core/error.h"
 
 namespace quantaria {
@@ -40,6 +41,10 @@ class Storage {
   bool tiled() const { return tiled_; }
   void set_tiled(bool tiled) { tiled_ = tiled; }
 
+  /// Of such a weight in tiles: the dtype of its scales, which are kept narrow where that loses nothing.
+  DType scale_dtype() const { return scale_dtype_; }
+  void set_scale_dtype(DType dtype) { scale_dtype_ = dtype; }
+
  private:
   std::shared_ptr<void> owner_;
   std::byte* data_;
@@ -48,6 +53,7 @@ class Storage {
   const std::shared_ptr<const void> share_ = std::make_shared<char>();
   std::shared_ptr<const Error> failure_;
   bool tiled_ = false;
+  DType scale_dtype_ = DType::float32;
 };
 
 }  // namespace quantaria

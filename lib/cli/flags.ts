@@ -62,7 +62,11 @@ export function addOutputFlags(command: Command): Command {
   return command
     .requiredOption('--out <dir>', 'where to write')
     .option('--max-shard-size <size>', 'tensors of one output file (default: 5GB)', bytes)
-    .option('--max-memory <size>', 'memory for weights under way (default: 512MB)', bytes)
+    .option(
+      '--max-memory <size>',
+      'memory for weights under way (default: 512MB; with calibration: 2GB)',
+      bytes,
+    )
     .option('--resume', 'go on with an interrupted run')
     .addOption(deviceOption())
     .addOption(threadsOption());

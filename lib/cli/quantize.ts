@@ -8,6 +8,11 @@ import { addPlanFlags, type PlanFlags, planOptions } from './plan_flags';
 import { summaryTable } from './summary_table';
 
 interface Flags extends PlanFlags, OutputFlags {
+  text?: string;
+  tokens?: string;
+  samples?: number;
+  seqLen?: number;
+  minExpertTokens?: number;
   json?: boolean;
 }
 
@@ -21,13 +26,20 @@ export function quantize(program: Command): void {
     .option('--text <file>', 'calibration text, for methods that need one')
     .option('--tokens <file>', 'calibration token ids instead of a text')
     .option('--samples <n>', 'calibration rows (default: 128)', integer(1))
-    .option('--seq-len <n>', 'ids of a calibration row (default: 256)', integer(2));
+    .option('--seq-len <n>', 'ids of a calibration row (default: 256)', integer(2))
+    .option(
+      '--min-expert-tokens <n>',
+      'experts with fewer calibration tokens are given those of their layer too (default: 256)',
+      integer(0),
+    );
   addOutputFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
+    const { text, tokens, samples, seqLen, minExpertTokens } = flags;
     const summary = await quantizeCheckpoint(model, {
       ...planOptions(flags),
       ...outputOptions(flags),
+      ...{ text, tokens, samples, seqLen, minExpertTokens },
       signal,
       onPlan: (plan) => {
         printRemarks(plan);

@@ -3,7 +3,7 @@ import { checkDType } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeTensor, native } from '../native';
 import { QuantizedTensor } from '../quantized';
-import { type IntScheme, type QuantScheme, schemeLabel, validateScheme } from '../scheme';
+import { type QuantScheme, schemeLabel, validateScheme } from '../scheme';
 import { checkInteger, checkOptions, show, Tensor } from '../tensor';
 
 /** Square of it is the most elements that a tensor may have, 2^53. */
@@ -59,6 +59,28 @@ export class Hessian implements Disposable {
     return Tensor.wrap(native.hessianValue(Hessian.native(this, 'hessian'), this.#samples));
   }
 
+  /**
+   * @internal Adds `samples` samples that are as those of another Hessian are on average: for an expert that too few tokens
+   * reach, those that enter its layer.
+   */
+  fill(from: Hessian, samples: number): void {
+    const [products, others] = [Hessian.native(this, 'hessian'), Hessian.native(from, 'from')];
+    const count = checkInteger('samples', samples, 0, Number.MAX_SAFE_INTEGER);
+    if (from.samples === 0) throw new QuantariaError('ERR_ARGUMENT', 'from: no samples came');
+    native.hessianAdd(products, others, count / from.samples);
+    this.#samples += count;
+  }
+
+  /**
+   * @internal The squared error, summed over the samples, of the output of a linear layer `w` that has the weight `values`
+   * instead; without `values` the squared output itself.
+   * @param w `[out, in]`, float32, float16 or bfloat16
+   */
+  async outputError(w: Tensor, values: Tensor | null): Promise<number> {
+    const other = values === null ? null : Tensor.native(values, 'values');
+    return await native.outputError(Tensor.native(w, 'w'), other, Hessian.native(this, 'hessian'));
+  }
+
   dispose(): void {
     this.#products.dispose();
   }
@@ -78,11 +100,14 @@ export class Hessian implements Disposable {
 }
 
 export interface GptqOptions {
-  /** Of kind `int`, up to 8 bits. */
+  /** Of any kind but `llm.int8` and `spqr`; integers of up to 8 bits. */
   scheme: QuantScheme;
   /** Columns by falling diagonal of the Hessian. */
   actOrder?: boolean;
-  /** All grids fitted on the original weight, as with act-order they must be for a plain layout of groups. */
+  /**
+   * All grids fitted on the original weight, as with act-order they must be for a plain layout of groups. Blocks of
+   * schemes other than integers then always are.
+   */
   staticGroups?: boolean;
   /** Added to the Hessian's diagonal, times the mean of the diagonal; 0.01 if left out. */
   damping?: number;
@@ -94,6 +119,8 @@ export interface GptqResult {
   quantized: QuantizedTensor;
   /** `tr((W - Q) H (W - Q)^T)`, without damping. */
   error: number;
+  /** `tr(W H W^T)`. */
+  energy: number;
   /** Square root of `error` over `tr(W H W^T)`: the relative error of the layer's output on the samples. */
   relativeError: number;
   /** The damping that was used: more than asked for if the Hessian was not positive definite with that. */
@@ -107,12 +134,16 @@ export interface GptqResult {
  * the layer's output on the calibration samples changes least. Grids of groups are fitted when their first column is
  * reached, unless they are static; per row, column and tensor they are round-to-nearest's. The result is in the original
  * order of columns; with act-order and groups that are not static it has the part `groupIndex` int32 `[in]`.
+ *
+ * Blocks of code books and MX are fitted in the same way, where they start with a row, their constants are stored by
+ * themselves, and neither act-order nor static groups are asked for. Elsewhere (fp8, blocks that span rows, `doubleQuant`,
+ * the factors of `preScale`) the constants are round-to-nearest's.
  * Runs on the device's queue.
  * @param w `[out, in]`, float32, float16 or bfloat16
  * @param hessian of `in` features, with at least one sample
  * @throws QuantariaError (as a rejection) `ERR_ARGUMENT`, also for NaN or infinity in the weight (with the position) or in the
  *   calibration states (with the column), `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DISPOSED`, `ERR_OUT_OF_MEMORY`;
- *   `ERR_UNSUPPORTED` for schemes other than integers of 2 to 8 bits
+ *   `ERR_UNSUPPORTED` for 16-bit integers, `llm.int8` and `spqr`
  */
 export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): Promise<GptqResult> {
   const weight = Tensor.native(w, 'w');
@@ -145,18 +176,19 @@ export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): 
   return {
     quantized: QuantizedTensor.fromStored(scheme, w.shape, Object.fromEntries(tensors)),
     error,
+    energy,
     relativeError: error > 0 ? Math.sqrt(error / energy) : 0,
     damping,
     deadColumns,
   };
 }
 
-function checkScheme(value: unknown): IntScheme {
+function checkScheme(value: unknown): QuantScheme {
   const scheme = validateScheme(value);
-  if (scheme.kind !== 'int' || scheme.bits === 16) {
+  if (scheme.kind === 'llm.int8' || scheme.kind === 'spqr' || (scheme.kind === 'int' && scheme.bits === 16)) {
     throw new QuantariaError(
       'ERR_UNSUPPORTED',
-      `scheme: ${schemeLabel(scheme)} came, GPTQ takes kind "int" of 2 to 8 bits`,
+      `scheme: ${schemeLabel(scheme)} came, GPTQ takes kind "int" of 2 to 8 bits, code books, "fp8" and "mx"`,
     );
   }
   return scheme;

@@ -15,7 +15,7 @@ import { Tensor } from '../tensor';
 import { DecoderWeights, type OuterWeights } from './decoder_weights';
 
 /** Ids that go through a layer together. */
-const BATCH_IDS = 4096;
+export const BATCH_IDS = 4096;
 
 /** Rows of ids of one length, `count * length` of them. */
 export interface IdRows {
@@ -83,7 +83,7 @@ export class Decoder implements Disposable {
     const states: Tensor[] = [];
     try {
       for (let begin = 0; begin < rows.ids.length; begin += perBatch) {
-        states.push(this.#embed(rows.ids.subarray(begin, begin + perBatch)));
+        states.push(this.embed(rows.ids.subarray(begin, begin + perBatch)));
       }
       for (let layer = 0; layer < this.shape.layers; ++layer) {
         hooks.signal?.throwIfAborted();
@@ -124,7 +124,7 @@ export class Decoder implements Disposable {
     return new ResidentDecoder(
       this,
       layers,
-      (ids) => this.#embed(ids),
+      (ids) => this.embed(ids),
       (x) => this.#finalNorm(x),
     );
   }
@@ -153,7 +153,8 @@ export class Decoder implements Disposable {
     this.weights[Symbol.dispose]();
   }
 
-  #embed(ids: Int32Array): Tensor {
+  /** The states that enter the first layer, `[ids, hidden]`. */
+  embed(ids: Int32Array): Tensor {
     using tensor = Tensor.from(ids, [ids.length], { dtype: 'int32' });
     return embed(this.outer.embedding, tensor, this.dtype);
   }
@@ -218,7 +219,8 @@ export class ResidentDecoder implements Disposable {
   }
 }
 
-async function checkFinite(x: Tensor, where: string, batch: number): Promise<void> {
+/** @throws QuantariaError (as a rejection) `ERR_FORMAT` naming where states are not finite */
+export async function checkFinite(x: Tensor, where: string, batch: number): Promise<void> {
   const floats = x.dtype === 'float32' ? null : x.cast('float32');
   try {
     const { nonFinite } = await native.compare(Tensor.native(floats ?? x, 'states'), null);

@@ -9,7 +9,7 @@ import type { NativeTensor } from '../native';
 import { Journal, type UnitResult } from './journal';
 
 /** Holds everything unfinished, so that nothing half-written ever has a final name. */
-const WORK = '.quantaria';
+export const WORK = '.quantaria';
 /** As long as it is there, the run is unfinished. */
 const JOURNAL = path.join(WORK, 'journal.jsonl');
 const SYNC_BYTES = 1e9;

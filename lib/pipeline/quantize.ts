@@ -4,7 +4,9 @@ import { type Entry, layoutShards } from '../checkpoint/layout';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
 import { QuantariaError } from '../errors';
 import type { TargetTensor } from '../models';
+import type { Usage } from '../recipe';
 import { version } from '../version';
+import { type LayerResult, type PreparedCalibration, prepareCalibration } from './calibration';
 import { carriedFiles } from './carry';
 import { isComplete } from './complete';
 import { readConfigText, withMembers } from './config_file';
@@ -12,18 +14,22 @@ import { copyUnits, pieceUnits } from './copy_units';
 import { fingerprintOf } from './fingerprint';
 import { isUnfinished, OutputDirectory, removeWork } from './output';
 import {
+  isCalibrated,
   type PlannedTensor,
   planQuantization,
   type QuantizePlan,
   type QuantizePlanOptions,
 } from './quantize_plan';
-import { type QuantizeResult, quantizeUnits } from './quantize_units';
-import { REPORT_FILE, type Report, type ReportTensor } from './report';
+import { isQuantized, type QuantizeResult, quantizeUnits } from './quantize_units';
+import { type MatrixCalibration, REPORT_FILE, type Report, type ReportTensor } from './report';
+import type { RowOptions } from './rows';
 import { PeakRss } from './rss';
 import { type Progress, runUnits, type WorkUnit } from './run';
 
-export interface QuantizeOptions extends QuantizePlanOptions {
+export interface QuantizeOptions extends QuantizePlanOptions, RowOptions {
   out: string;
+  /** Calibration: an expert with fewer tokens is given those that enter its layer too. */
+  minExpertTokens?: number;
   maxShardBytes?: number;
   maxMemoryBytes?: number;
   resume?: boolean;
@@ -46,6 +52,7 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
   using source = await openCheckpoint(model);
   try {
     const plan = await planQuantization(source, options);
+    using prepared = await prepareCalibration(source, plan, options);
     const shards = layoutShards(entryGroups(plan.tensors), options.maxShardBytes);
     const fingerprint = fingerprintOf(source, {
       tensors: plan.tensors.map(({ name, scheme, entries, reason }) => [name, scheme, entries, reason]),
@@ -54,9 +61,10 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
       format: plan.format.name,
       config: plan.formatConfig,
       shards: shards.map(({ file, bytes }) => [file, bytes]),
+      ...(prepared && { calibration: prepared.identity }),
     });
     const finished = options.resume ? await finishedReport(options.out, fingerprint, shards) : null;
-    const report = finished ?? (await run(source, plan, shards, fingerprint, options));
+    const report = finished ?? (await run(source, plan, prepared, shards, fingerprint, options));
     return { ...report, seconds: (performance.now() - began) / 1000, peakRssBytes: rss.stop() };
   } finally {
     rss.stop();
@@ -66,12 +74,20 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
 async function run(
   source: Checkpoint,
   plan: QuantizePlan,
+  prepared: PreparedCalibration | null,
   shards: ReturnType<typeof layoutShards>,
   fingerprint: string,
   options: QuantizeOptions,
 ): Promise<Report> {
   options.onPlan?.(plan);
-  const units = [...quantizeUnits(source, plan), ...keepUnits(source, plan)];
+  const members = plan.tensors.filter(isQuantized);
+  const calibrated = prepared === null ? [] : members.filter((member) => isCalibrated(member, plan.model));
+  const rounded = members.filter((member) => !calibrated.includes(member));
+  const units = [
+    ...quantizeUnits(source, plan, rounded),
+    ...keepUnits(source, plan),
+    ...(prepared?.calibration.units(plan, calibrated) ?? []),
+  ];
   const output = await OutputDirectory.open(options.out, shards, units, {
     fingerprint,
     resume: options.resume ?? false,
@@ -82,7 +98,7 @@ async function run(
       signal: options.signal,
       onProgress: options.onProgress,
     });
-    const report = reportOf(source, plan, fingerprint, results as Map<string, QuantizeResult>);
+    const report = reportOf(source, plan, prepared, fingerprint, results as Map<string, QuantizeResult>);
     const { quantizationConfig, configPatch, files } = plan.formatConfig;
     const config = withMembers(await readConfigText(source.directory), {
       ...configPatch,
@@ -127,12 +143,15 @@ function keepUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[] {
 function reportOf(
   source: Checkpoint,
   plan: QuantizePlan,
+  prepared: PreparedCalibration | null,
   fingerprint: string,
-  results: ReadonlyMap<string, QuantizeResult>,
+  results: ReadonlyMap<string, QuantizeResult & Partial<LayerResult>>,
 ): Report {
   const errors = new Map<string, number>();
+  const calibration = new Map<string, MatrixCalibration>();
   for (const result of results.values()) {
     for (const [name, error] of Object.entries(result.errors ?? {})) errors.set(name, error);
+    for (const [name, own] of Object.entries(result.calibration ?? {})) calibration.set(name, own);
   }
   const isUnruled = unruledTargets(plan);
   const tensors = plan.tensors.map(
@@ -144,6 +163,7 @@ function reportOf(
       bytes,
       reason,
       ruled: !isUnruled(target),
+      ...(calibration.has(target.name) && { calibration: calibration.get(target.name) }),
     }),
   );
   const quantized = tensors.filter(({ scheme }) => scheme !== null).length;
@@ -161,8 +181,20 @@ function reportOf(
     kept: tensors.length - quantized,
     warnings: plan.warnings,
     notes: plan.notes,
+    ...(prepared && { calibration: prepared.summary, usage: usageOf(prepared, results) }),
     tensors,
   };
+}
+
+/** Tokens of each expert, from the layers that were calibrated. */
+function usageOf(
+  { summary }: PreparedCalibration,
+  results: ReadonlyMap<string, Partial<LayerResult>>,
+): Usage | undefined {
+  const layers = [...results].flatMap(([key, { counts }]) =>
+    counts ? [{ layer: Number(key.split(' ').at(-1)), counts }] : [],
+  );
+  return layers.length > 0 ? { tokens: summary.tokens, layers } : undefined;
 }
 
 /** Tells the tensors that are, or hold, a weight that no rule matches. Norms, biases and the like are no recipe's business. */

@@ -37,6 +37,12 @@ export interface QuantizePlanOptions {
   targetBits?: number;
   /** Module of one expert's projection: `mlp.experts.{expert}.{projection}`. */
   expertTemplate?: string;
+  /** GPTQ: columns by falling diagonal of the Hessian. */
+  actOrder?: boolean;
+  /** GPTQ: grids of groups are fitted on the original weight. */
+  staticGroups?: boolean;
+  /** GPTQ: added to the Hessian's diagonal, times its mean; default 0.01. */
+  damping?: number;
 }
 
 /** What becomes of one tensor of the output: quantized into `entries`, or kept as the one in `entries`. */
@@ -49,6 +55,8 @@ export interface PlannedTensor {
   linear: Linear | null;
   target: TargetTensor;
   scheme: QuantScheme | null;
+  /** It is stored with the group of each column. */
+  groupIndex?: boolean;
   entries: (Entry & { region?: { index: number; start: number; step: number; count: number } })[];
   /** Index of the recipe's rule that decided; null if none did. */
   rule: number | null;
@@ -59,7 +67,9 @@ export interface PlannedTensor {
 
 export interface QuantizePlan {
   model: ModelMap;
-  method: string;
+  method: Method;
+  /** Settings of GPTQ, as the format can hold what comes of them. */
+  gptq: { actOrder: boolean; staticGroups: boolean; damping: number };
   format: Format;
   modelDtype: DType;
   recipe: ModelPlan['recipe'];
@@ -74,7 +84,12 @@ export interface QuantizePlan {
   notes: string[];
 }
 
-const METHODS = ['rtn'];
+/** Those after `rtn` need calibration rows. */
+export const METHODS = ['rtn', 'gptq'] as const;
+export type Method = (typeof METHODS)[number];
+
+/** Formats with a place for the group of each column, which act-order needs unless groups are static. */
+const INDEXED_FORMATS: readonly FormatName[] = ['gptq', 'compressed-tensors'];
 
 /**
  * Decides what becomes of every tensor, and which tensors the output will hold, from names and shapes alone.
@@ -88,31 +103,33 @@ export async function planQuantization(
   await refuseQuantized(source, model);
   const usage = options.usage === undefined ? undefined : await readUsage(options.usage);
   const recipe = await resolveRecipe(options, model, usage !== undefined);
-  const method = options.method ?? recipe.method ?? 'rtn';
-  if (!METHODS.includes(method)) {
-    throw new QuantariaError('ERR_UNSUPPORTED', `method ${method}: this version has ${METHODS.join(', ')}`);
-  }
+  const method = methodOf(options.method ?? recipe.method ?? 'rtn');
   const decided = planModel(model, recipe, { usage, targetBits: options.targetBits });
   const modelDtype = dtypeOfModel(model);
   const asked = getFormat(options.format ?? recipe.format ?? 'compressed-tensors', model);
   const fits = fitAll(decided, asked, modelDtype);
+  const { gptq, notes } = gptqSettings(options, asked.name);
+  const indexed = method === 'gptq' && gptq.actOrder && !gptq.staticGroups;
 
   const quantizedExperts = [...fits].some(([linear, fit]) => linear.role === 'expert' && fit.scheme !== null);
   const targets = quantizedExperts
     ? expertTargets(model, options.expertTemplate)
     : layoutTensors(model, model.expertLayout ?? 'sequential');
   const decisions = indexDecisions(decided);
-  const drafts = targets.map((target) => draft(target, decisions, fits));
+  const drafts = targets
+    .map((target) => draft(target, decisions, fits))
+    .map((tensor) => (indexed && hasMovingGroups(tensor, model) ? { ...tensor, groupIndex: true } : tensor));
   const format = asked.settle(quantizedOf(drafts));
   const tensors = drafts.map((tensor): PlannedTensor => {
     const entries = entriesOf(tensor, format, modelDtype);
     return { ...tensor, entries, bytes: entries.reduce((sum, entry) => sum + bytesOfPart(entry), 0) };
   });
-  const context = formatContext(model, modelDtype, tensors, source, method);
+  const context = { ...formatContext(model, modelDtype, tensors, source, method), options: gptq };
   const isPlain = context.quantized.length === 0;
   return {
     model,
     method,
+    gptq,
     format,
     modelDtype,
     recipe: decided.recipe,
@@ -122,9 +139,37 @@ export async function planQuantization(
     // Where nothing is quantized, the output is the plain model that it was.
     formatConfig: isPlain ? { quantizationConfig: null, files: {} } : format.config(context),
     warnings: isPlain ? [] : format.warnings(context),
-    notes: [...model.notes, ...decided.notes],
+    notes: [...model.notes, ...decided.notes, ...(method === 'gptq' ? notes : [])],
   };
 }
+
+function methodOf(name: string): Method {
+  if ((METHODS as readonly string[]).includes(name)) return name as Method;
+  throw new QuantariaError('ERR_UNSUPPORTED', `method ${name}: this version has ${METHODS.join(', ')}`);
+}
+
+const DEFAULT_DAMPING = 0.01;
+
+function gptqSettings(
+  { actOrder = false, staticGroups = false, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
+  format: FormatName,
+): Pick<QuantizePlan, 'gptq' | 'notes'> {
+  if (!actOrder || staticGroups || INDEXED_FORMATS.includes(format)) {
+    return { gptq: { actOrder, staticGroups, damping }, notes: [] };
+  }
+  const note = `act-order: ${format} has no place for the group of each column; groups are static`;
+  return { gptq: { actOrder, staticGroups: true, damping }, notes: [note] };
+}
+
+/** Whether the weight is one of the decoder's, which calibration reaches. */
+export const isCalibrated = ({ layer, linear }: Pick<Draft, 'layer' | 'linear'>, model: ModelMap): boolean =>
+  linear !== null && layer !== null && layer < model.layers && linear.role !== 'vision';
+
+const hasMovingGroups = (tensor: Draft, model: ModelMap): boolean =>
+  tensor.scheme?.kind === 'int' &&
+  tensor.scheme.bits !== 16 &&
+  tensor.scheme.granularity === 'group' &&
+  isCalibrated(tensor, model);
 
 /** Quantizing what is quantized already would lose twice. */
 async function refuseQuantized(source: Checkpoint, model: ModelMap): Promise<void> {
@@ -242,15 +287,16 @@ function draftOther(target: TargetTensor, decisions: Decisions, fits: ReadonlyMa
 }
 
 function quantizedOf(tensors: readonly Draft[]): FormatContext['quantized'] {
-  return tensors.flatMap(({ name: module, linear, scheme }) =>
-    linear !== null && scheme !== null ? [{ module, linear, scheme }] : [],
+  return tensors.flatMap(({ name: module, linear, scheme, groupIndex }) =>
+    linear !== null && scheme !== null ? [{ module, linear, scheme, groupIndex }] : [],
   );
 }
 
 function entriesOf(tensor: Draft, format: Format, modelDtype: DType): PlannedTensor['entries'] {
   const { name, dtype, shape } = tensor.target;
   if (tensor.scheme === null || tensor.linear === null) return [{ name, dtype, shape }];
-  return format.entries(tensor.name, tensor.scheme, tensor.linear.shape, modelDtype);
+  const { scheme, linear, groupIndex } = tensor;
+  return format.entries(tensor.name, scheme, linear.shape, modelDtype, { groupIndex });
 }
 
 function formatContext(

@@ -8,13 +8,15 @@ import type { Linear } from '../models';
 import { type NativeTensor, native } from '../native';
 import { pieceView } from '../ops/pieces';
 import { quantizeMatrix } from '../ops/quantize';
+import type { QuantizedTensor } from '../quantized';
 import { Tensor } from '../tensor';
 import type { UnitResult } from './journal';
 import type { Write } from './output';
 import type { PlannedTensor, QuantizePlan } from './quantize_plan';
 import type { WorkUnit } from './run';
 
-type Planned = PlannedTensor & { linear: Linear; scheme: NonNullable<PlannedTensor['scheme']> };
+/** A tensor that is quantized. */
+export type PlannedMatrix = PlannedTensor & { linear: Linear; scheme: NonNullable<PlannedTensor['scheme']> };
 
 /** What a unit of quantization leaves in the journal. */
 export interface QuantizeResult extends UnitResult {
@@ -26,10 +28,13 @@ export interface QuantizeResult extends UnitResult {
  * Units that quantize: one for each matrix, or slab of a stack, of the source. Gate and up of an expert lie side by side in
  * one slab, whose pages are then read once.
  */
-export function quantizeUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[] {
-  const slabs = new Map<string, Planned[]>();
-  for (const tensor of plan.tensors) {
-    if (!isQuantized(tensor)) continue;
+export function quantizeUnits(
+  source: Checkpoint,
+  plan: QuantizePlan,
+  tensors: readonly PlannedMatrix[],
+): WorkUnit[] {
+  const slabs = new Map<string, PlannedMatrix[]>();
+  for (const tensor of tensors) {
     const { tensor: stored, expert } = tensor.linear.source;
     const key = `quantize ${stored} ${expert ?? ''}`;
     const members = slabs.get(key);
@@ -53,17 +58,17 @@ export function quantizeUnits(source: Checkpoint, plan: QuantizePlan): WorkUnit[
   });
 }
 
-const isQuantized = (tensor: PlannedTensor): tensor is Planned =>
+export const isQuantized = (tensor: PlannedTensor): tensor is PlannedMatrix =>
   tensor.scheme !== null && tensor.linear !== null;
 
 async function quantizeSlab(
   source: Checkpoint,
-  members: readonly Planned[],
+  members: readonly PlannedMatrix[],
   format: Format,
   modelDtype: DType,
   write: (part: Write) => Promise<void>,
 ): Promise<QuantizeResult> {
-  const [{ linear }] = members as [Planned];
+  const [{ linear }] = members as [PlannedMatrix];
   const { tensor, expert } = linear.source;
   const slab = source.view(tensor, expert === null ? undefined : [expert, expert + 1]);
   try {
@@ -81,26 +86,41 @@ async function quantizeSlab(
 
 async function quantizeMember(
   slab: NativeTensor,
-  { name, linear, scheme, entries }: Planned,
+  member: PlannedMatrix,
   format: Format,
   modelDtype: DType,
   write: (part: Write) => Promise<void>,
 ): Promise<number> {
+  const { linear, scheme } = member;
   const view = pieceView(slab, linear.source);
   const { quantized, relativeError } = quantizeMatrix(view, linear.shape, scheme);
-  const encoded = new Map<string, Tensor>();
   try {
-    for (const [part, tensor] of await format.encode(name, quantized, modelDtype)) encoded.set(part, tensor);
-    await Promise.all(
-      entries.map((entry) => write({ ...placeOf(entry, encoded.get(entry.name)), name: entry.name })),
-    );
+    await writeQuantized(member, quantized, format, modelDtype, write);
     return (await relativeError.toFloat32())[0] as number;
   } catch (error) {
     throw inTensor(linear.name, error);
   } finally {
     native.tensorDispose(view);
-    for (const tensor of [...encoded.values(), relativeError]) tensor.dispose();
+    relativeError.dispose();
     quantized.dispose();
+  }
+}
+
+/** Writes a quantized weight as its format stores it. */
+export async function writeQuantized(
+  { name, entries }: PlannedMatrix,
+  quantized: QuantizedTensor,
+  format: Format,
+  modelDtype: DType,
+  write: (part: Write) => Promise<void>,
+): Promise<void> {
+  const encoded = await format.encode(name, quantized, modelDtype);
+  try {
+    await Promise.all(
+      entries.map((entry) => write({ ...placeOf(entry, encoded.get(entry.name)), name: entry.name })),
+    );
+  } finally {
+    for (const tensor of encoded.values()) tensor.dispose();
   }
 }
 
@@ -119,7 +139,7 @@ function placeOf(entry: PlannedTensor['entries'][number], tensor: Tensor | undef
 }
 
 /** Says which tensor an error of a kernel is about. */
-function inTensor(name: string, error: unknown): unknown {
+export function inTensor(name: string, error: unknown): unknown {
   return error instanceof QuantariaError
     ? new QuantariaError(error.code, `${name}: ${error.message}`)
     : error;

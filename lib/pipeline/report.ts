@@ -1,7 +1,39 @@
+import type { Usage } from '../recipe/types';
 import type { QuantScheme } from '../scheme';
 
 /** Written beside the weights: what happened to every tensor. The same run gives the same bytes, so it holds no times. */
 export const REPORT_FILE = 'report.json';
+
+/** What calibration tells of a weight. */
+export interface MatrixCalibration {
+  /** How its codes were found: by the run's method, or rounded to nearest where that does not apply. */
+  method: string;
+  /** Calibration tokens that entered the layer. */
+  tokens: number;
+  /**
+   * Of an expert: whether its Hessian is of its own tokens, of these and those that enter its layer (there were few of its own),
+   * or of the latter alone.
+   */
+  hessian?: 'own' | 'blended' | 'layer';
+  /** Relative error of the layer's output on these tokens if it were rounded to nearest, and as it is; null without tokens. */
+  outputErrorRtn: number | null;
+  outputError: number | null;
+  /** Of the Hessian's diagonal: more than was asked for if it was not positive definite with that. */
+  damping: number | null;
+  /** Input features that no token reached. */
+  deadColumns: number;
+}
+
+/** The data and settings of a calibrated run. */
+export interface CalibrationSummary {
+  rows: number;
+  seqLen: number;
+  tokens: number;
+  actOrder: boolean;
+  staticGroups: boolean;
+  damping: number;
+  minExpertTokens: number;
+}
 
 export interface ReportTensor {
   name: string;
@@ -14,6 +46,7 @@ export interface ReportTensor {
   reason: string;
   /** Whether a rule of the recipe decided. */
   ruled: boolean;
+  calibration?: MatrixCalibration;
 }
 
 export interface Report {
@@ -30,5 +63,8 @@ export interface Report {
   kept: number;
   warnings: readonly string[];
   notes: readonly string[];
+  calibration?: CalibrationSummary;
+  /** Calibration tokens of each expert, of the layers that were calibrated. */
+  usage?: Usage;
   tensors: readonly ReportTensor[];
 }

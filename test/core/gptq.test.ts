@@ -4,6 +4,7 @@ import {
   gptq,
   Hessian,
   memory,
+  QuantizedTensor,
   type QuantScheme,
   quantize,
   setThreads,
@@ -148,6 +149,73 @@ test('error and relativeError are those of the result, and less than round-to-ne
   }
 });
 
+const ELEMENT_SCHEMES: QuantScheme[] = [
+  { kind: 'nf4', blockSize: 64 },
+  { kind: 'nf4', blockSize: 64, doubleQuant: true },
+  { kind: 'fp4', blockSize: 48 }, // blocks span rows
+  { kind: 'e3m0', blockSize: 32 },
+  { kind: 'dynamic8', blockSize: 64 },
+  { kind: 'fp8', format: 'e4m3', granularity: 'row' },
+  { kind: 'fp8', format: 'e5m2', granularity: 'tensor' },
+  { kind: 'mx', element: 'e2m1' },
+  { kind: 'mx', element: 'e4m3', preScale: true },
+  { kind: 'mx', element: 'int8', rounding: 'nearest' },
+];
+
+test('code books, fp8 and MX are stored as quantize stores them, with less error of the output', async () => {
+  const [rows, columns] = [24, 128];
+  const w = normals(rows * columns, 21);
+  const x = states([600, columns], 22);
+  using hessian = new Hessian(columns);
+  hessian.update(Tensor.from(x, [6, 100, columns]));
+  const h = hessianOf([x], columns, 6);
+  const weight = Tensor.from(w, [rows, columns]);
+  for (const scheme of ELEMENT_SCHEMES) {
+    const nearest = quantize(weight, scheme);
+    const rounded = energy(difference(w, await dequantize(nearest).toFloat32()), h, columns);
+    for (const actOrder of [false, true]) {
+      const { quantized, error } = await gptq.quantize(weight, hessian, { scheme, actOrder });
+      const described = (q: typeof nearest) =>
+        [...Object.entries(q.stored), ...Object.entries(q.parts)].map(([name, t]) => [
+          name,
+          t.dtype,
+          t.shape,
+        ]);
+      expect(described(quantized)).toEqual(described(nearest));
+      expect(quantized.scheme).toEqual(nearest.scheme);
+      const values = await dequantize(quantized).toFloat32();
+      const again = QuantizedTensor.fromParts(scheme, [rows, columns], quantized.parts);
+      expect(await dequantize(again).toFloat32()).toEqual(values);
+      const lost = energy(difference(w, values), h, columns);
+      expect(Math.abs(error / lost - 1)).toBeLessThan(1e-4);
+      expect(lost).toBeLessThan(rounded);
+    }
+  }
+});
+
+test('a block is fitted to the weights as they stand at its first column', async () => {
+  const columns = 128;
+  using hessian = new Hessian(columns);
+  hessian.update(Tensor.from(states([600, columns], 23), [600, columns]));
+  const weight = Tensor.from(normals(64 * columns, 24), [64, columns]);
+  for (const [scheme, part] of [
+    [{ kind: 'nf4', blockSize: 64 }, 'absmax'],
+    [{ kind: 'mx', element: 'e2m1' }, 'scales'],
+  ] as const) {
+    const constants = async (q: QuantizedTensor) => Array.from((await q.parts[part]!.read()) as Float32Array);
+    const nearest = await constants(quantize(weight, scheme));
+    const run = async (options: object) =>
+      constants((await gptq.quantize(weight, hessian, { scheme, ...options })).quantized);
+    const blocks = nearest.length / 64;
+    const fitted = await run({});
+    // Nothing is made up for in the first block of a row.
+    for (let i = 0; i < nearest.length; i += blocks) expect(fitted[i]).toBe(nearest[i]);
+    expect(fitted).not.toEqual(nearest);
+    expect(await run({ staticGroups: true })).toEqual(nearest);
+    expect(await run({ actOrder: true })).toEqual(nearest);
+  }
+});
+
 test('groupIndex names the group of each column by falling diagonal, and only where groups follow that order', async () => {
   const columns = 100;
   using hessian = new Hessian(columns);
@@ -199,6 +267,7 @@ test('the result does not depend on the number of threads', async () => {
 });
 
 test('empty weights and Hessians work', async () => {
+  const schemes: QuantScheme[] = [INT4, ...ELEMENT_SCHEMES];
   using none = new Hessian(0);
   none.update(Tensor.zeros([4, 0]));
   expect((await none.value().read()).length).toBe(0);
@@ -210,9 +279,11 @@ test('empty weights and Hessians work', async () => {
     [[0, 64], some],
   ];
   for (const [shape, hessian] of cases) {
-    const result = await gptq.quantize(Tensor.zeros(shape), hessian, { scheme: INT4, actOrder: true });
-    expect(result).toMatchObject({ error: 0, relativeError: 0 });
-    expect(await dequantize(result.quantized).toFloat32()).toEqual(new Float32Array(0));
+    for (const scheme of schemes) {
+      const result = await gptq.quantize(Tensor.zeros(shape), hessian, { scheme, actOrder: true });
+      expect(result).toMatchObject({ error: 0, relativeError: 0 });
+      expect(await dequantize(result.quantized).toFloat32()).toEqual(new Float32Array(0));
+    }
   }
 });
 
@@ -288,8 +359,8 @@ test('arguments are checked at once', async () => {
   await rejectsCode(run(w, {}, {}), 'ERR_ARGUMENT', /Hessian/);
   const unsupported: QuantScheme[] = [
     { kind: 'int', bits: 16, symmetric: true, granularity: 'row' },
-    { kind: 'dynamic8', blockSize: 64 },
     { kind: 'llm.int8' },
+    { kind: 'spqr', bits: 3, groupSize: 16, outlierThreshold: 0.2 },
   ];
   for (const scheme of unsupported) await rejectsCode(run(w, { scheme }), 'ERR_UNSUPPORTED', /GPTQ/);
   hessian.dispose();

@@ -21,6 +21,8 @@ import { normals } from './random';
 const [OUT, IN] = [40, 96];
 const SCHEMES: QuantScheme[] = [
   { kind: 'int', bits: 4, symmetric: false, granularity: 'group', groupSize: 32 },
+  { kind: 'int', bits: 4, symmetric: true, granularity: 'group', groupSize: 32, scaleDtype: 'float16' },
+  { kind: 'int', bits: 4, symmetric: false, granularity: 'group', groupSize: 32, scaleDtype: 'bfloat16' },
   { kind: 'int', bits: 8, symmetric: true, granularity: 'row' },
   { kind: 'int', bits: 3, symmetric: true, granularity: 'tensor' },
   { kind: 'int', bits: 16, symmetric: true, granularity: 'row' },

@@ -177,6 +177,44 @@ TEST("core: blocks are 64-byte aligned, counted while they live, and handed out 
   }
 }
 
+TEST("core: blocks of every size are whole, apart from each other, and fresh ones are given back") {
+  const auto allocator = std::make_shared<HostAllocator>();
+  // Some from the heap, some out of a slab (two slabs), some on pages of their own.
+  std::vector<std::shared_ptr<std::byte>> blocks;
+  std::vector<int64_t> sizes;
+  for (int i = 0; i < 12; ++i)
+    for (const int64_t bytes : {1000, 65'536, 70'001, 3'000'000, 9'000'000}) sizes.push_back(bytes + i);
+  sizes.push_back(20'000'000);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    blocks.push_back(allocator->allocate(sizes[i]));
+    std::memset(blocks.back().get(), static_cast<int>(i), static_cast<size_t>(sizes[i]));
+  }
+  for (size_t i = 0; i < sizes.size(); ++i)
+    for (const int64_t at : {int64_t{0}, sizes[i] / 2, sizes[i] - 1})
+      CHECK_EQ(static_cast<int>(blocks[i].get()[at]), static_cast<int>(i));
+}
+
+TEST("core: of more freed memory than is kept, what was used last stays") {
+  const auto allocator = std::make_shared<HostAllocator>();
+  const int64_t limit = HostAllocator::kMaxCachedBytes;
+  {
+    std::vector<std::shared_ptr<std::byte>> old;
+    for (int i = 0; i < 40; ++i) old.push_back(allocator->allocate(limit / 32));  // none of it is touched
+  }
+  CHECK(allocator->counters().cached_bytes <= limit);
+  CHECK(allocator->counters().cached_bytes > limit / 2);
+  const std::byte* const last = allocator->allocate(1'000'000).get();
+  CHECK(allocator->counters().cached_bytes <= limit);
+  CHECK(allocator->allocate(1'000'000).get() == last);
+  // Blocks whose memory was given back are good again.
+  std::vector<std::shared_ptr<std::byte>> again;
+  for (int i = 0; i < 40; ++i) {
+    again.push_back(allocator->allocate(limit / 32));
+    again.back().get()[i] = std::byte{1};
+  }
+  CHECK_EQ(allocator->counters().live_blocks, 40);
+}
+
 TEST("core: more than the machine has is refused, also in parts that nobody has touched") {
   const auto allocator = std::make_shared<HostAllocator>();
   CHECK(!message_of(ErrorCode::out_of_memory, [&] { allocator->allocate(10 * physical_memory()); }).empty());

@@ -292,7 +292,7 @@ TEST("activations of any dtype and layout, or rows by a list, are multiplied as 
                            products.words_per_row);
         const std::vector<float> x = integer_activations(rows, w, 4);
         for (const Operand operand : {Operand::float32, Operand::bfloat16, Operand::int8}) {
-          const std::unique_ptr<ops::Factor> factor = products.factor(operand);
+          const std::unique_ptr<ops::Factor> factor = products.factor(operand, DType::float32);
           const auto run = [&](const void* data, DType dtype, bool columns_first) {
             std::vector<float> y(static_cast<size_t>(rows * 20), NAN);
             ops::linear(pool,
@@ -338,9 +338,46 @@ TEST("activations of any dtype and layout, or rows by a list, are multiplied as 
   });
 }
 
+TEST("scales of sixteen bits give the same products as in float32, and come back as they were") {
+  ThreadPool pool(2);
+  on_each_isa([&](Isa) {
+    for (const DType dtype : {DType::float16, DType::bfloat16})
+      for (const int64_t out : {1, 16, 41}) {
+        const int64_t in = 2208;  // more groups than fit a chunk, the last one short
+        QuantizedWeight w =
+            int_weight(int_scheme(4, false, Granularity::group, 64), out, in, random_codes(3, 4), 5);
+        // 2^-20 is no normal float16, 3 * 2^20 none at all.
+        const float far = dtype == DType::float16 ? 0x1p-20f : 0x3p20f;
+        for (size_t i = 0; i < w.scales.size(); ++i)
+          w.scales[i] = i % 5 == 0 ? far : static_cast<float>(128 + i % 128) * 0x1p-9f;
+        std::vector<float> narrowed = w.scales;
+        const auto count = static_cast<int64_t>(narrowed.size());
+        CHECK(ops::narrow_scales(narrowed.data(), count) == dtype);
+        CHECK(narrowed != w.scales);
+        ops::widen_scales(narrowed.data(), count, dtype);
+        CHECK(narrowed == w.scales);
+        for (const int64_t rows : {1, 4, 9}) {
+          const std::vector<float> x = integer_activations(rows, w, 4);
+          for (const Operand operand : {Operand::float32, Operand::bfloat16, Operand::int8})
+            CHECK(multiply(pool, w, x, operand) == multiply(pool, w, x, operand, false));
+        }
+      }
+  });
+}
+
+TEST("scales that sixteen bits do not hold stay as they are") {
+  for (const float odd : {1 + 0x1p-11f, 0x1p-149f, 0x1p20f + 0x1p8f}) {
+    std::vector<float> scales(1500, 0.25f);
+    scales[1400] = odd;
+    const std::vector<float> before = scales;
+    CHECK(ops::narrow_scales(scales.data(), 1500) == DType::float32);
+    CHECK_EQ(std::memcmp(scales.data(), before.data(), 1500 * 4), 0);
+  }
+}
+
 TEST("int8 products are refused where codes are no integers or groups do not fit words") {
   const auto refused = [](const QuantizedWeight& w) {
-    CHECK_THROWS(Error, w.in_rows().factor(Operand::int8));
+    CHECK_THROWS(Error, w.in_rows().factor(Operand::int8, DType::float32));
   };
   refused(codebook_weight({Codebook::nf4, 32, false}, 4, 64, all_codes(4), 1));
   refused(fp8_weight({Float8::e4m3, true}, 4, 64, all_codes(7), 1));

@@ -15,6 +15,7 @@
 #include "numerics/float8.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/dequant_matmul/dequant_matmul.h"
+#include "ops/dequant_matmul/narrow_scales.h"
 #include "ops/dequant_matmul/weight_tiles.h"
 
 /// Quantized weights whose codes and constants are chosen freely, with the values that they stand for worked
@@ -228,25 +229,30 @@ inline QuantizedWeight mx_weight(ops::MxScheme s, int64_t out, int64_t in, const
   return w;
 }
 
-/// x [rows, in] times the weight's transpose, through poisoned memory.
+/// x [rows, in] times the weight's transpose, through poisoned memory. `narrow`: scales in 16 bits where they
+/// fit.
 inline std::vector<float> multiply(ThreadPool& pool, const QuantizedWeight& w, const std::vector<float>& x,
-                                   ops::Operand operand) {
+                                   ops::Operand operand, bool narrow = true) {
   const int64_t rows = w.in == 0 ? 0 : static_cast<int64_t>(x.size()) / w.in;
   std::vector<uint8_t> packed = w.packed;
   std::vector<float> scales = w.scales;
   std::vector<int32_t> zeros = w.zeros;
   const ops::WeightProducts products = w.products(packed.data(), scales.data(), zeros.data());
+  DType scale_dtype = DType::float32;
   if (products.tiled) {
     const auto arrange = [&](auto* words, int64_t per_row) {
       ops::rows_to_tiles(pool, reinterpret_cast<uint32_t*>(words), products.rows, per_row);
     };
     arrange(packed.data(), products.words_per_row);
-    if (products.groups > 1) arrange(scales.data(), products.groups);
+    if (products.groups > 1) {
+      arrange(scales.data(), products.groups);
+      if (narrow) scale_dtype = ops::narrow_scales(scales.data(), products.rows * products.groups);
+    }
     if (products.groups > 1 && !zeros.empty()) arrange(zeros.data(), products.groups);
   }
   std::vector<float> y(static_cast<size_t>(rows * w.out), -1234.5f);
   ops::linear(pool, {reinterpret_cast<const std::byte*>(x.data()), DType::float32, rows, w.in, w.in, 1},
-              *products.factor(operand), nullptr,
+              *products.factor(operand, scale_dtype), nullptr,
               {reinterpret_cast<std::byte*>(y.data()), DType::float32, rows, w.out, w.out, 1});
   return y;
 }

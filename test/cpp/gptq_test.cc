@@ -34,6 +34,13 @@ std::vector<double> lost(const Weight& w, const GptqResult& result) {
   return d;
 }
 
+template <class Values>
+std::vector<double> magnitudes(const Values& values) {
+  std::vector<double> found;
+  for (const auto value : values) found.push_back(std::abs(static_cast<double>(value)));
+  return found;
+}
+
 std::vector<IntScheme> all_schemes(int64_t group) {
   std::vector<IntScheme> schemes;
   for (const bool symmetric : {true, false}) {
@@ -198,6 +205,21 @@ TEST("gptq loses less of the output than round-to-nearest, also with fewer state
   }
 }
 
+TEST("gptq reports the error without the damping, however much of what was spread is due to it") {
+  const Weight w = plain_weight(40, 200, 16);
+  for (const int64_t states : {20, 1000}) {
+    const Square products = products_of(make_states(states, w.cols, 17), w.cols);
+    for (const double damping : {0.0001, 0.01, 1.0, 100.0})
+      on_every_machine([&](ThreadPool& pool) {
+        const GptqResult actual =
+            run_gptq(pool, w, as_floats(products), {.bits = 4, .group_size = 40}, {.damping = damping});
+        const double expected = energy(lost(w, actual), products, w.cols);
+        // Few states leave little of the error, and few digits of it.
+        CHECK(std::abs(actual.report.error - expected) <= (states < w.cols ? 1e-4 : 1e-5) * expected);
+      });
+  }
+}
+
 TEST("gptq raises the damping of what is not positive definite and says so") {
   const Weight w = plain_weight(20, 140, 11);
   std::vector<float> products(static_cast<size_t>(w.cols * w.cols), 2.0f);
@@ -307,7 +329,7 @@ TEST("outer products of small integers are exact, and the Hessian is their mean 
         const Square expected = products_of(x.values, x.cols);
         on_every_machine([&](ThreadPool& pool) {
           std::vector<float> products(expected.size(), 3.0f);
-          add_outer_products(pool, x.view(), products.data());
+          add_outer_products(pool, x.view(), products.data(), scratch);
           for (int64_t i = 0; i < x.cols; ++i)
             for (int64_t j = i; j < x.cols; ++j) {
               const auto at = static_cast<size_t>(i * x.cols + j);
@@ -323,6 +345,72 @@ TEST("outer products of small integers are exact, and the Hessian is their mean 
       }
 }
 
+TEST("the error of an output is tr((A - B) P (A - B)^T) for weights of any dtype and layout") {
+  for (const test::Shape shape : {test::Shape{1, 1}, {3, 17}, {600, 65}, {20, 130}, {0, 5}, {5, 0}})
+    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
+      const Weight a = make_weight(shape.rows, shape.cols, dtype, shape.cols % 2 == 0);
+      Weight b = make_weight(shape.rows, shape.cols, DType::float32, shape.cols % 2 == 1);
+      for (size_t i = 0; i < b.values.size(); ++i) b.values[i] = 0.9f * a.values[i] + 0.01f;
+      store_values(b);
+      const Square products = products_of(make_states(3 * shape.cols, shape.cols, 5), shape.cols);
+      const std::vector<float> floats = as_floats(products);
+      const std::vector<double> lost = [&] {
+        std::vector<double> d(a.values.size());
+        for (size_t i = 0; i < d.size(); ++i) d[i] = static_cast<double>(a.values[i]) - b.values[i];
+        return d;
+      }();
+      on_every_machine([&](ThreadPool& pool) {
+        const ConstMatrix other = b.view();
+        const double between = output_error(pool, a.view(), &other, floats.data(), scratch);
+        const double whole = output_error(pool, a.view(), nullptr, floats.data(), scratch);
+        const double eps = 0x1p-23 * std::sqrt(static_cast<double>(shape.cols)) + 1e-7;
+        CHECK(std::abs(between - energy(lost, products, shape.cols)) <=
+              16 * eps * energy(magnitudes(lost), magnitudes(products), shape.cols));
+        CHECK(std::abs(whole - energy(a.values, products, shape.cols)) <=
+              16 * eps * energy(magnitudes(a.values), magnitudes(products), shape.cols));
+      });
+    }
+}
+
+TEST(
+    "outer products of small integers are exact over several passes of states and with squares of many "
+    "columns") {
+  for (const test::Shape shape : {test::Shape{4300, 50}, {2113, 97}, {30, 1250}})
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      Weight x{shape.rows, shape.cols, {}, dtype, false, {}};
+      for (int64_t i = 0; i < shape.rows * shape.cols; ++i)
+        x.values.push_back(static_cast<float>(i * 37 % 19 - 9));
+      store_values(x);
+      const Square expected = products_of(x.values, x.cols);
+      on_every_machine([&](ThreadPool& pool) {
+        std::vector<float> products(expected.size(), 0.0f);
+        add_outer_products(pool, x.view(), products.data(), scratch);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < x.cols; ++i)
+          for (int64_t j = i; j < x.cols; ++j) {
+            const auto at = static_cast<size_t>(i * x.cols + j);
+            wrong += static_cast<double>(products[at]) != expected[at];
+          }
+        CHECK_EQ(wrong, 0);
+      });
+    }
+}
+
+TEST("sums are added with a factor, exactly for small integers") {
+  for (const int64_t count : {0, 1, 16384, 40000})
+    on_every_machine([&](ThreadPool& pool) {
+      std::vector<float> from(static_cast<size_t>(count));
+      std::vector<float> to(static_cast<size_t>(count));
+      for (size_t i = 0; i < from.size(); ++i) {
+        from[i] = static_cast<float>(i % 31) - 15;
+        to[i] = static_cast<float>(i % 7);
+      }
+      add_scaled(pool, from.data(), 0.25f, count, to.data());
+      for (size_t i = 0; i < from.size(); ++i)
+        CHECK_EQ(to[i], static_cast<float>(i % 7) + 0.25f * (static_cast<float>(i % 31) - 15));
+    });
+}
+
 TEST("outer products carry NaN and infinity of the states to the diagonal") {
   for (const float value : {std::nanf(""), std::numeric_limits<float>::infinity()})
     on_every_machine([&](ThreadPool& pool) {
@@ -331,7 +419,7 @@ TEST("outer products carry NaN and infinity of the states to the diagonal") {
       x[20 * 70 + 33] = value;
       std::vector<float> products(70 * 70);
       add_outer_products(pool, {reinterpret_cast<const std::byte*>(x.data()), DType::float32, 50, in, in, 1},
-                         products.data());
+                         products.data(), scratch);
       for (size_t c = 0; c < 70; ++c) CHECK_EQ(std::isfinite(products[c * 71]), c != 33);
     });
 }

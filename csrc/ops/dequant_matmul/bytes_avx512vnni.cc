@@ -52,6 +52,7 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
       const __m512 scale = _mm512_loadu_ps(tiles[t].scales + g * kLanes);
+      prefetch_scales(tiles[t].scales + g * kLanes);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
         __m512i group = sum[r][t][0];

@@ -44,6 +44,11 @@ TileView from_run(const CodedWeight& w, TileView tile, const Run& run) {
   return tile;
 }
 
+void prefetch(const void* from, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
+}
+
 class CodedFactor : public Factor {
  public:
   CodedFactor(CodedWeight weight, int tiles) : weight_(std::move(weight)), tiles_(tiles) {}
@@ -60,9 +65,10 @@ class CodedFactor : public Factor {
     }
   }
 
-  void multiply_few(FewRows* kernel, int per_step, const RowPanels& a, const TileView (&tiles)[kMostTiles],
-                    float* c) const {
+  void multiply_few(FewRows* kernel, int per_step, const RowPanels& a, int64_t panel,
+                    const TileView (&tiles)[kMostTiles], float* c) const {
     const int64_t rows = a.rows();
+    prefetch_first(panel + 1);
     bool accumulate = false;
     if (weight_.in == 0) std::fill_n(c, rows * panel_columns(), 0.0f);
     for_each_run(weight_, 0, weight_.in, [&](const Run& run) {
@@ -79,6 +85,19 @@ class CodedFactor : public Factor {
 
   const CodedWeight weight_;
   const int tiles_;
+
+ private:
+  /// Asks for where the tiles of a panel begin. Kernels ask beyond the end of a tile for the one behind it,
+  /// which is the next panel's first only.
+  void prefetch_first(int64_t panel) const {
+    const int64_t end = std::min((panel + 1) * tiles_, weight_.tiles());
+    for (int64_t tile = panel * tiles_; tile < end; ++tile) {
+      if (tile > panel * tiles_)
+        prefetch(weight_.words + tile * kTileRows * weight_.words_per_row, kWordsAhead * 4);
+      if (weight_.scales.form == GroupScales::Form::tiled)
+        prefetch(scales_of_tile(weight_, tile), kScalesAhead * 4);
+    }
+  }
 };
 
 /// float32 and bfloat16 products.
@@ -108,7 +127,7 @@ class FloatFactor final : public CodedFactor {
     TileView tiles[kMostTiles];
     views(panel, tiles);
     if (FewRows* const kernel = few(a.rows()); kernel != nullptr)
-      return multiply_few(kernel, values_per_step(micro_.operand), a, tiles, c);
+      return multiply_few(kernel, values_per_step(micro_.operand), a, panel, tiles, c);
     const auto decode = [&](int64_t step, int64_t steps) { return decode_panel(tiles, step, steps); };
     multiply_panel(micro_, a, rows, decode, c);
   }
@@ -174,7 +193,7 @@ class Int8Factor final : public CodedFactor {
     FewRows* const kernel = few(a.rows());
     TileView tiles[kMostTiles];
     views(panel, tiles);
-    if (kernel != nullptr) return multiply_few(kernel, 4, a, tiles, c);
+    if (kernel != nullptr) return multiply_few(kernel, 4, a, panel, tiles, c);
     multiply_many(a, rows, tiles, c);
   }
 

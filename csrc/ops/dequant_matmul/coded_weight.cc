@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "numerics/e8m0.h"
+#include "ops/copy/convert.h"
 #include "ops/quantize/quantize.h"
 #include "ops/quantize/weight.h"
 
@@ -39,6 +40,11 @@ void make_scales(const CodedWeight& w, int64_t first, int64_t rows, float* to) {
 
 }  // namespace
 
+const std::byte* scales_of_tile(const CodedWeight& w, int64_t tile) {
+  return reinterpret_cast<const std::byte*>(w.scales.floats) +
+         tile * kTileRows * w.groups() * size_of(w.scales.dtype);
+}
+
 TileView view_of(const CodedWeight& w, int64_t tile, int place) {
   const int64_t first = tile * kTileRows;
   const int64_t rows = std::min<int64_t>(kTileRows, w.out - first);
@@ -47,16 +53,24 @@ TileView view_of(const CodedWeight& w, int64_t tile, int place) {
   const int64_t padded = (w.words_per_row + unit - 1) / unit * unit;
   const bool full = rows == kTileRows;
   const bool tiled = w.scales.form == GroupScales::Form::tiled;
-  TileView view{w.words + first * w.words_per_row, tiled ? w.scales.floats + first * groups : nullptr,
+  const bool narrow = w.scales.dtype != DType::float32;
+  TileView view{w.words + first * w.words_per_row,
+                tiled && !narrow ? w.scales.floats + first * groups : nullptr,
                 tiled && w.zeros != nullptr ? w.zeros + first * groups : nullptr};
 
   float* memory =
-      thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat, (2 * groups + padded) * kTileRows);
+      thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat, (3 * groups + padded) * kTileRows);
   const auto take = [&](int64_t count) {
     float* const taken = memory;
     memory += count * kTileRows;
     return taken;
   };
+  if (tiled && narrow) {
+    float* const wide = take(groups);
+    convert_row(w.scales.dtype, scales_of_tile(w, tile), DType::float32, reinterpret_cast<std::byte*>(wide),
+                groups * rows);
+    view.scales = wide;
+  }
   if (!tiled || !full || w.scales.divisor != 1) {
     float* const scales = take(groups);
     if (tiled)

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "core/dtype.h"
 #include "ops/dequant_matmul/kernels.h"
 
 namespace quantaria::ops {
@@ -10,7 +12,7 @@ namespace quantaria::ops {
 /// Scales of a weight's groups of columns, however a scheme keeps them.
 struct GroupScales {
   enum class Form : uint8_t {
-    tiled,       // float32 [tile][groups][rows of the tile], as codes are (weight_tiles.h)
+    tiled,       // `dtype` [tile][groups][rows of the tile], as codes are (weight_tiles.h)
     per_tensor,  // one float32
     e8m0,        // uint8 [out][groups], powers of two over row_divisors (null: 1)
     nested,      // uint8 [out][groups] into `map`, times floats[block / nested_block], plus offset
@@ -21,7 +23,8 @@ struct GroupScales {
   const float* row_divisors = nullptr;
   const float* map = nullptr;
   float offset = 0;
-  float divisor = 1;  // of tiled scales
+  float divisor = 1;             // of tiled scales
+  DType dtype = DType::float32;  // of tiled scales: `floats` points to values of it
 };
 
 /// A quantized weight [out, in] in tiles (weight_tiles.h), as its products see it:
@@ -43,6 +46,9 @@ struct CodedWeight {
   int64_t groups() const { return in == 0 ? 0 : (in + group - 1) / group; }
   int64_t tiles() const { return (out + kTileRows - 1) / kTileRows; }
 };
+
+/// Where the scales of a tile lie, if they lie in tiles.
+const std::byte* scales_of_tile(const CodedWeight& weight, int64_t tile);
 
 /// Tile `tile`, with sixteen rows whatever it has and words padded to whole units: where it lies if it is
 /// like that already, else in memory of this thread that the next call for the same `place` (below

@@ -29,17 +29,21 @@ QUANTARIA_LANES void load_unit(const uint32_t* from, Ints (&words)[Unit<bits>::k
   for (int w = 0; w < Unit<bits>::kWords; ++w) words[w] = load(from + w * kLanes);
 }
 
-/// Asks for words some cache lines ahead, past a tile's end for those of the next one. Products of few rows
-/// wait for memory as they go; a panel is decoded in one go and then multiplied for long, so the words of the
-/// next should arrive in the meantime.
-QUANTARIA_LANES void prefetch_unit(const uint32_t* words) { __builtin_prefetch(words + 32 * kLanes); }
-// The first level's few outstanding misses are left to the loads.
-inline constexpr int kSecondLevel = 2;
-QUANTARIA_LANES void prefetch_panel(const uint32_t* words) {
-  __builtin_prefetch(words + 128 * kLanes, 0, kSecondLevel);
+/// Products of few rows wait for memory as they go: they ask for words and constants some KiB
+/// ahead (past a tile's end: for the next tile's), into the second-level cache, which can wait for more lines
+/// at a time than the first.
+constexpr int kSecondLevel = 2;
+QUANTARIA_LANES void prefetch_unit(const uint32_t* words) {
+  __builtin_prefetch(words + kWordsAhead, 0, kSecondLevel);
 }
 QUANTARIA_LANES void prefetch_scales(const float* scales) {
-  __builtin_prefetch(scales + 32 * kLanes, 0, kSecondLevel);
+  __builtin_prefetch(scales + kScalesAhead, 0, kSecondLevel);
+}
+
+/// A panel is decoded in one go and then multiplied for long, so the words of the next should arrive in the
+/// meantime.
+QUANTARIA_LANES void prefetch_panel(const uint32_t* words) {
+  __builtin_prefetch(words + 128 * kLanes, 0, kSecondLevel);
 }
 
 // ---- What codes stand for, before zero point and scale. `table` has 2^bits entries.

@@ -42,19 +42,21 @@ const uint32_t* as_words(const uint8_t* packed) { return reinterpret_cast<const 
 WeightProducts coded(CodedWeight weight) {
   WeightProducts products{true, weight.out, weight.words_per_row, 0, {}};
   if (weight.scales.form == GroupScales::Form::tiled) products.groups = weight.groups();
-  products.factor = [weight = std::move(weight)](Operand operand) {
+  products.factor = [weight = std::move(weight)](Operand operand, DType scale_dtype) {
     if (operand == Operand::int8 && !weight.integer)
       fail(ErrorCode::unsupported, "compute: int8 needs a weight of integers");
     if (operand == Operand::int8 && weight.group > kMostInt8Columns)
       fail(ErrorCode::unsupported, kInt8Overflows);
-    return make_coded_factor(weight, operand);
+    CodedWeight narrowed = weight;
+    if (narrowed.scales.form == GroupScales::Form::tiled) narrowed.scales.dtype = scale_dtype;
+    return make_coded_factor(std::move(narrowed), operand);
   };
   return products;
 }
 
 WeightProducts by_strips(int64_t out, int64_t in, int64_t words, ReadStrip read) {
   WeightProducts products{false, 1, words, 0, {}};
-  products.factor = [=](Operand operand) {
+  products.factor = [=](Operand operand, DType) {
     if (operand == Operand::int8) fail(ErrorCode::unsupported, kInt8Needs);
     return make_strip_factor(out, in, read, operand == Operand::bfloat16);
   };

@@ -19,8 +19,9 @@ struct WeightProducts {
   int64_t words_per_row = 0;
   int64_t groups = 0;
   /// ERR_UNSUPPORTED for int8 products of a weight whose codes are no integers, or whose groups do not fit
-  /// words. The factor reads the stored form, which must outlive it.
-  std::function<std::unique_ptr<Factor>(Operand)> factor;
+  /// words. The factor reads the stored form, which must outlive it. Scales in tiles may have been narrowed
+  /// (narrow_scales.h) to `scale_dtype`.
+  std::function<std::unique_ptr<Factor>(Operand, DType scale_dtype)> factor;
 };
 
 /// Why a weight of integers has no int8 products; null if it has. `indexed`: columns name their groups.

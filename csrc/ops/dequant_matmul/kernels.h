@@ -13,6 +13,11 @@ inline constexpr int kTileRows = 16;
 inline constexpr int kMostTiles = 2;    // side by side in a panel
 inline constexpr int kMostFewRows = 4;  // of the left factor that are multiplied without a decoded panel
 
+/// How far ahead of their use products of few rows ask for a tile's words and scales: what a core reads while
+/// a line is on its way.
+inline constexpr int kWordsAhead = 768;
+inline constexpr int kScalesAhead = 512;
+
 /// How codes turn into values before zero point and scale.
 enum class Decoding : uint8_t { permutation, conversion, gather };
 inline constexpr int kDecodings = 3;

@@ -96,7 +96,7 @@ void llm_int8_linear(ThreadPool& pool, const ConstMatrix& x, float threshold, co
   }
   const Addends addends(bias, columns.empty() ? nullptr : &outliers, y);
   const std::unique_ptr<Factor> factor =
-      llm_int8_products(packed, absmax, y.cols, x.cols).factor(Operand::int8);
+      llm_int8_products(packed, absmax, y.cols, x.cols).factor(Operand::int8, DType::float32);
   Product product;
   product.rows = {{reinterpret_cast<const std::byte*>(codes.data()), DType::int8, x.rows, x.cols, x.cols, 1},
                   nullptr,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/gemm/dense_factor.h"
+#include "ops/gemm/pack.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
@@ -16,8 +17,7 @@ void put(const Piece& piece, const Matrix& c, float alpha, bool accumulate) {
   for (int64_t r = 0; r < piece.rows; ++r) {
     const float* const from = piece.c[0] + r * piece.stride;
     float* const to = reinterpret_cast<float*>(c.data) + (piece.row + r) * c.row_stride + piece.column;
-    for (int64_t j = 0; j < piece.columns; ++j)
-      to[j] = accumulate ? to[j] + alpha * from[j] : alpha * from[j];
+    pack_kernels().put_row(from, piece.columns, alpha, accumulate, to);
   }
 }
 

@@ -13,6 +13,8 @@ struct PackKernels {
   /// to[r * to_stride + c] = from[r * from_stride + c] for r < rows, c < n; strides in words.
   void (*copy_rows)(const uint32_t* from, int64_t from_stride, int64_t rows, int64_t n, uint32_t* to,
                     int64_t to_stride);
+  /// to[c] = scale * from[c], or with `accumulate` to[c] + scale * from[c].
+  void (*put_row)(const float* from, int64_t n, float scale, bool accumulate, float* to);
   /// to[c] = even[c] | odd[c] << 16.
   void (*pair)(const uint16_t* even, const uint16_t* odd, int64_t n, uint32_t* to);
   /// to[c] = x[c] rounded to bfloat16, as float32.

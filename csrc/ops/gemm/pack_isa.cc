@@ -95,6 +95,14 @@ void copy_rows(const uint32_t* from, int64_t from_stride, int64_t rows, int64_t 
   }
 }
 
+void put_row(const float* from, int64_t n, float scale, bool accumulate, float* to) {
+  if (accumulate) {
+    for (int64_t c = 0; c < n; ++c) to[c] += scale * from[c];
+  } else {
+    for (int64_t c = 0; c < n; ++c) to[c] = scale * from[c];
+  }
+}
+
 void pair(const uint16_t* even, const uint16_t* odd, int64_t n, uint32_t* to) {
   for (int64_t c = 0; c < n; ++c) to[c] = even[c] | uint32_t{odd[c]} << 16;
 }
@@ -149,7 +157,7 @@ void encode_int8(const float* x, int64_t groups, int64_t length, int8_t* codes, 
 }  // namespace
 
 extern const PackKernels pack_kernels;
-const PackKernels pack_kernels = {interleave,        separate, copy_rows,  pair,
-                                  round_to_bfloat16, reorder,  encode_int8};
+const PackKernels pack_kernels = {interleave, separate,          copy_rows, put_row,
+                                  pair,       round_to_bfloat16, reorder,   encode_int8};
 
 }  // namespace quantaria::ops::QUANTARIA_ISA

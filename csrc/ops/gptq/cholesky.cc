@@ -77,9 +77,12 @@ void ReversedCholesky::solve_triangle(Range rows, Range cols) {
   const Matrix solved{
       reinterpret_cast<std::byte*>(solved_.data()), DType::float32, rows.size, cols.size, kTriangle, 1};
   gemm(pool_, part(rows, cols), transposed, solved);
-  for (int64_t r = 0; r < rows.size; ++r)
-    std::memcpy(a_ + (rows.first + r) * n_ + cols.first, solved_.data() + r * kTriangle,
-                static_cast<size_t>(cols.size) * sizeof(float));
+  constexpr int64_t kRows = 64;
+  pool_.parallel_for((rows.size + kRows - 1) / kRows, [&](int64_t task) {
+    for (int64_t r = task * kRows; r < std::min(rows.size, (task + 1) * kRows); ++r)
+      std::memcpy(a_ + (rows.first + r) * n_ + cols.first, solved_.data() + r * kTriangle,
+                  static_cast<size_t>(cols.size) * sizeof(float));
+  });
 }
 
 }  // namespace quantaria::ops

@@ -36,10 +36,10 @@ void pack_panels(const float* from, int64_t stride, int64_t depth, int64_t cols,
 int64_t FactorBlock::factor_apart() const { return first * kPanelCols; }
 int64_t FactorBlock::hessian_apart() const { return (first + cols) * kPanelCols; }
 
-GptqFactor::GptqFactor(ThreadPool& pool, const GptqProblem& problem, const GptqOptions& options,
+GptqFactor::GptqFactor(ThreadPool& pool, const GptqInput& input, const GptqOptions& options,
                        int64_t block_cols, int64_t group, const Scratch& scratch)
-    : in_(problem.weight.cols), damping_(options.damping) {
-  order_columns(problem, options);
+    : in_(input.weight.cols), damping_(options.damping) {
+  order_columns(input, options);
   cut_blocks(block_cols, group);
 
   int64_t elements = 0;
@@ -62,7 +62,7 @@ GptqFactor::GptqFactor(ThreadPool& pool, const GptqProblem& problem, const GptqO
   auto* const a = reinterpret_cast<float*>(memory->data());
   ReversedCholesky cholesky(pool, a, in_);
   for (;;) {
-    gather(pool, problem.products, a);
+    gather(pool, input.products, a);
     if (attempts_++ == 0) pack_hessian(pool, a);
     damp(a);
     if (cholesky.factor()) break;
@@ -74,11 +74,11 @@ GptqFactor::GptqFactor(ThreadPool& pool, const GptqProblem& problem, const GptqO
   pack_factor(pool, a);
 }
 
-void GptqFactor::order_columns(const GptqProblem& problem, const GptqOptions& options) {
+void GptqFactor::order_columns(const GptqInput& input, const GptqOptions& options) {
   std::vector<float> diagonal(static_cast<size_t>(in_));
   double sum = 0;
   for (int64_t i = 0; i < in_; ++i) {
-    const float value = diagonal[static_cast<size_t>(i)] = problem.products[i * in_ + i];
+    const float value = diagonal[static_cast<size_t>(i)] = input.products[i * in_ + i];
     if (!std::isfinite(value))
       fail(ErrorCode::argument, "hessian: ", value, " on the diagonal at column ", i,
            ": the calibration states hold NaN, infinity or values too large to be squared there");
@@ -86,7 +86,7 @@ void GptqFactor::order_columns(const GptqProblem& problem, const GptqOptions& op
     sum += static_cast<double>(value);
   }
   if (dead_columns_ < in_) mean_ = sum / static_cast<double>(in_ - dead_columns_);
-  unit_ = problem.samples > 0 ? mean_ * 2 / static_cast<double>(problem.samples) : 0;
+  unit_ = input.samples > 0 ? mean_ * 2 / static_cast<double>(input.samples) : 0;
 
   order_.resize(static_cast<size_t>(in_));
   std::iota(order_.begin(), order_.end(), int64_t{0});

@@ -30,7 +30,7 @@ class GptqFactor {
  public:
   /// Blocks of up to `block_cols`, at most kBlockCols; none ends inside a group of `group` columns that it
   /// could hold, and none spans two groups that it could not (0: no groups).
-  GptqFactor(ThreadPool& pool, const GptqProblem& problem, const GptqOptions& options, int64_t block_cols,
+  GptqFactor(ThreadPool& pool, const GptqInput& input, const GptqOptions& options, int64_t block_cols,
              int64_t group, const Scratch& scratch);
 
   const std::vector<FactorBlock>& blocks() const { return blocks_; }
@@ -44,7 +44,7 @@ class GptqFactor {
   int64_t attempts() const { return attempts_; }
 
  private:
-  void order_columns(const GptqProblem& problem, const GptqOptions& options);
+  void order_columns(const GptqInput& input, const GptqOptions& options);
   void cut_blocks(int64_t block_cols, int64_t group);
   void gather(ThreadPool& pool, const float* products, float* a) const;
   void pack_hessian(ThreadPool& pool, const float* a);

@@ -5,33 +5,28 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "ops/gptq/grids.h"
 #include "ops/gptq/rows.h"
+#include "ops/quantize/int_grid.h"
 
 namespace quantaria::ops {
 namespace {
 
-void check_options(const GptqProblem& problem, const IntScheme& scheme, const GptqOptions& options) {
-  check_weight(problem.weight);
-  check_scheme(scheme);
-  if (scheme.bits == 16) fail(ErrorCode::unsupported, "scheme: 16 bits leave GPTQ nothing to make up for");
+void check_options(const GptqInput& input, const GptqOptions& options) {
+  check_weight(input.weight);
   if (!(options.damping >= 0) || std::isinf(options.damping))
     fail(ErrorCode::argument, "damping: ", options.damping, " given, a finite number >= 0 expected");
   if (options.block_size < 1)
     fail(ErrorCode::argument, "blockSize: ", options.block_size, " given, at least 1 expected");
-  if (problem.samples < 1 && problem.weight.cols > 0)
-    fail(ErrorCode::argument, "hessian: ", problem.samples, " samples, at least one expected");
+  if (input.samples < 1 && input.weight.cols > 0)
+    fail(ErrorCode::argument, "hessian: ", input.samples, " samples, at least one expected");
 }
 
-/// Group scales that are fitted as their columns are reached; all others are known beforehand.
-int64_t fitted_group_of(const IntScheme& scheme, const GptqOptions& options) {
-  return scheme.granularity == Granularity::group && !options.static_groups ? scheme.group_size : 0;
-}
-
-/// Round-to-nearest's grids of the weight without its dead columns. Its codes are overwritten later.
-void fit_all_grids(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
-                   const GptqFactor& factor, const Scratch& scratch) {
-  if (factor.dead_columns() == 0) return quantize_int(pool, problem.weight, scheme, problem.to);
-  const ConstMatrix& w = problem.weight;
+/// What the grids need of the weight without its dead columns.
+void prepare(ThreadPool& pool, const ConstMatrix& w, const GptqFactor& factor, GptqGrids& grids,
+             const Scratch& scratch) {
+  if (!grids.needs_weight()) return;
+  if (factor.dead_columns() == 0) return grids.prepare(pool, w);
   std::vector<int64_t> dead;
   for (size_t p = 0; p < factor.order().size(); ++p)
     if (factor.dead()[p]) dead.push_back(factor.order()[p]);
@@ -48,22 +43,15 @@ void fit_all_grids(ThreadPool& pool, const GptqProblem& problem, const IntScheme
     }
   });
   check.finish(w);
-  quantize_int(pool, {memory->data(), DType::float32, w.rows, w.cols, w.cols, 1}, scheme, problem.to);
+  grids.prepare(pool, {memory->data(), DType::float32, w.rows, w.cols, w.cols, 1});
 }
 
 /// By position.
-std::vector<int32_t> grids_of_columns(const IntScheme& scheme, const GptqFactor& factor,
-                                      int64_t fitted_group) {
-  std::vector<int32_t> grids;
-  for (size_t p = 0; p < factor.order().size(); ++p) {
-    const int64_t column = factor.order()[p];
-    int64_t grid = 0;
-    if (scheme.granularity == Granularity::column) grid = column;
-    if (scheme.granularity == Granularity::group)
-      grid = fitted_group > 0 ? static_cast<int64_t>(p) / fitted_group : column / scheme.group_size;
-    grids.push_back(static_cast<int32_t>(grid));
-  }
-  return grids;
+std::vector<int32_t> grids_of_columns(const GptqGrids& grids, const GptqFactor& factor) {
+  std::vector<int32_t> of_columns;
+  for (size_t p = 0; p < factor.order().size(); ++p)
+    of_columns.push_back(static_cast<int32_t>(grids.grid_of(static_cast<int64_t>(p), factor.order()[p])));
+  return of_columns;
 }
 
 /// Rows of a task: several strips, that the factor is read once for all of them, and enough tasks for many
@@ -75,26 +63,24 @@ int64_t rows_of_task(int64_t rows) {
   return std::clamp<int64_t>((strips + kTasks - 1) / kTasks, 2, kMostStrips) * kStripRows;
 }
 
-}  // namespace
-
-GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
-                         const GptqOptions& options, const Scratch& scratch) {
-  check_options(problem, scheme, options);
-  const ConstMatrix& w = problem.weight;
+/// `group_index`: of a GptqProblem.
+GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, const GptqOptions& options,
+                 const Scratch& scratch, int32_t* group_index = nullptr) {
+  const ConstMatrix& w = input.weight;
   if (w.cols == 0) {
-    quantize_int(pool, w, scheme, problem.to);
+    grids.prepare(pool, w);
     return {.damping = options.damping};
   }
-  const int64_t fitted_group = fitted_group_of(scheme, options);
+  const int64_t fitted_group = grids.fitted_group();
   const int64_t block_cols = std::min(options.block_size, kBlockCols);
-  const GptqFactor factor(pool, problem, options, block_cols, fitted_group, scratch);
-  if (fitted_group == 0) fit_all_grids(pool, problem, scheme, factor, scratch);
-  const GptqRows shared{.problem = problem,
-                        .scheme = scheme,
+  const GptqFactor factor(pool, input, options, block_cols, fitted_group, scratch);
+  prepare(pool, w, factor, grids, scratch);
+  const GptqRows shared{.weight = w,
+                        .grids = grids,
                         .factor = factor,
                         .fitted_group = fitted_group,
                         .long_groups = fitted_group > block_cols,
-                        .grid_of_column = grids_of_columns(scheme, factor, fitted_group)};
+                        .grid_of_column = grids_of_columns(grids, factor)};
 
   const int64_t height = rows_of_task(w.rows);
   std::vector<RowSums> sums(static_cast<size_t>((w.rows + kStripRows - 1) / kStripRows));
@@ -104,10 +90,11 @@ GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const Int
     quantize_rows(shared, first, std::min(height, w.rows - first), check, sums.data() + first / kStripRows);
   });
   check.finish(w);
+  grids.finish(pool);
 
-  if (problem.group_index != nullptr)
+  if (group_index != nullptr)
     for (size_t p = 0; p < shared.grid_of_column.size(); ++p)
-      problem.group_index[factor.order()[p]] = shared.grid_of_column[p];
+      group_index[factor.order()[p]] = shared.grid_of_column[p];
   GptqReport report{
       .damping = factor.damping(), .attempts = factor.attempts(), .dead_columns = factor.dead_columns()};
   for (const RowSums& rows : sums) {
@@ -120,6 +107,38 @@ GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const Int
   return report;
 }
 
+}  // namespace
+
+GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
+                         const GptqOptions& options, const Scratch& scratch) {
+  check_options(problem, options);
+  check_scheme(scheme);
+  if (scheme.bits == 16) fail(ErrorCode::unsupported, "scheme: 16 bits leave GPTQ nothing to make up for");
+  const std::unique_ptr<GptqGrids> grids = int_grids(problem.weight, scheme, options, problem.to);
+  return solve(pool, problem, *grids, options, scratch, problem.group_index);
+}
+
+GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const CodebookScheme& scheme,
+                         const CodebookStored& to, const GptqOptions& options, const Scratch& scratch) {
+  check_options(input, options);
+  const std::unique_ptr<GptqGrids> grids = codebook_grids(input.weight, scheme, options, to, scratch);
+  return solve(pool, input, *grids, options, scratch);
+}
+
+GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const Fp8Scheme& scheme,
+                         const Fp8Stored& to, const GptqOptions& options, const Scratch& scratch) {
+  check_options(input, options);
+  const std::unique_ptr<GptqGrids> grids = fp8_grids(input.weight, scheme, to);
+  return solve(pool, input, *grids, options, scratch);
+}
+
+GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const MxScheme& scheme, const MxStored& to,
+                         const GptqOptions& options, const Scratch& scratch) {
+  check_options(input, options);
+  const std::unique_ptr<GptqGrids> grids = mx_grids(input.weight, scheme, options, to);
+  return solve(pool, input, *grids, options, scratch);
+}
+
 std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProblem> problems,
                                       const IntScheme& scheme, const GptqOptions& options,
                                       const Scratch& scratch) {
@@ -129,16 +148,16 @@ std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProb
     return problem.weight.cols <= kSideBySide && problem.weight.rows <= kSideBySide;
   });
   std::vector<GptqReport> reports(problems.size());
-  const auto solve = [&](ThreadPool& on, size_t i) {
+  const auto quantize = [&](ThreadPool& on, size_t i) {
     reports[i] = quantize_gptq(on, problems[i], scheme, options, scratch);
   };
   if (small && problems.size() > 1) {
     pool.parallel_for(static_cast<int64_t>(problems.size()), [&](int64_t i) {
       ThreadPool alone(1);
-      solve(alone, static_cast<size_t>(i));
+      quantize(alone, static_cast<size_t>(i));
     });
   } else {
-    for (size_t i = 0; i < problems.size(); ++i) solve(pool, i);
+    for (size_t i = 0; i < problems.size(); ++i) quantize(pool, i);
   }
   return reports;
 }

@@ -16,7 +16,8 @@ inline constexpr int64_t kPanelCols = 8;
 /// Columns that are quantized between two products, at most.
 inline constexpr int64_t kBlockCols = 128;
 
-/// Grids of one strip, sixteen rows side by side: constant g of row r at [g * 16 + r].
+/// Grids of one strip, sixteen rows side by side: constant g of row r at [g * 16 + r]. Those of integers;
+/// other schemes' numbers lie in the same places (ops/gptq/grids.h).
 struct StripGrids {
   const float* scales;
   const float* zeros;  // integers; all 0 when symmetric
@@ -31,6 +32,8 @@ struct StripBlock {
   float* residual;     // in: the original weights; out: less what they were quantized to
   uint8_t* codes;      // out: as they are stored
   const float* upper;  // [cols, kBlockCols] row-major: U, the inverse of the block's triangle of the factor
+  double* errors;      // += the squares of what is spread, one sum for each row
+  double* residuals;   // += the squares of the residuals
 };
 
 struct GptqKernels {
@@ -39,10 +42,12 @@ struct GptqKernels {
   /// in runs of 128, so that rounding errors grow with the run and the number of runs, not with the depth.
   void (*product)(int64_t strips, int64_t depth, int64_t cols, float alpha, const float* a, int64_t a_apart,
                   const float* b, int64_t b_apart, float* c, int64_t c_apart);
-  /// Quantizes columns [first, last) of the block, in order, and spreads the error of each over the columns
-  /// of the block behind it.
+  /// Quantizes columns [first, last) of the block, in order, and spreads the error of each, divided by the
+  /// diagonal of U, over the columns of the block behind it.
   void (*quantize_columns)(const StripBlock& block, int64_t first, int64_t last, const StripGrids& grids,
                            const IntLimits& limits);
+  /// Does the same for one column that became kept[16]; its code is the caller's.
+  void (*spread)(const StripBlock& block, int64_t column, const float* kept);
   /// Extrema of each row of a strip, widened to hold 0; not NaN.
   void (*range)(const float* strip, int64_t cols, float* low, float* high);
   /// sums[row] += sum_j a(row, j) b(row, j).

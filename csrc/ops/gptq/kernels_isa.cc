@@ -7,10 +7,44 @@ namespace {
 
 using numerics::kRoundingMagic;
 
+void add_rows(const Floats& rows, double* sums) {
+  float values[kStripRows];
+  store(values, rows);
+  for (int64_t r = 0; r < kStripRows; ++r) sums[r] += static_cast<double>(values[r]);
+}
+
+/// Squares that the columns of a block leave behind.
+struct Squares {
+  Floats errors = splat(0.0f);
+  Floats residuals = splat(0.0f);
+
+  void add_to(const StripBlock& block) const {
+    add_rows(errors, block.errors);
+    add_rows(residuals, block.residuals);
+  }
+};
+
+/// Column i, w, has become `kept`.
+QUANTARIA_LANES void spread_column(const StripBlock& block, int64_t i, const Floats& w, const Floats& kept,
+                                   Squares& squares) {
+  const Floats residual = load(block.residual + i * kStripRows) - kept;
+  store(block.residual + i * kStripRows, residual);
+  squares.residuals = multiply_add(residual, residual, squares.residuals);
+
+  const float* const upper = block.upper + i * kBlockCols;
+  const Floats error = (kept - w) / splat(upper[i]);
+  squares.errors = multiply_add(error, error, squares.errors);
+  for (int64_t j = i + 1; j < block.cols; ++j) {
+    float* const to = block.weights + j * kStripRows;
+    store(to, multiply_add(error, splat(upper[j]), load(to)));
+  }
+}
+
 /// As quantize computes it (ops/quantize/quantize_int_isa.cc): with nothing to make up for, the codes are
 /// those of round-to-nearest.
 void quantize_columns(const StripBlock& block, int64_t first, int64_t last, const StripGrids& grids,
                       const IntLimits& limits) {
+  Squares squares;
   for (int64_t i = first; i < last; ++i) {
     const int64_t grid = grids.grid_of_column[i] * kStripRows;
     const Floats scale = load(grids.scales + grid);
@@ -20,18 +54,15 @@ void quantize_columns(const StripBlock& block, int64_t first, int64_t last, cons
     const Floats high = splat(limits.high) - zero;
     const Floats magic = smaller(larger(w / scale, low), high) + splat(kRoundingMagic);
     store_low(block.codes + i * kStripRows, bits(magic) + (truncate(zero) + splat(limits.offset)));
-    const Floats kept = (magic - splat(kRoundingMagic)) * scale;
-
-    float* const residual = block.residual + i * kStripRows;
-    store(residual, load(residual) - kept);
-
-    const float* const upper = block.upper + i * kBlockCols;
-    const Floats error = (kept - w) / splat(upper[i]);
-    for (int64_t j = i + 1; j < block.cols; ++j) {
-      float* const to = block.weights + j * kStripRows;
-      store(to, multiply_add(error, splat(upper[j]), load(to)));
-    }
+    spread_column(block, i, w, (magic - splat(kRoundingMagic)) * scale, squares);
   }
+  squares.add_to(block);
+}
+
+void spread(const StripBlock& block, int64_t column, const float* kept) {
+  Squares squares;
+  spread_column(block, column, load(block.weights + column * kStripRows), load(kept), squares);
+  squares.add_to(block);
 }
 
 void range(const float* strip, int64_t cols, float* low, float* high) {
@@ -49,9 +80,7 @@ void range(const float* strip, int64_t cols, float* low, float* high) {
 void add_dots(const float* a, const float* b, int64_t cols, double* sums) {
   Floats total = splat(0.0f);
   for (int64_t j = 0; j < cols; ++j) total = total + load(a + j * kStripRows) * load(b + j * kStripRows);
-  float rows[kStripRows];
-  store(rows, total);
-  for (int64_t r = 0; r < kStripRows; ++r) sums[r] += static_cast<double>(rows[r]);
+  add_rows(total, sums);
 }
 
 // The triangles are small: in float64 their errors are nothing beside those of the float32 products around
@@ -92,6 +121,6 @@ void invert(const double* r, int64_t n, double* u) {
 }  // namespace
 
 extern const GptqKernels gptq_kernels;
-const GptqKernels gptq_kernels = {strip_product, quantize_columns, range, add_dots, factor, invert};
+const GptqKernels gptq_kernels = {strip_product, quantize_columns, spread, range, add_dots, factor, invert};
 
 }  // namespace quantaria::ops::QUANTARIA_ISA

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
+#include <numeric>
+#include <vector>
 
-#include "ops/bitpack/bitpack.h"
 #include "ops/bitpack/kernels.h"
 
 namespace quantaria::ops {
@@ -36,20 +36,24 @@ class Rows {
         kernels_(gptq_kernels()),
         first_(first),
         rows_(rows),
-        in_(shared.problem.weight.cols),
+        in_(shared.weight.cols),
         strips_((rows + kStripRows - 1) / kStripRows),
-        grids_(constants_shape(shared.scheme, rows, in_).cols),
+        grids_(shared.grids.count()),
         values_(strips_ * strip_elements()),
         codes_(strips_ * strip_elements()),
         scales_(strips_ * grids_ * kStripRows),
         zeros_(strips_ * grids_ * kStripRows),
         product_(strips_ * kBlockElements),
-        block_(strips_ * kBlockElements) {}
+        block_(strips_ * kBlockElements),
+        errors_(static_cast<size_t>(strips_ * kStripRows)),
+        residuals_(errors_.size()) {}
 
   bool load(FiniteCheck& check);
   void quantize();
-  /// x^T H x of each row x of what `values` holds: the weights, and after quantize() their errors.
+  /// x^T H x of each row x of what `values` holds: the weights, and after quantize() their residuals.
   void add_energy(double RowSums::* member, RowSums* sums);
+  /// That of the residuals from what quantize() has summed, if it is exact enough.
+  bool add_error(RowSums* sums) const;
   void write() const;
 
  private:
@@ -72,15 +76,17 @@ class Rows {
   int64_t grids_;
   Buffer<float> values_;  // strips of the weights, column by column as they are quantized their residuals
   Buffer<uint8_t> codes_;
-  Buffer<float> scales_;  // [strip, grid, row]
+  Buffer<float> scales_;  // the two numbers of each grid, [strip, grid, row]
   Buffer<float> zeros_;
   Buffer<float> product_;
   Buffer<float> block_;
+  std::vector<double> errors_;     // of the strips' rows: squares of the scaled errors
+  std::vector<double> residuals_;  // and of the residuals
 };
 
 bool Rows::load(FiniteCheck& check) {
   const std::vector<int64_t>& order = shared_.factor.order();
-  const Strip strip(part_of(shared_.problem.weight, first_, rows_, 0, in_));
+  const Strip strip(part_of(shared_.weight, first_, rows_, 0, in_));
   bool finite = true;
   for (int64_t r = 0; r < strips_ * kStripRows; ++r) {
     float* const to = values(r / kStripRows, 0) + r % kStripRows;
@@ -101,15 +107,10 @@ bool Rows::load(FiniteCheck& check) {
 }
 
 void Rows::load_grids() {
-  const ConstantsShape shape =
-      constants_shape(shared_.scheme, shared_.problem.weight.rows, shared_.problem.weight.cols);
   for (int64_t r = 0; r < strips_ * kStripRows; ++r)
     for (int64_t g = 0; g < grids_; ++g) {
       const int64_t to = (r / kStripRows * grids_ + g) * kStripRows + r % kStripRows;
-      const int64_t from = (shape.rows == 1 ? 0 : first_ + std::min(r, rows_ - 1)) * shape.cols + g;
-      const int32_t* const zeros = shared_.problem.to.zeros;
-      scales_.data()[to] = shared_.problem.to.scales[from];
-      zeros_.data()[to] = zeros == nullptr ? 0.0f : static_cast<float>(zeros[from]);
+      shared_.grids.load(first_ + std::min(r, rows_ - 1), g, scales_.data() + to, zeros_.data() + to);
     }
 }
 
@@ -124,6 +125,21 @@ void Rows::add_energy(double RowSums::* member, RowSums* sums) {
       for (const double row : rows) sums[s].*member += 2 * row;
     }
   }
+}
+
+/// With R R^T = H + damping the residuals D have D R = E, the errors that were spread, each divided by its
+/// diagonal element of U: D H D^T = E E^T - damping D D^T. The sums lose digits where the damping is most of
+/// the difference's first term.
+bool Rows::add_error(RowSums* sums) const {
+  constexpr double kLeastLeft = 0.25;
+  const auto sum = [](const std::vector<double>& rows) {
+    return std::accumulate(rows.begin(), rows.end(), 0.0);
+  };
+  const double damping = shared_.factor.damping();
+  if (!(sum(errors_) - damping * sum(residuals_) >= kLeastLeft * sum(errors_))) return false;
+  for (size_t r = 0; r < errors_.size(); ++r)
+    sums[r / kStripRows].error += errors_[r] - damping * residuals_[r];
+  return true;
 }
 
 void Rows::quantize() {
@@ -183,66 +199,42 @@ void Rows::fit_long_group(size_t first_block) {
 void Rows::quantize_block(const FactorBlock& block) {
   const int64_t group = shared_.fitted_group;
   const bool fits = group > 0 && !shared_.long_groups;
-  const IntLimits limits = limits_of(shared_.scheme);
   for (int64_t s = 0; s < strips_; ++s) {
     float* const weights = block_.data() + s * kBlockElements;
-    const StripBlock strip{block.cols, weights, values(s, block.first),
-                           codes_.data() + s * strip_elements() + block.first * kStripRows, block.upper};
+    const StripBlock strip{block.cols,
+                           weights,
+                           values(s, block.first),
+                           codes_.data() + s * strip_elements() + block.first * kStripRows,
+                           block.upper,
+                           errors_.data() + s * kStripRows,
+                           residuals_.data() + s * kStripRows};
     const StripGrids grids{scales_.data() + s * grids_ * kStripRows, zeros_.data() + s * grids_ * kStripRows,
                            shared_.grid_of_column.data() + block.first};
     const int64_t step = fits ? group : block.cols;
     for (int64_t first = 0; first < block.cols; first += step) {
       const int64_t last = std::min(block.cols, first + step);
       if (fits) fit(s, weights + first * kStripRows, last - first, (block.first + first) / group);
-      kernels_.quantize_columns(strip, first, last, grids, limits);
+      shared_.grids.quantize(strip, first, last, grids);
     }
   }
 }
 
 /// The grids of one group of a strip's rows, from weights as they stand.
 void Rows::fit(int64_t strip, const float* weights, int64_t cols, int64_t grid) {
-  alignas(64) float low[kStripRows];
-  alignas(64) float high[kStripRows];
-  kernels_.range(weights, cols, low, high);
-  const IntScheme& scheme = shared_.scheme;
-  float* const row = scheme.mse_search ? thread_buffer<float>(Slot::strided_row, cols) : nullptr;
   const int64_t at = (strip * grids_ + grid) * kStripRows;
-  for (int64_t r = 0; r < kStripRows; ++r) {
-    // Updates can overflow where a weight is near the end of float32.
-    constexpr float kMost = std::numeric_limits<float>::max();
-    float least = std::max(low[r], -kMost);
-    float most = std::min(high[r], kMost);
-    if (scheme.symmetric) most = std::max(-least, most), least = -most;
-    IntGrid fitted;
-    if (scheme.mse_search) {
-      for (int64_t j = 0; j < cols; ++j) row[j] = weights[j * kStripRows + r];
-      fitted = search_grid(scheme, row, cols, least, most);
-    } else {
-      fitted = fit_grid(scheme, least, most);
-    }
-    scales_.data()[at + r] = fitted.scale;
-    zeros_.data()[at + r] = static_cast<float>(fitted.zero);
-  }
+  shared_.grids.fit(first_ + strip * kStripRows, weights, cols, scales_.data() + at, zeros_.data() + at);
 }
 
 void Rows::write() const {
   const std::vector<int64_t>& order = shared_.factor.order();
-  const IntStored& to = shared_.problem.to;
-  const int bits = shared_.scheme.bits;
-  const int64_t row_bytes = packed_row_bytes(in_, bits);
   uint8_t* const row = thread_buffer<uint8_t>(Slot::codes, in_ + kPackSlack);
   std::memset(row + in_, 0, kPackSlack);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t s = r / kStripRows;
     const uint8_t* const from = codes_.data() + s * strip_elements() + r % kStripRows;
     for (int64_t p = 0; p < in_; ++p) row[order[static_cast<size_t>(p)]] = from[p * kStripRows];
-    bit_kernels().pack[bits](row, in_, to.packed + (first_ + r) * row_bytes);
-    if (shared_.fitted_group == 0) continue;
-    for (int64_t g = 0; g < grids_; ++g) {
-      const int64_t at = (s * grids_ + g) * kStripRows + r % kStripRows;
-      to.scales[(first_ + r) * grids_ + g] = scales_.data()[at];
-      if (to.zeros != nullptr) to.zeros[(first_ + r) * grids_ + g] = static_cast<int32_t>(zeros_.data()[at]);
-    }
+    const int64_t grids = s * grids_ * kStripRows + r % kStripRows;
+    shared_.grids.write(first_ + r, row, scales_.data() + grids, zeros_.data() + grids);
   }
 }
 
@@ -253,7 +245,7 @@ void quantize_rows(const GptqRows& shared, int64_t first, int64_t rows, FiniteCh
   if (!task.load(check)) return;
   task.add_energy(&RowSums::weight, sums);
   task.quantize();
-  task.add_energy(&RowSums::error, sums);
+  if (!task.add_error(sums)) task.add_energy(&RowSums::error, sums);
   task.write();
 }
 

@@ -4,18 +4,18 @@
 #include <vector>
 
 #include "ops/gptq/factor.h"
+#include "ops/gptq/grids.h"
 #include "ops/gptq/kernels.h"
-#include "ops/quantize/int_grid.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
 
 /// What all rows of a problem share.
 struct GptqRows {
-  const GptqProblem& problem;
-  const IntScheme& scheme;
+  const ConstMatrix& weight;
+  const GptqGrids& grids;
   const GptqFactor& factor;
-  /// Columns of a group that is fitted when it is reached; 0 if problem.to has all grids already.
+  /// Columns of a group that is fitted when it is reached; 0 if all grids are there already.
   int64_t fitted_group;
   /// Such groups span several blocks.
   bool long_groups;

@@ -143,6 +143,8 @@ struct MxScheme {
 };
 inline constexpr int64_t kMxBlock = 32;
 int mx_element_bits(MxElement element);  // 8, 6 or 4
+/// The scale of a block, E8M0; its elements' absmax is finite.
+uint8_t mx_scale_of(MxElement element, float absmax);
 
 /// packed: out bit rows of element patterns; scales: E8M0 uint8 [out, ceil(in / 32)]; pre_scale: float32
 /// [out], null unless the scheme has it. Value: element * 2^(scale - 127) / pre_scale.

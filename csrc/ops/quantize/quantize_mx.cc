@@ -40,8 +40,7 @@ bool encode_row(const MxScheme& scheme, const float* row, int64_t n, FiniteCheck
   const int64_t blocks = (n + kMxBlock - 1) / kMxBlock;
   float* const absmax = thread_buffer<float>(Slot::constants, blocks);
   if (!check.ok(range_kernels().absmax(row, n, kMxBlock, absmax))) return false;
-  for (int64_t b = 0; b < blocks; ++b)
-    to.scales[b] = numerics::e8m0_of_absmax(absmax[b], facts(scheme.element).max_exponent);
+  for (int64_t b = 0; b < blocks; ++b) to.scales[b] = mx_scale_of(scheme.element, absmax[b]);
   const MxEncoders& encoders = small_float_kernels().encode_mx[static_cast<size_t>(scheme.element)];
   encoders.by_rounding[static_cast<size_t>(scheme.rounding)](row, n, to.scales, to.codes);
   // Blocks of zeros have codes 0, without the signs.
@@ -86,6 +85,10 @@ float search_pre_scale(const MxScheme& scheme, const float* row, int64_t n, Fini
 }  // namespace
 
 int mx_element_bits(MxElement element) { return facts(element).bits; }
+
+uint8_t mx_scale_of(MxElement element, float absmax) {
+  return numerics::e8m0_of_absmax(absmax, facts(element).max_exponent);
+}
 
 void quantize_mx(ThreadPool& pool, const ConstMatrix& w, const MxScheme& scheme, uint8_t* packed,
                  uint8_t* scales, float* pre_scale, ErrorSums* sums) {

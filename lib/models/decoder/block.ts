@@ -28,8 +28,16 @@ export interface LayerWeights {
   /** @throws QuantariaError `ERR_FORMAT` */
   norm(name: string): Tensor;
   /** Of all routed experts; empty in a dense layer. */
-  readonly experts: readonly { gate: Matrix; up: Matrix; down: Matrix }[];
+  readonly experts: readonly ExpertWeights[];
+  /** Asked to look at what enters a linear layer outside of the routed experts, before its product. */
+  readonly onInput?: (role: Role, projection: string, x: Tensor) => void;
   dispose(): void;
+}
+
+export interface ExpertWeights {
+  gate: Matrix;
+  up: Matrix;
+  down: Matrix;
 }
 
 /** Rows of ids that go through the decoder together. */
@@ -52,17 +60,33 @@ export function decoderBlock(
   span: Span,
   cache: KeyValueCache | null = null,
 ): Tensor {
-  using entering = rmsNorm(x, weights.norm('input_layernorm.weight'), shape.eps);
-  using attended = attention(entering, weights, shape, span, cache);
-  using between = add(x, attended);
-  using normed = rmsNorm(between, weights.norm('post_attention_layernorm.weight'), shape.eps);
+  using between = attentionHalf(x, weights, shape, span, cache);
+  using normed = feedForwardInput(between, weights, shape);
   using fed =
     weights.experts.length > 0 ? sparse(normed, weights, shape, span) : dense(normed, weights, 'dense-ffn');
   return add(between, fed);
 }
 
+/** `x + attention(norm(x))` */
+export function attentionHalf(
+  x: Tensor,
+  weights: LayerWeights,
+  shape: DecoderShape,
+  span: Span,
+  cache: KeyValueCache | null = null,
+): Tensor {
+  using entering = rmsNorm(x, weights.norm('input_layernorm.weight'), shape.eps);
+  using attended = attention(entering, weights, shape, span, cache);
+  return add(x, attended);
+}
+
+/** What the feed-forward part of a layer sees, and its router. */
+export const feedForwardInput = (between: Tensor, weights: LayerWeights, shape: DecoderShape): Tensor =>
+  rmsNorm(between, weights.norm('post_attention_layernorm.weight'), shape.eps);
+
 /** A linear layer with its bias. */
 export function project(x: Tensor, weights: LayerWeights, role: Role, projection: string): Tensor {
+  weights.onInput?.(role, projection, x);
   const { weight, bias } = weights.linear(role, projection);
   return linear(x, weight, { bias });
 }
@@ -160,10 +184,15 @@ export const rotaryOf = (span: Span): Pick<Rotary, 'sequence' | 'first'> => ({
 
 /** `down(silu(gate x) * (up x))` */
 function dense(x: Tensor, weights: LayerWeights, role: 'dense-ffn' | 'shared-expert'): Tensor {
+  using inner = gated(x, weights, role);
+  return project(inner, weights, role, 'down');
+}
+
+/** `silu(gate x) * (up x)` */
+export function gated(x: Tensor, weights: LayerWeights, role: 'dense-ffn' | 'shared-expert'): Tensor {
   using gate = project(x, weights, role, 'gate');
   using up = project(x, weights, role, 'up');
-  using inner = swiglu(gate, up);
-  return project(inner, weights, role, 'down');
+  return swiglu(gate, up);
 }
 
 /** Routed experts, and what every token goes through beside them. */
@@ -184,8 +213,10 @@ function sparse(x: Tensor, weights: LayerWeights, shape: DecoderShape, span: Spa
   }
 }
 
-function routeTokens(x: Tensor, weights: LayerWeights, shape: DecoderShape): Required<Routing> {
+/** @param x what enters the feed-forward part */
+export function routeTokens(x: Tensor, weights: LayerWeights, shape: DecoderShape): Required<Routing> {
   const { weight, bias } = weights.linear('router', 'router');
+  weights.onInput?.('router', 'router', x);
   using logits = linear(x, weight, { bias, outDtype: 'float32' });
   const { topK, ...traits } = shape.router as NonNullable<DecoderShape['router']>;
   return route(logits, { ...traits, topK });

@@ -1,4 +1,15 @@
-export { decoderBlock, type LayerWeights, type LinearWeight, type Matrix, type Span } from './block';
+export {
+  attentionHalf,
+  decoderBlock,
+  type ExpertWeights,
+  feedForwardInput,
+  gated,
+  type LayerWeights,
+  type LinearWeight,
+  type Matrix,
+  routeTokens,
+  type Span,
+} from './block';
 export { KeyValueCache } from './cache';
 export { rotaryAngles } from './rope';
 export { type DecoderShape, decoderShape } from './shape';
