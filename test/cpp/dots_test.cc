@@ -51,6 +51,10 @@ struct Columns {
   ConstMatrix view() const {
     return {bytes.data(), dtype, depth, count, by_rows ? stride : 1, by_rows ? 1 : stride};
   }
+  void set(int64_t k, int64_t column, float value) {
+    values[static_cast<size_t>(column * depth + k)] =
+        put(by_rows ? k * stride + column : column * stride + k, value);
+  }
   float at(int64_t k, int64_t column) const { return values[static_cast<size_t>(column * depth + k)]; }
 
  private:
@@ -163,5 +167,38 @@ TEST(
                    std::string(quantaria::name_of(isa)) + " dtype " + std::string(quantaria::name_of(dtype)) +
                        " rows " + std::to_string(rows) + ": " + std::to_string(worst) + " times the bound");
         }
+  });
+}
+
+TEST(
+    "few rows times a dense matrix: infinity and NaN of either factor go the way of IEEE sums in both "
+    "layouts") {
+  ThreadPool pool(2);
+  on_each_isa([&](Isa) {
+    for (const DType dtype : kColumnTypes)
+      for (const bool bfloat16 : {false, true})
+        for (const int64_t rows : {1, 2, 3, 4})
+          for (const float bad : {NAN, INFINITY, -INFINITY}) {
+            const int64_t depth = 211;
+            Columns b(dtype, depth, 37, true, 5);
+            std::vector<float> x = random_activations(rows, depth, 6);
+            x[static_cast<size_t>((rows - 1) * depth + 200)] = bad;
+            b.set(depth - 1, 36, -INFINITY);
+            b.set(7, 3, NAN);
+            const std::vector<float> c = product(pool, x, rows, b, bfloat16);
+            const std::vector<float> turned = product(pool, x, rows, b.turned(), bfloat16);
+            for (int64_t i = 0; i < rows; ++i)
+              for (int64_t j = 0; j < b.count; ++j) {
+                double sum = 0;
+                for (int64_t k = 0; k < depth; ++k)
+                  sum += double{x[static_cast<size_t>(i * depth + k)]} * double{b.at(k, j)};
+                for (const std::vector<float>* y : {&c, &turned}) {
+                  const float value = (*y)[static_cast<size_t>(i * b.count + j)];
+                  CHECK_EQ(std::isnan(value), std::isnan(sum));
+                  if (std::isinf(sum)) CHECK_EQ(double{value}, sum);
+                  if (std::isfinite(sum)) CHECK(std::isfinite(value));
+                }
+              }
+          }
   });
 }

@@ -65,36 +65,84 @@ void multiply(const void* const* a, const std::byte* b, int64_t stride, int64_t 
     multiply_columns<Column, rows, 1>(a, column + n * stride, stride, depth, c + n, c_stride);
 }
 
-/// Sixteen columns at a time, a sum of each lane in a register: what is contiguous is spread over the
-/// registers' lanes, and the dot products' lanes over registers.
+// Of matrices whose rows are contiguous: lanes of columns side by side, rows that a sum takes at a time while
+// it is in a register, and how many rows ahead of their use are asked for, which no hardware guesses.
+constexpr int kVectors = kRegisters == 1 ? 2 : 1;
+constexpr int kDeep = 4;
+constexpr int kRowsAhead = 192;
+
+/// `count` columns next to each other, kVectors * kLanes at most. What is contiguous is spread over the
+/// registers' lanes, so that each of the dot products' lanes has sums of its own; they lie in the first-level
+/// cache, and a row is touched once.
+template <class Column, int rows>
+void multiply_strip(const void* const* a, const typename Column::Element* b, int64_t stride, int64_t depth,
+                    int64_t count, float* c, int64_t c_stride) {
+  using Element = typename Column::Element;
+  alignas(64) Floats sum[kLanes][rows][kVectors];
+  for (auto& lane : sum)
+    for (auto& row : lane)
+      for (Floats& part : row) part = splat(0.0f);
+  const auto take = [&](int64_t k, int deep, const auto& get) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      Floats part[rows][kVectors];
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) part[r][v] = sum[lane][r][v];
+#pragma GCC unroll 4
+      for (int d = 0; d < deep; ++d) {
+        const int64_t at = k + d * kLanes + lane;
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          const Floats value = get(at, v);
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; ++r)
+            part[r][v] = multiply_add(splat(static_cast<const float*>(a[r])[at]), value, part[r][v]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sum[lane][r][v] = part[r][v];
+    }
+  };
+  int64_t k = 0;
+  if (count == kVectors * kLanes)
+    for (; k + kDeep * kLanes <= depth; k += kDeep * kLanes)
+      take(k, kDeep, [&](int64_t at, int v) {
+        // Past the last row: from the strip that is read next.
+        const int64_t ahead =
+            at + kRowsAhead < depth ? (at + kRowsAhead) * stride : (at + kRowsAhead - depth) * stride + count;
+        __builtin_prefetch(b + ahead + v * kLanes, 0, kSecondLevel);
+        return Column::get(b + at * stride + v * kLanes);
+      });
+  for (; k < depth; k += kLanes)
+    take(k, 1, [&](int64_t at, int v) {
+      const int64_t left = count - v * kLanes;
+      if (at >= depth || left <= 0) return splat(0.0f);
+      Element some[kLanes] = {};
+      std::memcpy(some, b + at * stride + v * kLanes,
+                  static_cast<size_t>(left < kLanes ? left : kLanes) * sizeof(Element));
+      return Column::get(some);
+    });
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v * kLanes < count; ++v) {
+      for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) sum[lane][r][v] = sum[lane][r][v] + sum[lane + half][r][v];
+      float* const to = c + r * c_stride + v * kLanes;
+      const int64_t left = count - v * kLanes;
+      left >= kLanes ? store(to, sum[0][r][v]) : store_some(to, sum[0][r][v], left);
+    }
+}
+
 template <class Column, int rows>
 void multiply_rows(const void* const* a, const std::byte* b, int64_t stride, int64_t depth, int64_t columns,
                    float* c, int64_t c_stride) {
-  using Element = typename Column::Element;
-  for (int64_t n = 0; n < columns; n += kLanes) {
-    const int64_t count = columns - n < kLanes ? columns - n : kLanes;
-    const Element* const first = reinterpret_cast<const Element*>(b) + n;
-    const auto get = [&](int64_t k) {
-      if (k >= depth) return splat(0.0f);
-      if (count == kLanes) return Column::get(first + k * stride);
-      Element some[kLanes] = {};
-      std::memcpy(some, first + k * stride, static_cast<size_t>(count) * sizeof(Element));
-      return Column::get(some);
-    };
-    for (int r = 0; r < rows; ++r) {
-      const auto* const x = static_cast<const float*>(a[r]);
-      Floats sum[kLanes];
-      for (Floats& lane : sum) lane = splat(0.0f);
-      for (int64_t k = 0; k < depth; k += kLanes)
-#pragma GCC unroll 16
-        for (int lane = 0; lane < kLanes; ++lane)
-          sum[lane] = multiply_add(splat(x[k + lane]), get(k + lane), sum[lane]);
-      for (int half = kLanes / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; ++lane) sum[lane] = sum[lane] + sum[lane + half];
-      float* const to = c + r * c_stride + n;
-      count == kLanes ? store(to, sum[0]) : store_some(to, sum[0], count);
-    }
-  }
+  constexpr int kWidth = kVectors * kLanes;
+  const auto* const row = reinterpret_cast<const typename Column::Element*>(b);
+  for (int64_t n = 0; n < columns; n += kWidth)
+    multiply_strip<Column, rows>(a, row + n, stride, depth, columns - n < kWidth ? columns - n : kWidth,
+                                 c + n, c_stride);
 }
 
 template <class Column>
