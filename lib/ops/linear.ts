@@ -64,6 +64,8 @@ export function matmul(a: Tensor, b: Tensor, opts?: MatmulOptions): Tensor {
  * @param weight `[out, in]`
  * @param opts.compute what products run in. `auto`: bfloat16 for bfloat16 activations (and bfloat16 or quantized weights),
  *   else float32. `int8` quantizes the activations symmetrically over each of the weight's groups, for integer weights.
+ *   NaN, or several infinities in one group of activations, make sums of int8 products NaN; a single infinity goes by its
+ *   own term, as it does in the other products.
  *   A weight of LLM.int8 has its own product for `auto` and `int8`: outlier columns in float32, the rest in integers
  * @returns `[..., out]`
  * @throws QuantariaError `ERR_SHAPE`, `ERR_DTYPE`, `ERR_ARGUMENT`; `ERR_UNSUPPORTED` for int8 products of other weights
