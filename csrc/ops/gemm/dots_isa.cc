@@ -18,8 +18,11 @@ struct Bfloat16 {
   static Floats get(const uint16_t* from) { return load_bfloat16(from); }
 };
 
-// Columns that share what is loaded of the rows, as many as leave four rows enough registers for their sums.
-constexpr int kColumns = 4 / kRegisters > 1 ? 4 / kRegisters : 1;
+// Columns that share what is loaded of the rows, as many as leave enough registers for their sums.
+constexpr int columns_of(int rows) {
+  constexpr int kSums = kRegisters == 1 ? 16 : 8 / kRegisters;
+  return kSums / rows >= 4 ? 4 : kSums / rows > 1 ? kSums / rows : 1;
+}
 constexpr int kBytesAhead = 4096;
 constexpr int kSecondLevel = 2;  // which can wait for more lines at a time than the first
 
@@ -31,7 +34,9 @@ void multiply_columns(const void* const* a, const typename Column::Element* b, i
   constexpr int64_t kAhead = kBytesAhead / static_cast<int64_t>(sizeof(Element));
   const auto row = [&](int r) { return static_cast<const float*>(a[r]); };
   Floats sum[rows][columns];
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < columns; ++n) sum[r][n] = splat(0.0f);
   int64_t k = 0;
   for (; k + kLanes <= depth; k += kLanes) {
@@ -45,18 +50,23 @@ void multiply_columns(const void* const* a, const typename Column::Element* b, i
       for (int r = 0; r < rows; ++r) sum[r][n] = multiply_add(load(row(r) + k), value, sum[r][n]);
     }
   }
+#pragma GCC unroll 4
   for (int n = 0; n < columns && k < depth; ++n) {
     Element last[kLanes] = {};
     std::memcpy(last, b + n * stride + k, static_cast<size_t>(depth - k) * sizeof(Element));
+#pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) sum[r][n] = multiply_add(load(row(r) + k), Column::get(last), sum[r][n]);
   }
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < columns; ++n) c[r * c_stride + n] = sum_of(sum[r][n]);
 }
 
 template <class Column, int rows>
 void multiply(const void* const* a, const std::byte* b, int64_t stride, int64_t depth, int64_t columns,
               float* c, int64_t c_stride) {
+  constexpr int kColumns = columns_of(rows);
   const auto* column = reinterpret_cast<const typename Column::Element*>(b);
   int64_t n = 0;
   for (; n + kColumns <= columns; n += kColumns)
