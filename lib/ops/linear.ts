@@ -63,7 +63,9 @@ export function matmul(a: Tensor, b: Tensor, opts?: MatmulOptions): Tensor {
  * @param x `[..., in]`, float32, float16 or bfloat16
  * @param weight `[out, in]`
  * @param opts.compute what products run in. `auto`: bfloat16 for bfloat16 activations (and bfloat16 or quantized weights),
- *   else float32; on CUDA the activations' own dtype, and integers are never rounded. `int8` quantizes the activations symmetrically over each of the weight's groups, for integer weights.
+ *   else float32; on CUDA the activations' own dtype, and integers are never rounded. `int8` quantizes the activations
+ *   symmetrically over each of the weight's groups, for integer weights; NaN, or several infinities in one group of
+ *   activations, make sums of int8 products NaN; a single infinity goes by its own term, as it does in the other products.
  *   A weight of LLM.int8 has its own product for `auto` and `int8`: outlier columns in float32, the rest in integers
  * @returns `[..., out]`
  * @throws QuantariaError `ERR_SHAPE`, `ERR_DTYPE`, `ERR_ARGUMENT`; `ERR_UNSUPPORTED` for int8 products of other weights

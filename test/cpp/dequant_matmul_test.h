@@ -229,30 +229,41 @@ inline QuantizedWeight mx_weight(ops::MxScheme s, int64_t out, int64_t in, const
   return w;
 }
 
-/// x [rows, in] times the weight's transpose, through poisoned memory. `narrow`: scales in 16 bits where they
-/// fit.
+/// A weight as right factor, its tensors in the order that products want. `narrow`: scales in 16 bits where
+/// they fit.
+struct StoredFactor {
+  std::vector<uint8_t> packed;
+  std::vector<float> scales;
+  std::vector<int32_t> zeros;
+  std::unique_ptr<ops::Factor> factor;
+
+  StoredFactor(ThreadPool& pool, const QuantizedWeight& w, ops::Operand operand, bool narrow = true)
+      : packed(w.packed), scales(w.scales), zeros(w.zeros) {
+    const ops::WeightProducts products = w.products(packed.data(), scales.data(), zeros.data());
+    DType scale_dtype = DType::float32;
+    if (products.tiled) {
+      const auto arrange = [&](auto* words, int64_t per_row) {
+        ops::rows_to_tiles(pool, reinterpret_cast<uint32_t*>(words), products.rows, per_row);
+      };
+      arrange(packed.data(), products.words_per_row);
+      if (products.groups > 1) {
+        arrange(scales.data(), products.groups);
+        if (narrow) scale_dtype = ops::narrow_scales(scales.data(), products.rows * products.groups);
+      }
+      if (products.groups > 1 && !zeros.empty()) arrange(zeros.data(), products.groups);
+    }
+    factor = products.factor(operand, scale_dtype);
+  }
+};
+
+/// x [rows, in] times the weight's transpose, through poisoned memory.
 inline std::vector<float> multiply(ThreadPool& pool, const QuantizedWeight& w, const std::vector<float>& x,
                                    ops::Operand operand, bool narrow = true) {
   const int64_t rows = w.in == 0 ? 0 : static_cast<int64_t>(x.size()) / w.in;
-  std::vector<uint8_t> packed = w.packed;
-  std::vector<float> scales = w.scales;
-  std::vector<int32_t> zeros = w.zeros;
-  const ops::WeightProducts products = w.products(packed.data(), scales.data(), zeros.data());
-  DType scale_dtype = DType::float32;
-  if (products.tiled) {
-    const auto arrange = [&](auto* words, int64_t per_row) {
-      ops::rows_to_tiles(pool, reinterpret_cast<uint32_t*>(words), products.rows, per_row);
-    };
-    arrange(packed.data(), products.words_per_row);
-    if (products.groups > 1) {
-      arrange(scales.data(), products.groups);
-      if (narrow) scale_dtype = ops::narrow_scales(scales.data(), products.rows * products.groups);
-    }
-    if (products.groups > 1 && !zeros.empty()) arrange(zeros.data(), products.groups);
-  }
+  const StoredFactor stored(pool, w, operand, narrow);
   std::vector<float> y(static_cast<size_t>(rows * w.out), -1234.5f);
   ops::linear(pool, {reinterpret_cast<const std::byte*>(x.data()), DType::float32, rows, w.in, w.in, 1},
-              *products.factor(operand, scale_dtype), nullptr,
+              *stored.factor, nullptr,
               {reinterpret_cast<std::byte*>(y.data()), DType::float32, rows, w.out, w.out, 1});
   return y;
 }

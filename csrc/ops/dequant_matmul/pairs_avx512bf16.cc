@@ -1,3 +1,4 @@
+#include "numerics/bits.h"
 #include "ops/dequant_matmul/codes.h"
 #include "ops/dequant_matmul/kernels.h"
 
@@ -100,7 +101,8 @@ struct PairsOf<ByPermutation<4>> {
 };
 
 template <class Pairs, int rows>
-void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c) {
+[[gnu::noinline]] void multiply_finite(const TileView* tiles, const Span& span, const FewRowsInput& input,
+                                       float* c) {
   using U = Unit<Pairs::kBits>;
   constexpr int kPairs = U::kCodes / 2;
   constexpr int kTurns = rows == 1 ? 4 : 2;
@@ -161,6 +163,75 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) _mm512_storeu_ps(c + (r * kTiles + t) * kLanes, total[r][t]);
+}
+
+/// (code - zero) x, summed over a group term by term. x: `rows` words apart.
+template <class Pairs>
+__m512 sum_by_terms(const Pairs& pairs, const TileView& group, int64_t units, const int32_t* x, int rows) {
+  using U = Unit<Pairs::kBits>;
+  const Floats zero = to_floats(load(group.zeros));
+  const Ints upper = splat(static_cast<int32_t>(0xffff0000u));
+  Floats sum = splat(0.0f);
+  const auto add = [&](const Ints& values, int32_t activation) {
+    sum = multiply_add(as_floats(splat(activation) & upper), as_floats(values & upper) - zero, sum);
+  };
+  for (int64_t u = 0; u < units; ++u) {
+    Ints unit[U::kWords];
+    load_unit<Pairs::kBits>(group.words + u * U::kWords * kLanes, unit);
+    for (int j = 0; j < U::kCodes / 2; ++j, x += rows) {
+      const Ints values{{reinterpret_cast<IntRegister>(pairs(unit, j))}};
+      add(shift_left(values, 16), static_cast<int32_t>(static_cast<uint32_t>(*x) << 16));
+      add(values, *x);
+    }
+  }
+  return as_register(sum);
+}
+
+bool all_finite(const float* x, int64_t n) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t magnitude = numerics::bits_of(x[i]) & ~numerics::kSignBit;
+    most = magnitude > most ? magnitude : most;
+  }
+  return most < numerics::kInfinityBits;
+}
+
+/// Taken off an infinite sum, a zero point would leave NaN, though each infinity has the sign of its own code
+/// less the zero point. Groups whose activations' sum is not finite are therefore summed term by term; all
+/// else has the bits that it has without them.
+template <class Pairs, int rows>
+[[gnu::noinline, gnu::cold]] void multiply_infinite(const TileView* tiles, const Span& span,
+                                                    const FewRowsInput& input, float* c) {
+  constexpr int64_t kWidth = kTiles * kLanes;
+  const int64_t words = span.units_per_group * Unit<Pairs::kBits>::kWords * kLanes;
+  const int64_t x_words = span.units_per_group * Unit<Pairs::kBits>::kCodes / 2 * rows;
+  const Pairs pairs(span.table);
+  FewRowsInput rest = input;
+  for (int64_t g = 0; g < span.groups; ++g) {
+    TileView group[kTiles];
+    for (int t = 0; t < kTiles; ++t)
+      group[t] = {tiles[t].words + g * words, tiles[t].scales + g * kLanes, tiles[t].zeros + g * kLanes};
+    float before[rows * kWidth] = {};
+    if (rest.accumulate) std::memcpy(before, c, sizeof before);
+    multiply_finite<Pairs, rows>(group, {span.table, 1, span.units_per_group}, rest, c);
+    for (int r = 0; r < rows; ++r)
+      for (int t = 0; t < kTiles && !numerics::is_finite(rest.sums[r]); ++t) {
+        const __m512 sum = sum_by_terms(pairs, group[t], span.units_per_group,
+                                        static_cast<const int32_t*>(rest.x) + r, rows);
+        const int64_t at = r * kWidth + t * kLanes;
+        _mm512_storeu_ps(
+            c + at, _mm512_fmadd_ps(sum, _mm512_loadu_ps(group[t].scales), _mm512_loadu_ps(before + at)));
+      }
+    rest.x = static_cast<const int32_t*>(rest.x) + x_words;
+    rest.sums += rows;
+    rest.accumulate = true;
+  }
+}
+
+template <class Pairs, int rows>
+void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c) {
+  const bool finite = tiles[0].zeros == nullptr || all_finite(input.sums, span.groups * rows);
+  return (finite ? multiply_finite<Pairs, rows> : multiply_infinite<Pairs, rows>)(tiles, span, input, c);
 }
 
 template <class Values>

@@ -27,16 +27,33 @@ void read(DType dtype, const std::byte* from, int64_t stride, int64_t n, float* 
 DenseFactor::DenseFactor(const ConstMatrix& b, bool bfloat16_products)
     : b_(b), rounded_(bfloat16_products), tiles_(bfloat16_products ? bfloat16_tiles() : float32_tiles()) {}
 
-RowFormat DenseFactor::row_format(int64_t) const {
+/// Null where elements would have to be rounded or gathered.
+Dots* DenseFactor::few(int64_t rows) const {
+  const bool contiguous = b_.row_stride == 1 || b_.col_stride == 1;
+  const bool as_they_lie = contiguous && (!rounded_ || b_.dtype == DType::bfloat16);
+  const Contiguous layout = b_.row_stride == 1 ? Contiguous::columns : Contiguous::rows;
+  return as_they_lie ? dots(tiles_.operand, b_.dtype, layout, rows) : nullptr;
+}
+
+RowFormat DenseFactor::row_format(int64_t rows) const {
   RowFormat format;
   format.operand = tiles_.operand;
   format.rounded = rounded_;
-  format.tile_rows = tiles_.rows;
+  const bool few_rows = few(rows) != nullptr;
+  format.tile_rows = few_rows ? 1 : tiles_.rows;
+  if (few_rows) format.multiple = kDotPadding;
   return format;
 }
 
 void DenseFactor::multiply(const RowPanels& a, int64_t rows, int64_t panel, float* c) const {
   const int64_t column = panel * tiles_.columns;
+  if (few(a.rows()) != nullptr) {
+    const void* row[kMostDotRows];
+    for (int64_t r = 0; r < rows; ++r) row[r] = a.words(r);
+    const int64_t stride = b_.row_stride == 1 ? b_.col_stride : b_.row_stride;
+    return few(rows)(row, b_.data + column * b_.col_stride * size_of(b_.dtype), stride, b_.rows,
+                     std::min<int64_t>(tiles_.columns, b_.cols - column), c, tiles_.columns);
+  }
   multiply_panel(tiles_, a, rows, [&](int64_t step, int64_t steps) { return pack(column, step, steps); }, c);
 }
 

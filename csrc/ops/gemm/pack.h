@@ -22,8 +22,9 @@ struct PackKernels {
   /// to[i] = x[i / 16 * 16 + order[i % 16]]; n is a multiple of 16.
   void (*reorder)(const float* x, int64_t n, const int32_t order[16], float* to);
   /// Groups of `length` values, each with the scale absmax / 127: codes[c] = round(x[c] / scale), and at
-  /// [g * stride] the scale of group g and the sum of its codes. The scale of a group that holds NaN or
-  /// infinity is NaN. length is at most 2^23.
+  /// [g * stride] the scale of group g and the sum of its codes. Of a group whose only value that is not
+  /// finite is an infinity, that has code 127 or -127 and all else 0, and the scale is infinite; with NaN or
+  /// several infinities the scale is NaN. length is at most 2^23.
   void (*encode_int8)(const float* x, int64_t groups, int64_t length, int8_t* codes, float* scales,
                       float* sums, int64_t stride);
 };

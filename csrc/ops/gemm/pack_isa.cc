@@ -132,6 +132,28 @@ int32_t encode_group(const float* x, int64_t length, float boost, float factor, 
   return fold(total, [](auto a, auto b) { return a + b; });
 }
 
+/// A group with NaN or infinities. Beside a single infinity all else is 0: its own terms are infinite, with
+/// their signs. Several could cancel or not, which no scale can say: it is NaN then, and so every sum.
+void encode_not_finite(const float* x, int64_t length, int8_t* codes, float* scale, float* sum) {
+  std::memset(codes, 0, static_cast<size_t>(length));
+  int64_t found = 0;
+  int64_t place = 0;
+  bool infinite = false;
+  for (int64_t c = 0; c < length; ++c) {
+    const uint32_t magnitude = numerics::bits_of(x[c]) & 0x7fffffffu;
+    if (magnitude < numerics::kInfinityBits) continue;
+    ++found;
+    place = c;
+    infinite = magnitude == numerics::kInfinityBits;
+  }
+  *scale = numerics::kQuietNaN;
+  *sum = 0;
+  if (found > 1 || !infinite) return;
+  codes[place] = x[place] > 0 ? 127 : -127;
+  *scale = __builtin_inff();
+  *sum = codes[place];
+}
+
 void encode_int8(const float* x, int64_t groups, int64_t length, int8_t* codes, float* scales, float* sums,
                  int64_t stride) {
   for (int64_t g = 0; g < groups; ++g, x += length, codes += length) {
@@ -139,9 +161,11 @@ void encode_int8(const float* x, int64_t groups, int64_t length, int8_t* codes, 
     for_each_lanes(x, length,
                    [&](int64_t, const Floats& v) { magnitudes = larger(magnitudes, magnitude_bits(v)); });
     const auto most = static_cast<uint32_t>(largest_of(magnitudes));
-    // A NaN or infinity makes the group's scale NaN, and so every sum that it enters.
-    const bool finite = most < numerics::kInfinityBits;
-    const float largest = finite ? numerics::float_of(most) : 0;
+    if (most >= numerics::kInfinityBits) {
+      encode_not_finite(x, length, codes, scales + g * stride, sums + g * stride);
+      continue;
+    }
+    const float largest = numerics::float_of(most);
     // 127 / largest of a denormal would be infinite.
     const float boost = largest < 0x1p-60f ? 0x1p64f : 1.0f;
     int32_t sum = 0;
@@ -149,7 +173,7 @@ void encode_int8(const float* x, int64_t groups, int64_t length, int8_t* codes, 
       sum = encode_group(x, length, boost, 127.0f / (largest * boost), codes);
     else
       std::memset(codes, 0, static_cast<size_t>(length));
-    scales[g * stride] = finite ? largest / 127.0f : numerics::kQuietNaN;
+    scales[g * stride] = largest / 127.0f;
     sums[g * stride] = static_cast<float>(sum);
   }
 }

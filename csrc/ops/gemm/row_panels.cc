@@ -95,6 +95,7 @@ int RowPanels::rows_of(int64_t tile) const {
 }
 
 void RowPanels::pack(int64_t tile) {
+  if (steps_ == 0) return;  // no depth: kernels read nothing
   const int rows = rows_of(tile);
   auto* const words = reinterpret_cast<uint32_t*>(data_.get() + tile * tile_bytes_);
   const ConstMatrix& m = source_.matrix;
