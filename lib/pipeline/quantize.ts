@@ -22,18 +22,17 @@ import {
 } from './quantize_plan';
 import { isQuantized, type QuantizeResult, quantizeUnits } from './quantize_units';
 import { type MatrixCalibration, REPORT_FILE, type Report, type ReportTensor } from './report';
-import type { RowOptions } from './rows';
+import type { PlanningOptions } from './recipe_usage';
 import { PeakRss } from './rss';
 import { type Progress, runUnits, type WorkUnit } from './run';
 
-export interface QuantizeOptions extends QuantizePlanOptions, RowOptions {
+export interface QuantizeOptions extends QuantizePlanOptions, PlanningOptions {
   out: string;
   /** Calibration: an expert with fewer tokens is given those that enter its layer too. */
   minExpertTokens?: number;
   maxShardBytes?: number;
   maxMemoryBytes?: number;
   resume?: boolean;
-  signal?: AbortSignal;
   /** Called once, before any work: what is planned, and what loaders cannot take. */
   onPlan?: (plan: QuantizePlan) => void;
   onProgress?: (progress: Progress) => void;

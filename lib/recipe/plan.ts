@@ -15,7 +15,6 @@ export interface PlanOptions {
   /** Of the one scheme to use where there is no recipe. */
   bits?: number;
   groupSize?: number;
-  targetBits?: number;
   /** Bytes that the chosen format writes for a weight; without it, `bitsPerWeight` predicts them. */
   bytesOf?: (linear: Linear, scheme: QuantScheme) => number;
 }
@@ -26,15 +25,9 @@ export interface PlanOptions {
  * @returns decisions in the model's order; `averageBits` is 8 x the bytes of the decoder's linear weights,
  *   kept ones included, / their number
  * @throws QuantariaError `ERR_ARGUMENT` if a rule asks for usage that was not given, `ERR_FORMAT` if the
- *   usage is of another model, `ERR_UNSUPPORTED` for `targetBits`
+ *   usage is of another model
  */
 export function planModel(model: ModelMap, recipe: Recipe | null, options: PlanOptions = {}): ModelPlan {
-  if (options.targetBits !== undefined) {
-    throw new QuantariaError(
-      'ERR_UNSUPPORTED',
-      'choosing bits for a target average is not there yet; a recipe, a preset or --bits decides them',
-    );
-  }
   const chosen = recipe ?? implicitRecipe(model, options);
   const usage = options.usage ?? null;
   checkUsage(model, chosen, usage);
