@@ -28,7 +28,16 @@ export function plan(program: Command): void {
         reason,
       }));
       const targeted = target === null ? {} : { target };
-      return printJson({ averageBits, bytes, method, format: format.name, ...targeted, warnings, notes, tensors });
+      return printJson({
+        averageBits,
+        bytes,
+        method,
+        format: format.name,
+        ...targeted,
+        warnings,
+        notes,
+        tensors,
+      });
     }
     print(...summaryTable(planned.tensors), '', planLine(planned));
   });

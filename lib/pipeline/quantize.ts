@@ -21,8 +21,9 @@ import {
   type QuantizePlanOptions,
 } from './quantize_plan';
 import { isQuantized, type QuantizeResult, quantizeUnits } from './quantize_units';
-import { type MatrixCalibration, REPORT_FILE, type Report, type ReportTensor } from './report';
 import type { PlanningOptions } from './recipe_usage';
+import { type MatrixCalibration, REPORT_FILE, type Report, type ReportTensor } from './report';
+import { REPORT_PAGE, type RunFacts, reportPage } from './report_page';
 import { PeakRss } from './rss';
 import { type Progress, runUnits, type WorkUnit } from './run';
 
@@ -62,8 +63,14 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
       shards: shards.map(({ file, bytes }) => [file, bytes]),
       ...(prepared && { calibration: prepared.identity }),
     });
+    const factsSoFar = (): RunFacts => ({
+      model: path.basename(path.resolve(model)),
+      seconds: (performance.now() - began) / 1000,
+      peakRssBytes: rss.peak,
+    });
     const finished = options.resume ? await finishedReport(options.out, fingerprint, shards) : null;
-    const report = finished ?? (await run(source, plan, prepared, shards, fingerprint, options));
+    const report =
+      finished ?? (await run(source, plan, prepared, shards, fingerprint, { ...options, facts: factsSoFar }));
     return { ...report, seconds: (performance.now() - began) / 1000, peakRssBytes: rss.stop() };
   } finally {
     rss.stop();
@@ -76,7 +83,7 @@ async function run(
   prepared: PreparedCalibration | null,
   shards: ReturnType<typeof layoutShards>,
   fingerprint: string,
-  options: QuantizeOptions,
+  options: QuantizeOptions & { facts: () => RunFacts },
 ): Promise<Report> {
   options.onPlan?.(plan);
   const members = plan.tensors.filter(isQuantized);
@@ -108,6 +115,7 @@ async function run(
       ...files,
       'config.json': config,
       [REPORT_FILE]: `${JSON.stringify(report, null, 2)}\n`,
+      [REPORT_PAGE]: reportPage(report, options.facts()),
     });
     return report;
   } catch (error) {
@@ -154,9 +162,12 @@ function reportOf(
   }
   const isUnruled = unruledTargets(plan);
   const tensors = plan.tensors.map(
-    ({ target, role, scheme, reason, bytes }): ReportTensor => ({
+    ({ target, role, layer, linear, scheme, reason, bytes }): ReportTensor => ({
       name: target.name,
       role,
+      ...(layer !== null && { layer }),
+      ...(linear !== null && { projection: linear.projection }),
+      ...(linear !== null && linear.expert !== null && { expert: linear.expert }),
       scheme,
       relativeError: errors.get(target.name) ?? 0,
       bytes,
@@ -174,13 +185,18 @@ function reportOf(
     format: plan.format.name,
     recipe: plan.recipe,
     averageBits: plan.averageBits,
+    ...(plan.target && { target: plan.target }),
     bytesIn: source.entries().reduce((sum, { bytes }) => sum + bytes, 0),
     bytesOut: plan.bytes,
     quantized,
     kept: tensors.length - quantized,
     warnings: plan.warnings,
     notes: plan.notes,
-    ...(prepared && { calibration: prepared.summary, usage: usageOf(prepared, results) }),
+    ...(plan.usage && { usage: plan.usage }),
+    ...(prepared && {
+      calibration: prepared.summary,
+      usage: usageOf(prepared, results) ?? plan.usage ?? undefined,
+    }),
     tensors,
   };
 }

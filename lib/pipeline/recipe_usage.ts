@@ -29,7 +29,9 @@ export async function recipeAndUsage(
   const resolve = async (hasUsage: boolean): Promise<Recipe> => {
     const recipe = await resolveRecipe(gridOptions(options), model, hasUsage);
     // What a preset says of its bits does not hold where a target decides them.
-    return options.targetBits === undefined ? recipe : { ...recipe, notes: hasUsage ? [] : alikeNotes(model) };
+    return options.targetBits === undefined
+      ? recipe
+      : { ...recipe, notes: hasUsage ? [] : alikeNotes(model) };
   };
   if (options.usage !== undefined) {
     const usage = await readUsage(options.usage);
@@ -37,7 +39,8 @@ export async function recipeAndUsage(
   }
   const hasText = (options.text ?? options.tokens) !== undefined && model.experts > 0;
   const recipe = await resolve(hasText);
-  const asks = options.targetBits !== undefined || recipe.rules.some(({ match }) => match.usage !== undefined);
+  const asks =
+    options.targetBits !== undefined || recipe.rules.some(({ match }) => match.usage !== undefined);
   if (!hasText || !asks) return { recipe, usage: null };
   const { text, tokens, seqLen, samples = USAGE_SAMPLES, signal, onPlanning } = options;
   const onProgress = (done: number, total: number) => onPlanning?.('counting experts', done, total);
@@ -58,7 +61,10 @@ function gridOptions(options: QuantizePlanOptions): QuantizePlanOptions {
   const { targetBits, recipe, bits, groupSize, format } = options;
   if (targetBits === undefined) return options;
   if (bits !== undefined) {
-    throw new QuantariaError('ERR_ARGUMENT', '--bits and --target-bits contradict each other: give one of them');
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      '--bits and --target-bits contradict each other: give one of them',
+    );
   }
   if (recipe !== undefined) return options;
   if (format === 'bitsandbytes') return { ...options, recipe: 'nf4' };

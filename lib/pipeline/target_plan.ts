@@ -4,8 +4,8 @@ import type { Format } from '../formats';
 import type { Linear, ModelMap } from '../models';
 import { storedBytes } from '../models/dtypes';
 import type { FormatName, LinearDecision, ModelPlan, Usage } from '../recipe';
-import { chooseBits, type ExpertGroups, type FreeWeight, type TargetChoice } from '../recipe/target_bits';
 import { matchText } from '../recipe/match';
+import { chooseBits, type ExpertGroups, type FreeWeight, type TargetChoice } from '../recipe/target_bits';
 import { type IntBits, type QuantScheme, schemeLabel, validateScheme } from '../scheme';
 import { type MeasureOptions, measureWeights, type WeightMeasure } from './sensitivity';
 
@@ -98,7 +98,9 @@ interface Candidate {
 function candidatesOf(linear: Linear, scheme: QuantScheme, { stored }: TargetRequest): Candidate[] {
   return widthsOf(scheme).flatMap((asked) => {
     const held = stored(linear, asked);
-    return held === null ? [] : [{ key: JSON.stringify(asked), asked, stored: held.scheme, bytes: held.bytes }];
+    return held === null
+      ? []
+      : [{ key: JSON.stringify(asked), asked, stored: held.scheme, bytes: held.bytes }];
   });
 }
 

@@ -27,7 +27,10 @@ export function convexHull<Option extends BitOption>(options: readonly Option[])
   for (const option of rising) {
     const last = hull.at(-1);
     if (last !== undefined && option.error >= last.error) continue;
-    while (hull.length >= 2 && gain(hull.at(-2) as Option, hull.at(-1) as Option) <= gain(hull.at(-2) as Option, option))
+    while (
+      hull.length >= 2 &&
+      gain(hull.at(-2) as Option, hull.at(-1) as Option) <= gain(hull.at(-2) as Option, option)
+    )
       hull.pop();
     hull.push(option);
   }

@@ -46,8 +46,10 @@ const FIRST_LAYERS_WEIGHT = 2;
 /** An expert that a text never reached may be used by another one: it counts as this share of an average expert. */
 const UNSEEN_SHARE = 0.1;
 
-/** Fewest bits in models with experts: there the size of these parts is small, and errors in them cost most. */
-const FEWEST_BITS: Partial<Record<Role, number>> = { attention: 3, 'dense-ffn': 4 };
+/** Attention does not stand fewer bits. */
+const FEWEST_BITS: Partial<Record<Role, number>> = { attention: 3 };
+/** Beside routed experts, dense layers are a small part of the model, and errors in them cost most. */
+const FEWEST_BITS_BESIDE_EXPERTS: Partial<Record<Role, number>> = { ...FEWEST_BITS, 'dense-ffn': 4 };
 
 type Option = BitOption & { key: string };
 
@@ -101,7 +103,13 @@ const roundedUp = (bits: number) => (Math.ceil(bits * 1000) / 1000).toFixed(3);
 const roundedDown = (bits: number) => (Math.floor(bits * 1000) / 1000).toFixed(3);
 
 /** What loaders merge into one linear layer. */
-const MERGED: Readonly<Record<string, string>> = { q: 'qkv', k: 'qkv', v: 'qkv', gate: 'gate-up', up: 'gate-up' };
+const MERGED: Readonly<Record<string, string>> = {
+  q: 'qkv',
+  k: 'qkv',
+  v: 'qkv',
+  gate: 'gate-up',
+  up: 'gate-up',
+};
 
 function unitKey({ name, role, layer, expert, projection }: Linear, groups: ExpertGroups): string {
   if (role === 'expert' && groups === 'model') return 'experts';
@@ -119,8 +127,10 @@ function unitOf(
   const shared = first.options.filter(({ key }) =>
     others.every(({ options }) => options.some((option) => option.key === key)),
   );
-  const fewest = (experts > 0 && FEWEST_BITS[first.linear.role]) || 0;
-  const enough = shared.filter(({ scheme }) => scheme === null || scheme.kind !== 'int' || scheme.bits >= fewest);
+  const fewest = (experts > 0 ? FEWEST_BITS_BESIDE_EXPERTS : FEWEST_BITS)[first.linear.role] ?? 0;
+  const enough = shared.filter(
+    ({ scheme }) => scheme === null || scheme.kind !== 'int' || scheme.bits >= fewest,
+  );
   // Where the format has no more bits than too few, these are better than none.
   const options = enough.some(({ scheme }) => scheme !== null) ? enough : shared;
   return {
