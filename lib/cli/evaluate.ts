@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { type Evaluation, evaluateModel } from '../pipeline/evaluate';
+import { addToReport } from '../pipeline/evaluation_report';
 import { useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { print, printJson } from './output';
@@ -7,6 +8,7 @@ import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags
 
 interface Flags extends RunFlags {
   baseline?: string;
+  report?: boolean;
 }
 
 /** `quantaria evaluate <model> --text <file>`: perplexity, and the distance from a baseline. */
@@ -15,7 +17,8 @@ export function evaluate(program: Command): void {
     .command('evaluate')
     .description('perplexity over a text, and how far the predictions are from a baseline')
     .argument('<model>', 'a directory or a .safetensors file')
-    .option('--baseline <model>', 'a checkpoint to compare with, usually the original');
+    .option('--baseline <model>', 'a checkpoint to compare with, usually the original')
+    .option('--report', "put the result into the report.html of the model's directory");
   addRunFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
@@ -25,6 +28,7 @@ export function evaluate(program: Command): void {
       signal,
       onProgress: shareLogger('evaluating'),
     }).finally(done);
+    if (flags.report) await addToReport(model, found, flags.text ?? flags.tokens ?? '');
     if (flags.json) return printJson(found);
     printEvaluation(found);
   });

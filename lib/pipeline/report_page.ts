@@ -181,6 +181,9 @@ function mixText(tensors: readonly ReportTensor[]): string {
     .join(', ');
 }
 
+/** As data flows through a layer; others come first. */
+const PROJECTION_ORDER = ['q', 'k', 'v', 'o', 'gate', 'up', 'down'];
+
 /** Bits of each part of each layer; of experts, their mean. */
 function bitsMap({ tensors }: Report): Html {
   const placed = tensors.filter(
@@ -191,12 +194,9 @@ function bitsMap({ tensors }: Report): Html {
   );
   const partOf = ({ role, projection }: ReportTensor) => `${role} ${projection}`;
   const order = ({ role }: ReportTensor) => (ROLES as readonly string[]).indexOf(role);
-  const columns = [
-    ...groupBy(
-      [...placed].sort((a, b) => order(b) - order(a)),
-      partOf,
-    ).keys(),
-  ];
+  const within = ({ projection = '' }: ReportTensor) => PROJECTION_ORDER.indexOf(projection);
+  const ordered = [...placed].sort((a, b) => order(b) - order(a) || within(a) - within(b));
+  const columns = [...groupBy(ordered, partOf).keys()];
   const layers = [...groupBy(placed, ({ layer }) => layer as number)].sort(([a], [b]) => a - b);
   if (layers.length === 0) return html``;
   const rows = layers.map(([layer, own]) => {
