@@ -23,6 +23,7 @@ import { type ExpertGroups, type FormatName, type ModelPlan, planModel, type Usa
 import { type QuantScheme, schemeLabel } from '../scheme';
 import { expertTargets } from './expert_targets';
 import { type PlanningOptions, recipeAndUsage } from './recipe_usage';
+import { spreadsFor } from './sensitivity';
 import { readSidecars } from './stored_model';
 import { planForTarget, type TargetSummary } from './target_plan';
 
@@ -111,7 +112,13 @@ export async function planQuantization(
   const model = describeModel(source.config, source.entries());
   await refuseQuantized(source, model);
   const { recipe, usage } = await recipeAndUsage(source, model, options);
-  const decided = planModel(model, recipe, { usage: usage ?? undefined });
+  const measuring = {
+    signal: options.signal,
+    onProgress: (done: number, total: number) => options.onPlanning?.('measuring weights', done, total),
+  };
+  const spreads = await spreadsFor(source, model, recipe, measuring);
+  const spreadOf = spreads && ((linear: Linear) => spreads.get(linear) ?? 0);
+  const decided = planModel(model, recipe, { usage: usage ?? undefined, spreadOf });
   const draft = layOut(source, model, decided, options);
   const { targetBits } = options;
   if (targetBits === undefined) return { ...draft, usage };
@@ -131,10 +138,7 @@ export async function planQuantization(
       decoderBytes,
       bytesOf: (linear) => sizes.get(linear) ?? 0,
     },
-    {
-      signal: options.signal,
-      onProgress: (done, total) => options.onPlanning?.('measuring weights', done, total),
-    },
+    measuring,
   );
   const planned = layOut(source, model, chosen.decided, options);
   return { ...planned, usage, target: chosen.target, warnings: [...planned.warnings, ...chosen.warnings] };

@@ -1,8 +1,11 @@
 import type { Checkpoint } from '../checkpoint/reader';
 import { QuantariaError } from '../errors';
-import type { Linear } from '../models';
+import type { Linear, ModelMap } from '../models';
 import { type NativeTensor, native } from '../native';
 import { quantizeMatrix } from '../ops/quantize';
+import type { Recipe } from '../recipe';
+import { compileMatch } from '../recipe/match';
+import { linearCandidate, QUANTIZABLE } from '../recipe/plan';
 import type { QuantScheme } from '../scheme';
 import { Tensor } from '../tensor';
 import { linearView } from './copy_units';
@@ -69,6 +72,26 @@ export async function measureWeights(
   if (failure !== null) throw (failure as { error: unknown }).error;
   if (signal?.aborted) throw new QuantariaError('ERR_ABORTED', 'interrupted');
   return measures;
+}
+
+/** Outlier scores of the decoder's weights for a recipe that asks them; undefined for one that does not. */
+export async function spreadsFor(
+  source: Checkpoint,
+  { linears }: ModelMap,
+  { rules }: Recipe,
+  options: MeasureOptions,
+): Promise<ReadonlyMap<Linear, number> | undefined> {
+  // All that could be among the most used are measured.
+  const asking = rules.flatMap(({ match: { usage, outliers, ...rest } }) =>
+    outliers === undefined ? [] : [compileMatch(rest, null)],
+  );
+  if (asking.length === 0) return undefined;
+  const wanted = linears
+    .filter(({ dtype }) => QUANTIZABLE.includes(dtype))
+    .filter((linear) => asking.some((matches) => matches(linearCandidate(linear))))
+    .map((linear) => ({ linear, schemes: [] }));
+  const measures = await measureWeights(source, wanted, options);
+  return new Map(wanted.map(({ linear }, i) => [linear, (measures[i] as WeightMeasure).outlierScore]));
 }
 
 async function measureWeight(

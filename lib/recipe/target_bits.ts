@@ -43,6 +43,8 @@ export interface TargetChoice {
 
 /** Layers that are counted as first, whose errors go through all others, weigh so much more than the last. */
 const FIRST_LAYERS_WEIGHT = 2;
+/** Beside routed experts, errors of attention weigh so much more than those of the feed-forward part. */
+const ATTENTION_WEIGHT = 2;
 /** An expert that a text never reached may be used by another one: it counts as this share of an average expert. */
 const UNSEEN_SHARE = 0.1;
 
@@ -148,13 +150,14 @@ function unitOf(
   };
 }
 
-/** How much an error in a weight matters: the share of the tokens that it sees, and more in the first layers. */
+/** How much an error in a weight matters: the share of the tokens that it sees, more in attention and in the first layers. */
 function importanceIn({ model, usage }: TargetContext): (linear: Linear) => number {
   const first = new Set(firstExpertLayers(model));
   const average = model.experts > 0 ? (model.topK ?? 1) / model.experts : 1;
   const counts = new Map(usage?.layers.map(({ layer, counts: own }) => [layer, own]));
   return ({ role, layer, expert }) => {
     const depth = layer !== null && first.has(layer) ? FIRST_LAYERS_WEIGHT : 1;
+    if (role === 'attention' && model.experts > 0) return depth * ATTENTION_WEIGHT;
     if (role !== 'expert') return depth;
     const count = layer === null || expert === null ? undefined : counts.get(layer)?.[expert];
     const seen = count === undefined || usage === null || usage.tokens === 0 ? average : count / usage.tokens;

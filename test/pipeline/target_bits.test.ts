@@ -119,7 +119,7 @@ describe('--target-bits', () => {
     await rejectsCode(
       quantizeCheckpoint(model, { targetBits: 4, out }),
       'ERR_ARGUMENT',
-      /layers\.1\.self_attn\.q_proj.*NaN/,
+      /layers\.1\.self_attn\.q_proj.*nan/,
     );
     expect(fs.existsSync(out)).toBe(false);
   });
@@ -208,8 +208,20 @@ describe('--target-bits', () => {
 });
 
 describe('what loaders take', () => {
+  // Widths that every format's kernels can take.
+  const wider: Readonly<Record<number, number>> = { 20: 64, 16: 32 };
   const { config, tensors } = qwen3Moe();
-  const model = writeModel(path.join(work, 'qwen'), { config, tensors }, { seed: 3 });
+  const model = writeModel(
+    path.join(work, 'qwen'),
+    {
+      config: { ...config, moe_intermediate_size: 64 },
+      tensors: tensors.map((tensor) => ({
+        ...tensor,
+        shape: tensor.shape.map((size) => wider[size] ?? size),
+      })),
+    },
+    { seed: 3 },
+  );
 
   test.each([
     [
@@ -225,11 +237,11 @@ describe('what loaders take', () => {
   ] as const)(
     '%s: a mix within the %s is told before the run, and the nearest plan that loads',
     async (format, expertGroups, told) => {
-      const mixed = await planned({ targetBits: 4, groupSize: 16, format }, model);
+      const mixed = await planned({ targetBits: 5, groupSize: 32, format }, model);
       expect(mixed.warnings.filter((warning) => told.test(warning))).toHaveLength(1);
-      const nearest = await planned({ targetBits: 4, groupSize: 16, format, expertGroups }, model);
+      const nearest = await planned({ targetBits: 5, groupSize: 32, format, expertGroups }, model);
       expect(nearest.warnings.join()).not.toMatch(/nearest plan/);
-      expect(nearest.averageBits).toBeLessThanOrEqual(4);
+      expect(nearest.averageBits).toBeLessThanOrEqual(5);
       const said = /: (\d\.\d+) bits, (\d+\.\d+) times/.exec(
         mixed.warnings.find((warning) => told.test(warning)) ?? '',
       );
@@ -271,4 +283,28 @@ test('weights are measured as a plain loop measures them', async () => {
     expect(measures[i]?.energy).toBeCloseTo(energy, 8);
     expect(measures[i]?.outlierScore).toBeCloseTo(score, 10);
   }
+});
+
+test('rules by outliers take the weights of widest spread among those that the rest of the match covers', async () => {
+  const file = path.join(work, 'outliers.json');
+  const scheme = (bits: number) => ({ kind: 'int', bits, symmetric: true, granularity: 'row' });
+  const rules = [
+    { match: { role: 'expert', layers: '1-2', outliers: 'top:5' }, scheme: scheme(8) },
+    { match: { role: 'expert' }, scheme: scheme(3) },
+    { match: {}, scheme: null },
+  ];
+  fs.writeFileSync(file, JSON.stringify({ rules }));
+  const { tensors } = await planned({ recipe: file });
+  using source = await openCheckpoint(EXAMPLE);
+  const { linears } = describeModel(source.config, source.entries());
+  const covered = linears.filter(({ role, layer }) => role === 'expert' && layer !== 0);
+  const measures = await measureWeights(
+    source,
+    covered.map((linear) => ({ linear, schemes: [] })),
+  );
+  const scores = new Map(covered.map(({ name }, i) => [name, measures[i]?.outlierScore as number]));
+  const widest = [...scores].sort(([, a], [, b]) => b - a).slice(0, 5);
+  const chosen = tensors.filter(({ scheme: own }) => own !== null && bitsOf(own) === 8);
+  expect(chosen.map(({ name }) => name).sort()).toEqual(widest.map(([name]) => name).sort());
+  for (const { reason } of chosen) expect(reason).toMatch(/outliers top:5/);
 });
