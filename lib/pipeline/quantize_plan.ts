@@ -25,7 +25,7 @@ import { expertTargets } from './expert_targets';
 import { type PlanningOptions, recipeAndUsage } from './recipe_usage';
 import { spreadsFor } from './sensitivity';
 import { readSidecars } from './stored_model';
-import { planForTarget, type TargetSummary } from './target_plan';
+import { mixHints, planForTarget, type TargetSummary } from './target_plan';
 
 /** What the command line or a program asks for. */
 export interface QuantizePlanOptions {
@@ -121,7 +121,10 @@ export async function planQuantization(
   const decided = planModel(model, recipe, { usage: usage ?? undefined, spreadOf });
   const draft = layOut(source, model, decided, options);
   const { targetBits } = options;
-  if (targetBits === undefined) return { ...draft, usage };
+  if (targetBits === undefined) {
+    const hints = mixHints(draft.format, model, decided, draft.averageBits);
+    return { ...draft, usage, warnings: [...draft.warnings, ...hints] };
+  }
   const { decoderBytes, parameters } = decoderSize(draft.tensors);
   const sizes = new Map(draft.tensors.map(({ linear, bytes }) => [linear, bytes]));
   const chosen = await planForTarget(

@@ -26,6 +26,7 @@ pre { overflow-x: auto; background: var(--box); padding: .8rem; border-radius: 6
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; }
+td { white-space: nowrap; }
 thead th { color: var(--soft); font-size: .85rem; vertical-align: bottom; }
 th[scope=row], th:first-child, .t { text-align: left; }
 .names { width: 100%; }

@@ -5,7 +5,14 @@ import type { Linear, ModelMap } from '../models';
 import { storedBytes } from '../models/dtypes';
 import type { FormatName, LinearDecision, ModelPlan, Usage } from '../recipe';
 import { matchText } from '../recipe/match';
-import { chooseBits, type ExpertGroups, type FreeWeight, type TargetChoice } from '../recipe/target_bits';
+import {
+  averageRange,
+  chooseBits,
+  type ExpertGroups,
+  type FreeWeight,
+  type TargetChoice,
+  type TargetContext,
+} from '../recipe/target_bits';
 import { type IntBits, type QuantScheme, schemeLabel, validateScheme } from '../scheme';
 import { type MeasureOptions, measureWeights, type WeightMeasure } from './sensitivity';
 
@@ -84,7 +91,9 @@ export async function planForTarget(
   return {
     decided: withChoice(decided, choice, bits),
     target: { bits, expertGroups, predictedError: choice.predictedError },
-    warnings: loaderWarnings(format, model, choice, (groups) => chooseBits(weights, context, groups)),
+    warnings: isAria(model)
+      ? keptExpertsWarning(weights, context, choice)
+      : mixWarnings(format, choice, (groups) => chooseBits(weights, context, groups)),
   };
 }
 
@@ -123,18 +132,37 @@ const AGREEMENT: Partial<Record<FormatName, { groups: ExpertGroups; loader: stri
   gptq: { groups: 'layer', loader: 'vLLM' },
 };
 
+const isAria = ({ architecture }: ModelMap): boolean => /aria/.test(architecture);
+
+/** No stock loader has quantized experts of Aria; code that has them one by one takes any mix. */
+function keptExpertsWarning(
+  weights: readonly FreeWeight[],
+  context: TargetContext,
+  { schemes }: TargetChoice,
+): string[] {
+  const quantized = [...schemes].some(([{ role }, scheme]) => role === 'expert' && scheme !== null);
+  if (!quantized) return [];
+  const others = weights.map(({ linear, options, ...rest }) => ({
+    ...rest,
+    linear,
+    options: linear.role === 'expert' ? options.filter(({ scheme }) => scheme === null) : options,
+  }));
+  const [least] = averageRange(others, context, 'expert');
+  return [
+    `the nearest plan that stock loaders take keeps the experts (a rule with role expert and scheme null): from ${least.toFixed(3)} bits on average`,
+  ];
+}
+
 /** Where experts differ more than a stock loader takes: the nearest plan that it does take. */
-function loaderWarnings(
+function mixWarnings(
   { name }: Format,
-  { architecture }: ModelMap,
   choice: TargetChoice,
   choose: (groups: ExpertGroups) => TargetChoice,
 ): string[] {
   const agreement = AGREEMENT[name];
-  // No stock loader has quantized experts of Aria; code that has them one by one takes any mix.
-  if (agreement === undefined || /aria/.test(architecture)) return [];
+  if (agreement === undefined) return [];
   const { groups, loader } = agreement;
-  if (agree(choice, groups)) return [];
+  if (agree(choice.schemes, groups)) return [];
   const mix = `${name}: routed experts of ${groups === 'model' ? 'the model' : 'a layer'} have different bits, which ${loader} does not take`;
   try {
     const nearest = choose(groups);
@@ -148,7 +176,7 @@ function loaderWarnings(
   }
 }
 
-function agree({ schemes }: TargetChoice, groups: ExpertGroups): boolean {
+function agree(schemes: Iterable<readonly [Linear, QuantScheme | null]>, groups: ExpertGroups): boolean {
   const found = new Map<number | null, string>();
   for (const [{ role, layer }, scheme] of schemes) {
     if (role !== 'expert') continue;
@@ -158,4 +186,20 @@ function agree({ schemes }: TargetChoice, groups: ExpertGroups): boolean {
     found.set(group, own);
   }
   return true;
+}
+
+/** For a plan of rules whose experts differ more than a stock loader takes: how to ask for the nearest that does not. */
+export function mixHints(
+  { name }: Format,
+  model: ModelMap,
+  { linears }: ModelPlan,
+  averageBits: number,
+): string[] {
+  const agreement = AGREEMENT[name];
+  const schemes = linears.map(({ linear, scheme }) => [linear, scheme] as const);
+  if (agreement === undefined || isAria(model) || agree(schemes, agreement.groups)) return [];
+  const { groups, loader } = agreement;
+  return [
+    `${name}: the nearest plan that ${loader} takes is \`--target-bits ${averageBits.toFixed(2)} --expert-groups ${groups}\``,
+  ];
 }

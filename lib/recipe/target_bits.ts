@@ -68,16 +68,10 @@ export function chooseBits(
 ): TargetChoice {
   const { targetBits, parameters, fixedBytes } = context;
   const importance = importanceIn(context);
-  const members = new Map<string, FreeWeight[]>();
-  for (const weight of weights) {
-    const key = unitKey(weight.linear, groups);
-    members.set(key, [...(members.get(key) ?? []), weight]);
-  }
-  const unitMembers = [...members.values()];
-  const units = unitMembers.map((own) => unitOf(own, importance, context.model));
+  const { units, unitMembers } = unitsOf(weights, context, groups);
   const chosen = chooseOptions(units, (targetBits * parameters) / 8 - fixedBytes);
-  const [least, most] = sizeRange(units);
   const averageOf = (bytes: number) => (parameters === 0 ? 0 : (8 * (bytes + fixedBytes)) / parameters);
+  const [least, most] = sizeRange(units);
   if (chosen === null || targetBits > averageOf(most)) {
     throw new QuantariaError(
       'ERR_ARGUMENT',
@@ -98,6 +92,31 @@ export function chooseBits(
     averageBits: averageOf(chosen.reduce((sum, { bytes }) => sum + bytes, 0)),
     predictedError: energy === 0 ? 0 : Math.sqrt(error / energy),
   };
+}
+
+/** The averages that can be reached. */
+export function averageRange(
+  weights: readonly FreeWeight[],
+  context: TargetContext,
+  groups: ExpertGroups,
+): [least: number, most: number] {
+  const { parameters, fixedBytes } = context;
+  const [least, most] = sizeRange(unitsOf(weights, context, groups).units);
+  return [(8 * (least + fixedBytes)) / parameters, (8 * (most + fixedBytes)) / parameters];
+}
+
+/** Weights that share a choice, and what they can choose. */
+function unitsOf(weights: readonly FreeWeight[], context: TargetContext, groups: ExpertGroups) {
+  const importance = importanceIn(context);
+  const members = new Map<string, FreeWeight[]>();
+  for (const weight of weights) {
+    const key = unitKey(weight.linear, groups);
+    const own = members.get(key);
+    if (own) own.push(weight);
+    else members.set(key, [weight]);
+  }
+  const unitMembers = [...members.values()];
+  return { units: unitMembers.map((own) => unitOf(own, importance, context.model)), unitMembers };
 }
 
 /** Bounds that hold when they are typed in. */

@@ -259,6 +259,43 @@ describe('what loaders take', () => {
   );
 });
 
+test('moe-mixed: experts of several widths, and the flags of the nearest plan that loads', async () => {
+  const { config, tensors } = qwen3Moe();
+  const model = writeModel(path.join(work, 'mixed'), { config, tensors });
+  const counted = path.join(work, 'mixed-usage.json');
+  fs.writeFileSync(
+    counted,
+    JSON.stringify({ tokens: 8, layers: [0, 1].map((layer) => ({ layer, counts: [9, 3, 2, 2] })) }),
+  );
+  const { warnings, averageBits } = await planned({ recipe: 'moe-mixed', usage: counted }, model);
+  expect(warnings.join()).toContain(`--target-bits ${averageBits.toFixed(2)} --expert-groups model`);
+  expect((await planned({ recipe: 'int4' }, model)).warnings.join()).not.toMatch(/nearest plan/);
+});
+
+test('Aria: the nearest plan that stock loaders take keeps the experts, and is what is said', async () => {
+  const { warnings } = await planned({ targetBits: 3.5, usage });
+  const said = warnings.flatMap((warning) => /keeps the experts.*: from (\S+) bits/.exec(warning)?.[1] ?? []);
+  expect(said).toHaveLength(1);
+  const file = path.join(work, 'kept-experts.json');
+  const scheme = {
+    kind: 'int',
+    bits: 4,
+    symmetric: true,
+    range: 'full',
+    granularity: 'group',
+    groupSize: 128,
+  };
+  const rules = [
+    { match: { role: 'expert' }, scheme: null },
+    ...['attention', 'shared-expert'].map((role) => ({ match: { role }, scheme })),
+    { match: {}, scheme: null },
+  ];
+  fs.writeFileSync(file, JSON.stringify({ rules }));
+  const nearest = await planned({ targetBits: Number(said[0]) + 0.001, recipe: file });
+  expect(nearest.averageBits).toBeCloseTo(Number(said[0]), 2);
+  expect(nearest.warnings.join()).not.toMatch(/experts/);
+});
+
 test('weights are measured as a plain loop measures them', async () => {
   using source = await openCheckpoint(EXAMPLE);
   const { linears } = describeModel(source.config, source.entries());
