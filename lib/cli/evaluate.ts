@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander';
 import { type Evaluation, evaluateModel } from '../pipeline/evaluate';
+import { addToReport } from '../pipeline/evaluation_report';
 import { useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { print, printJson } from './output';
@@ -8,6 +9,7 @@ import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags
 interface Flags extends RunFlags {
   baseline?: string;
   compute?: 'auto' | 'int8';
+  report?: boolean;
 }
 
 /** `quantaria evaluate <model> --text <file>`: perplexity, and the distance from a baseline. */
@@ -22,7 +24,8 @@ export function evaluate(program: Command): void {
         '--compute <kind>',
         'int8: quantize activations where weights are integers (default: auto)',
       ).choices(['auto', 'int8']),
-    );
+    )
+    .option('--report', "put the result into the report.html of the model's directory");
   addRunFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
@@ -33,6 +36,7 @@ export function evaluate(program: Command): void {
       signal,
       onProgress: shareLogger('evaluating'),
     }).finally(done);
+    if (flags.report) await addToReport(model, found, flags.text ?? flags.tokens ?? '');
     if (flags.json) return printJson(found);
     printEvaluation(found);
   });

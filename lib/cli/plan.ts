@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/reader';
 import { planQuantization, type QuantizePlan } from '../pipeline/quantize_plan';
 import { formatBytes, log, print, printJson } from './output';
-import { addPlanFlags, type PlanFlags, planOptions } from './plan_flags';
+import { addPlanFlags, type PlanFlags, planningLogger, planOptions } from './plan_flags';
 import { summaryTable } from './summary_table';
 
 /** `quantaria plan <model>`: which tensor gets which bits; nothing is written. */
@@ -14,9 +14,12 @@ export function plan(program: Command): void {
       .argument('<model>', 'a directory or a .safetensors file'),
   ).action(async (model: string, flags: PlanFlags & { json?: boolean }) => {
     using source = await openCheckpoint(model);
-    const planned = await planQuantization(source, planOptions(flags));
+    const planned = await planQuantization(source, {
+      ...planOptions(flags),
+      onPlanning: planningLogger(),
+    });
     printRemarks(planned);
-    const { averageBits, bytes, method, format, warnings, notes } = planned;
+    const { averageBits, bytes, method, format, target, warnings, notes } = planned;
     if (flags.json) {
       const tensors = planned.tensors.map(({ target, role, scheme, reason }) => ({
         name: target.name,
@@ -24,7 +27,17 @@ export function plan(program: Command): void {
         scheme,
         reason,
       }));
-      return printJson({ averageBits, bytes, method, format: format.name, warnings, notes, tensors });
+      const targeted = target === null ? {} : { target };
+      return printJson({
+        averageBits,
+        bytes,
+        method,
+        format: format.name,
+        ...targeted,
+        warnings,
+        notes,
+        tensors,
+      });
     }
     print(...summaryTable(planned.tensors), '', planLine(planned));
   });

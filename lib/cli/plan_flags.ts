@@ -1,7 +1,15 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { METHODS, type QuantizePlanOptions } from '../pipeline/quantize_plan';
-import { FORMAT_NAMES, type FormatName, isPreset, PRESET_NAMES } from '../recipe';
-import { groupSize, number, positive } from './flags';
+import {
+  EXPERT_GROUPS,
+  type ExpertGroups,
+  FORMAT_NAMES,
+  type FormatName,
+  isPreset,
+  PRESET_NAMES,
+} from '../recipe';
+import { groupSize, integer, number, positive } from './flags';
+import { shareLogger } from './run_flags';
 
 /** What decides a plan, the same for `plan` and `quantize`. */
 export interface PlanFlags {
@@ -12,6 +20,11 @@ export interface PlanFlags {
   format?: FormatName;
   usage?: string;
   targetBits?: number;
+  expertGroups?: ExpertGroups;
+  text?: string;
+  tokens?: string;
+  samples?: number;
+  seqLen?: number;
   expertTemplate?: string;
   actOrder?: boolean;
   staticGroups?: boolean;
@@ -43,7 +56,17 @@ export function addPlanFlags(command: Command): Command {
     .option('--group-size <n>', 'weights that share a scale; -1 for whole rows', groupSize)
     .addOption(new Option('--format <name>', 'output format').choices([...FORMAT_NAMES]))
     .option('--usage <file>', 'expert frequencies, as `usage --json` writes them')
-    .option('--target-bits <b>', 'average bits to aim at', positive)
+    .option('--target-bits <b>', 'average bits to aim at: bits are chosen weight by weight', positive)
+    .addOption(
+      new Option(
+        '--expert-groups <which>',
+        'with --target-bits: routed experts that get the same bits (default: expert, each its own)',
+      ).choices([...EXPERT_GROUPS]),
+    )
+    .option('--text <file>', 'a text, to count experts on and for methods that need calibration')
+    .option('--tokens <file>', 'token ids instead of a text')
+    .option('--samples <n>', 'rows of the text (default: 128)', integer(1))
+    .option('--seq-len <n>', 'ids of a row (default: 256)', integer(2))
     .option('--no-act-order', 'gptq: quantize columns as they come, not by falling weight of their inputs')
     .option('--no-static-groups', 'gptq: fit the grids of groups on the way; act-order then moves groups')
     .option('--damping <share>', "gptq: of the Hessian's mean diagonal (default: 0.01)", number(0))
@@ -53,4 +76,14 @@ export function addPlanFlags(command: Command): Command {
 
 export function planOptions(flags: PlanFlags): QuantizePlanOptions {
   return { ...flags, bits: flags.bits === undefined ? undefined : Number(flags.bits) };
+}
+
+/** Planning that takes time says how far it is, each part with a line of its own. */
+export function planningLogger(): (what: string, done: number, total: number) => void {
+  const loggers = new Map<string, ReturnType<typeof shareLogger>>();
+  return (what, done, total) => {
+    const logger = loggers.get(what) ?? shareLogger(what);
+    loggers.set(what, logger);
+    logger(done, total);
+  };
 }

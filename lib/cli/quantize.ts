@@ -4,14 +4,10 @@ import { addOutputFlags, integer, type OutputFlags, outputOptions, useDevice } f
 import { abortOnInterrupt } from './interrupt';
 import { formatBytes, log, print, printJson, progressPrinter } from './output';
 import { planLine, printRemarks } from './plan';
-import { addPlanFlags, type PlanFlags, planOptions } from './plan_flags';
+import { addPlanFlags, type PlanFlags, planningLogger, planOptions } from './plan_flags';
 import { summaryTable } from './summary_table';
 
 interface Flags extends PlanFlags, OutputFlags {
-  text?: string;
-  tokens?: string;
-  samples?: number;
-  seqLen?: number;
   minExpertTokens?: number;
   json?: boolean;
 }
@@ -22,25 +18,21 @@ export function quantize(program: Command): void {
     .command('quantize')
     .description('quantize a checkpoint')
     .argument('<model>', 'a directory or a .safetensors file');
-  addPlanFlags(command)
-    .option('--text <file>', 'calibration text, for methods that need one')
-    .option('--tokens <file>', 'calibration token ids instead of a text')
-    .option('--samples <n>', 'calibration rows (default: 128)', integer(1))
-    .option('--seq-len <n>', 'ids of a calibration row (default: 256)', integer(2))
-    .option(
-      '--min-expert-tokens <n>',
-      'experts with fewer calibration tokens are given those of their layer too (default: 256)',
-      integer(0),
-    );
+  addPlanFlags(command).option(
+    '--min-expert-tokens <n>',
+    'experts with fewer calibration tokens are given those of their layer too (default: 256)',
+    integer(0),
+  );
   addOutputFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
-    const { text, tokens, samples, seqLen, minExpertTokens } = flags;
+    const { minExpertTokens } = flags;
     const summary = await quantizeCheckpoint(model, {
       ...planOptions(flags),
       ...outputOptions(flags),
-      ...{ text, tokens, samples, seqLen, minExpertTokens },
+      minExpertTokens,
       signal,
+      onPlanning: planningLogger(),
       onPlan: (plan) => {
         printRemarks(plan);
         log(planLine(plan));

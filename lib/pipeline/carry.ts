@@ -4,6 +4,7 @@ import { ioError } from '../checkpoint/json_file';
 import type { FileContent } from '../checkpoint/writer';
 import { FOLDING_FILE } from './folding';
 import { REPORT_FILE } from './report';
+import { REPORT_PAGE } from './report_page';
 
 /** Weights in whatever form, and what Quantaria and others write beside them: not carried over to another checkpoint. */
 const NOT_CARRIED = /\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx|ot)$|\.index\.json$|^\./i;
@@ -11,6 +12,7 @@ const REWRITTEN = new Set([
   'config.json',
   REPORT_FILE,
   FOLDING_FILE,
+  REPORT_PAGE,
   'quantize_config.json',
   'quanto_qmap.json',
   'quantization_map.json',

@@ -22,18 +22,19 @@ import {
   type QuantizePlanOptions,
 } from './quantize_plan';
 import { isQuantized, type QuantizeResult, quantizeUnits } from './quantize_units';
+import type { PlanningOptions } from './recipe_usage';
 import { type MatrixCalibration, REPORT_FILE, type Report, type ReportTensor } from './report';
+import { REPORT_PAGE, type RunFacts, reportPage } from './report_page';
 import { PeakRss } from './rss';
 import { type Progress, runUnits, type WorkUnit } from './run';
 
-export interface QuantizeOptions extends QuantizePlanOptions {
+export interface QuantizeOptions extends QuantizePlanOptions, PlanningOptions {
   out: string;
   /** Calibration: an expert with fewer tokens is given those that enter its layer too. */
   minExpertTokens?: number;
   maxShardBytes?: number;
   maxMemoryBytes?: number;
   resume?: boolean;
-  signal?: AbortSignal;
   /** Called once, before any work: what is planned, and what loaders cannot take. */
   onPlan?: (plan: QuantizePlan) => void;
   onProgress?: (progress: Progress) => void;
@@ -63,8 +64,14 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
       shards: shards.map(({ file, bytes }) => [file, bytes]),
       ...(prepared && { calibration: prepared.identity }),
     });
+    const factsSoFar = (): RunFacts => ({
+      model: path.basename(path.resolve(model)),
+      seconds: (performance.now() - began) / 1000,
+      peakRssBytes: rss.peak,
+    });
     const finished = options.resume ? await finishedReport(options.out, fingerprint, shards) : null;
-    const report = finished ?? (await run(source, plan, prepared, shards, fingerprint, options));
+    const report =
+      finished ?? (await run(source, plan, prepared, shards, fingerprint, { ...options, facts: factsSoFar }));
     return { ...report, seconds: (performance.now() - began) / 1000, peakRssBytes: rss.stop() };
   } finally {
     rss.stop();
@@ -77,7 +84,7 @@ async function run(
   prepared: PreparedCalibration | null,
   shards: ReturnType<typeof layoutShards>,
   fingerprint: string,
-  options: QuantizeOptions,
+  options: QuantizeOptions & { facts: () => RunFacts },
 ): Promise<Report> {
   options.onPlan?.(plan);
   const members = plan.tensors.filter(isQuantized);
@@ -110,6 +117,7 @@ async function run(
       ...foldingFile(results as Map<string, Partial<LayerResult>>),
       'config.json': config,
       [REPORT_FILE]: `${JSON.stringify(report, null, 2)}\n`,
+      [REPORT_PAGE]: reportPage(report, options.facts()),
     });
     return report;
   } catch (error) {
@@ -156,9 +164,12 @@ function reportOf(
   }
   const isUnruled = unruledTargets(plan);
   const tensors = plan.tensors.map(
-    ({ target, role, scheme, reason, bytes }): ReportTensor => ({
+    ({ target, role, layer, linear, scheme, reason, bytes }): ReportTensor => ({
       name: target.name,
       role,
+      ...(layer !== null && { layer }),
+      ...(linear !== null && { projection: linear.projection }),
+      ...(linear !== null && linear.expert !== null && { expert: linear.expert }),
       scheme,
       relativeError: errors.get(target.name) ?? 0,
       bytes,
@@ -176,13 +187,18 @@ function reportOf(
     format: plan.format.name,
     recipe: plan.recipe,
     averageBits: plan.averageBits,
+    ...(plan.target && { target: plan.target }),
     bytesIn: source.entries().reduce((sum, { bytes }) => sum + bytes, 0),
     bytesOut: plan.bytes,
     quantized,
     kept: tensors.length - quantized,
     warnings: plan.warnings,
     notes: plan.notes,
-    ...(prepared && { calibration: prepared.summary, usage: usageOf(prepared, results) }),
+    ...(plan.usage && { usage: plan.usage }),
+    ...(prepared && {
+      calibration: prepared.summary,
+      usage: usageOf(prepared, results) ?? plan.usage ?? undefined,
+    }),
     tensors,
   };
 }

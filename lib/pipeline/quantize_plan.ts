@@ -20,20 +20,14 @@ import {
   type Role,
   type TargetTensor,
 } from '../models';
-import {
-  type FormatName,
-  type ModelPlan,
-  planModel,
-  type Recipe,
-  readUsage,
-  resolveRecipe,
-  type Usage,
-} from '../recipe';
+import { type ExpertGroups, type FormatName, type ModelPlan, planModel, type Usage } from '../recipe';
 import { type QuantScheme, schemeLabel } from '../scheme';
 import { expertTargets } from './expert_targets';
-import { DEFAULT_SAMPLES, type RowOptions } from './rows';
+import { type PlanningOptions, recipeAndUsage } from './recipe_usage';
+import type { RowOptions } from './rows';
+import { spreadsFor } from './sensitivity';
 import { readSidecars } from './stored_model';
-import { expertUsage } from './usage';
+import { mixHints, planForTarget, type TargetSummary } from './target_plan';
 
 /** What the command line or a program asks for. */
 export interface QuantizePlanOptions extends RowOptions {
@@ -45,7 +39,10 @@ export interface QuantizePlanOptions extends RowOptions {
   format?: FormatName;
   /** A file that `quantaria usage --json` wrote. */
   usage?: string;
+  /** Average over the decoder's linear weights, as `averageBits` counts it: bits are chosen weight by weight. */
   targetBits?: number;
+  /** Under `targetBits`, routed experts that get the same bits; default `expert`, each its own. */
+  expertGroups?: ExpertGroups;
   /** Module of one expert's projection: `mlp.experts.{expert}.{projection}`. */
   expertTemplate?: string;
   /** GPTQ: columns by falling diagonal of the Hessian; default true. */
@@ -94,6 +91,10 @@ export interface QuantizePlan {
   unmatched: string[];
   averageBits: number;
   bytes: number;
+  /** If bits were chosen for an average. */
+  target: TargetSummary | null;
+  /** What the plan knows of experts, if anything. */
+  usage: Usage | null;
   formatConfig: FormatConfig;
   /** What stock loaders cannot take of it; said before the run. */
   warnings: string[];
@@ -113,18 +114,74 @@ const INDEXED_FORMATS: readonly FormatName[] = ['gptq', 'compressed-tensors'];
  */
 export async function planQuantization(
   source: Checkpoint,
-  options: QuantizePlanOptions,
+  options: QuantizePlanOptions & PlanningOptions,
 ): Promise<QuantizePlan> {
   const model = describeModel(source.config, source.entries());
   await refuseQuantized(source, model);
-  const { recipe, usage, notes: usageNotes } = await recipeAndUsage(source, model, options);
+  const { recipe, usage } = await recipeAndUsage(source, model, options);
+  const measuring = {
+    signal: options.signal,
+    onProgress: (done: number, total: number) => options.onPlanning?.('measuring weights', done, total),
+  };
+  const spreads = await spreadsFor(source, model, recipe, measuring);
+  const spreadOf = spreads && ((linear: Linear) => spreads.get(linear) ?? 0);
+  const decided = planModel(model, recipe, { usage: usage ?? undefined, spreadOf });
+  const draft = layOut(source, model, decided, options);
+  const { targetBits } = options;
+  if (targetBits === undefined) {
+    const hints = mixHints(draft.format, model, decided, draft.averageBits);
+    return { ...draft, usage, warnings: [...draft.warnings, ...hints] };
+  }
+  const { decoderBytes, parameters } = decoderSize(draft.tensors);
+  const sizes = new Map(draft.tensors.map(({ linear, bytes }) => [linear, bytes]));
+  const chosen = await planForTarget(
+    source,
+    {
+      model,
+      bits: targetBits,
+      expertGroups: options.expertGroups ?? 'expert',
+      decided,
+      usage,
+      format: draft.format,
+      stored: (linear, scheme) => storedForm(draft, linear, scheme),
+      parameters,
+      decoderBytes,
+      bytesOf: (linear) => sizes.get(linear) ?? 0,
+    },
+    measuring,
+  );
+  const planned = layOut(source, model, chosen.decided, options);
+  return { ...planned, usage, target: chosen.target, warnings: [...planned.warnings, ...chosen.warnings] };
+}
+
+/** What a weight becomes in the plan's format under some scheme, and its bytes; null if the format cannot hold it. */
+function storedForm(
+  { model, method, gptq, format, modelDtype }: QuantizePlan,
+  linear: Linear,
+  asked: QuantScheme,
+): { scheme: QuantScheme; bytes: number } | null {
+  const { scheme } = format.fit(asked, linear.shape, modelDtype, linear);
+  if (scheme === null) return null;
+  const { name, layer } = linear;
+  const groupIndex = isIndexed(method, gptq) && hasMovingGroups({ layer, linear, scheme }, model);
+  const entries = format.entries(name, scheme, linear.shape, modelDtype, { groupIndex });
+  return { scheme, bytes: entries.reduce((sum, entry) => sum + bytesOfPart(entry), 0) };
+}
+
+/** Everything that follows from which weight gets which scheme. */
+function layOut(
+  source: Checkpoint,
+  model: ModelMap,
+  decided: ModelPlan,
+  options: QuantizePlanOptions,
+): QuantizePlan {
+  const { recipe } = decided;
   const method = methodOf(options.method ?? recipe.method ?? 'rtn');
-  const decided = planModel(model, recipe, { usage, targetBits: options.targetBits });
   const modelDtype = dtypeOfModel(model);
   const asked = getFormat(options.format ?? recipe.format ?? 'compressed-tensors', model);
   const fits = fitAll(decided, asked, modelDtype);
   const { gptq, notes } = gptqSettings(options, asked.name);
-  const indexed = method === 'gptq' && gptq.actOrder && !gptq.staticGroups;
+  const indexed = isIndexed(method, gptq);
 
   const quantizedExperts = [...fits].some(([linear, fit]) => linear.role === 'expert' && fit.scheme !== null);
   const targets = quantizedExperts
@@ -152,38 +209,13 @@ export async function planQuantization(
     tensors,
     unmatched: decided.unmatched,
     ...sizesOf(tensors),
+    target: null,
+    usage: null,
     // Where nothing is quantized, the output is the plain model that it was.
     formatConfig: isPlain ? { quantizationConfig: null, files: {} } : format.config(context),
     warnings: isPlain ? [] : format.warnings(context),
-    notes: [...model.notes, ...usageNotes, ...decided.notes, ...(method === 'gptq' ? notes : [])],
+    notes: [...model.notes, ...decided.notes, ...(method === 'gptq' ? notes : [])],
   };
-}
-
-/**
- * The recipe, and the usage of experts that it asks for: from a file, else counted on the calibration data, if there are any and
- * the model can be run.
- */
-async function recipeAndUsage(
-  source: Checkpoint,
-  model: ModelMap,
-  options: QuantizePlanOptions,
-): Promise<{ recipe: Recipe; usage: Usage | undefined; notes: string[] }> {
-  const given = options.usage === undefined ? undefined : await readUsage(options.usage);
-  const { text, tokens, seqLen, samples = DEFAULT_SAMPLES } = options;
-  const counts = given === undefined && model.experts > 0 && (text !== undefined || tokens !== undefined);
-  const recipe = await resolveRecipe(options, model, given !== undefined || counts);
-  if (!counts || !recipe.rules.some(({ match }) => match.usage !== undefined)) {
-    return { recipe, usage: given, notes: [] };
-  }
-  try {
-    const usage = await expertUsage(source.directory, { text, tokens, seqLen, samples });
-    const notes = [`usage of experts counted over ${usage.tokens} calibration ids`];
-    return { recipe, usage, notes };
-  } catch (error) {
-    if (!(error instanceof QuantariaError) || error.code !== 'ERR_UNSUPPORTED') throw error;
-    const notes = [`usage of experts cannot be counted: ${error.message}`];
-    return { recipe: await resolveRecipe(options, model, false), usage: undefined, notes };
-  }
 }
 
 function methodOf(name: string): Method {
@@ -208,7 +240,10 @@ function gptqSettings(
 export const isCalibrated = ({ layer, linear }: Pick<Draft, 'layer' | 'linear'>, model: ModelMap): boolean =>
   linear !== null && layer !== null && layer < model.layers && linear.role !== 'vision';
 
-const hasMovingGroups = (tensor: Draft, model: ModelMap): boolean =>
+const isIndexed = (method: Method, { actOrder, staticGroups }: QuantizePlan['gptq']): boolean =>
+  method === 'gptq' && actOrder && !staticGroups;
+
+const hasMovingGroups = (tensor: Pick<Draft, 'layer' | 'linear' | 'scheme'>, model: ModelMap): boolean =>
   tensor.scheme?.kind === 'int' &&
   tensor.scheme.bits !== 16 &&
   tensor.scheme.granularity === 'group' &&
@@ -358,17 +393,22 @@ function formatContext(
 
 /** Bytes of all tensors, and bits per weight over the decoder's linear weights, kept ones included. */
 function sizesOf(tensors: readonly PlannedTensor[]): { averageBits: number; bytes: number } {
-  let bytes = 0;
+  const bytes = tensors.reduce((sum, { bytes: own }) => sum + own, 0);
+  const { decoderBytes, parameters } = decoderSize(tensors);
+  return { averageBits: parameters === 0 ? 0 : (8 * decoderBytes) / parameters, bytes };
+}
+
+/** The decoder's linear weights, kept ones included. */
+function decoderSize(tensors: readonly PlannedTensor[]): { decoderBytes: number; parameters: number } {
   let decoderBytes = 0;
   let parameters = 0;
   for (const { role, target, linear, bytes: own } of tensors) {
-    bytes += own;
     const isWeight = linear !== null || (role === 'expert' && target.shape.length === 3);
     if (!DECODER_LINEAR_ROLES.includes(role) || !isWeight) continue;
     decoderBytes += own;
     parameters += target.shape.reduce((a, b) => a * b, 1);
   }
-  return { averageBits: parameters === 0 ? 0 : (8 * decoderBytes) / parameters, bytes };
+  return { decoderBytes, parameters };
 }
 
 /** Of a tensor that several modules share, only this module's rows. */

@@ -1,5 +1,6 @@
 import type { Usage } from '../recipe/types';
 import type { QuantScheme } from '../scheme';
+import type { TargetSummary } from './target_plan';
 
 /** Written beside the weights: what happened to every tensor. The same run gives the same bytes, so it holds no times. */
 export const REPORT_FILE = 'report.json';
@@ -43,6 +44,10 @@ export interface CalibrationSummary {
 export interface ReportTensor {
   name: string;
   role: string;
+  /** Of a decoder layer, of a routed expert, and of a linear weight: where it stands in the model. */
+  layer?: number;
+  expert?: number;
+  projection?: string;
   scheme: QuantScheme | null;
   /** Frobenius norm of original minus stored over that of the original; 0 for a kept tensor. */
   relativeError: number;
@@ -62,6 +67,8 @@ export interface Report {
   format: string;
   recipe: unknown;
   averageBits: number;
+  /** If bits were chosen for an average. */
+  target?: TargetSummary;
   bytesIn: number;
   bytesOut: number;
   quantized: number;
@@ -69,7 +76,7 @@ export interface Report {
   warnings: readonly string[];
   notes: readonly string[];
   calibration?: CalibrationSummary;
-  /** Calibration tokens of each expert, of the layers that were calibrated. */
+  /** Tokens of each expert: of the layers that were calibrated, else what the plan was made with. */
   usage?: Usage;
   tensors: readonly ReportTensor[];
 }

@@ -24,6 +24,12 @@ export class PeakRss {
     this.#peak = Math.max(this.#peak, residentBytes());
   }
 
+  /** The highest sample so far, in bytes. */
+  get peak(): number {
+    this.sample();
+    return this.#peak;
+  }
+
   /** The highest sample, in bytes. */
   stop(): number {
     clearInterval(this.#timer);

@@ -11,5 +11,6 @@ export {
 } from './presets';
 export { parseRecipe } from './recipe';
 export { type RecipeOptions, resolveRecipe } from './resolve';
+export { EXPERT_GROUPS, type ExpertGroups } from './target_bits';
 export * from './types';
 export { parseUsage, rankExperts, readUsage } from './usage';

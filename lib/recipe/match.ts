@@ -110,6 +110,7 @@ export function matchText(match: RuleMatch): string {
     match.layers === undefined ? null : `layers ${match.layers}`,
     match.name === undefined ? null : `name ${match.name}`,
     match.usage === undefined ? null : `usage ${match.usage}`,
+    match.outliers === undefined ? null : `outliers ${match.outliers}`,
   ].filter((part) => part !== null);
   return parts.length === 0 ? 'everything' : parts.join(', ');
 }

@@ -3,19 +3,20 @@ import { storedBytes } from '../models/dtypes';
 import { diskName } from '../models/relayout';
 import { DECODER_LINEAR_ROLES, type Linear, type ModelMap, type PlainTensor } from '../models/types';
 import { bitsPerWeight, type QuantScheme, schemeLabel } from '../scheme';
-import { type Candidate, compileMatch, matchText } from './match';
+import { type Candidate, compileMatch, matchText, parseTop } from './match';
 import { defaultPreset, presetRecipe, uniformRecipe } from './presets';
-import type { LinearDecision, ModelPlan, Recipe, TensorDecision, Usage } from './types';
+import type { LinearDecision, ModelPlan, Recipe, RuleMatch, TensorDecision, Usage } from './types';
 
 /** Stored dtypes that quantization reads. */
-const QUANTIZABLE: readonly string[] = ['F32', 'F16', 'BF16'];
+export const QUANTIZABLE: readonly string[] = ['F32', 'F16', 'BF16'];
 
 export interface PlanOptions {
   usage?: Usage;
+  /** How far a weight's input features spread, for rules that ask it: the outlier score. */
+  spreadOf?: (linear: Linear) => number;
   /** Of the one scheme to use where there is no recipe. */
   bits?: number;
   groupSize?: number;
-  targetBits?: number;
   /** Bytes that the chosen format writes for a weight; without it, `bitsPerWeight` predicts them. */
   bytesOf?: (linear: Linear, scheme: QuantScheme) => number;
 }
@@ -26,20 +27,14 @@ export interface PlanOptions {
  * @returns decisions in the model's order; `averageBits` is 8 x the bytes of the decoder's linear weights,
  *   kept ones included, / their number
  * @throws QuantariaError `ERR_ARGUMENT` if a rule asks for usage that was not given, `ERR_FORMAT` if the
- *   usage is of another model, `ERR_UNSUPPORTED` for `targetBits`
+ *   usage is of another model
  */
 export function planModel(model: ModelMap, recipe: Recipe | null, options: PlanOptions = {}): ModelPlan {
-  if (options.targetBits !== undefined) {
-    throw new QuantariaError(
-      'ERR_UNSUPPORTED',
-      'choosing bits for a target average is not there yet; a recipe, a preset or --bits decides them',
-    );
-  }
   const chosen = recipe ?? implicitRecipe(model, options);
   const usage = options.usage ?? null;
   checkUsage(model, chosen, usage);
-  const rules = chosen.rules.map(({ match, scheme }) => ({
-    matches: compileMatch(match, usage),
+  const rules = chosen.rules.map(({ match, scheme }, index) => ({
+    matches: withOutliers(compileMatch(match, usage), match, index, model, options),
     scheme,
     text: `${matchText(match)}: ${scheme === null ? 'kept' : schemeLabel(scheme)}`,
   }));
@@ -100,12 +95,32 @@ function implicitRecipe(model: ModelMap, { bits, groupSize, usage }: PlanOptions
 
 const isBias = (name: string) => /(^|[._])bias$/.test(name);
 
-function linearCandidate({ name, role, layer, expert, source }: Linear): Candidate {
+/** What rules see of a weight. */
+export function linearCandidate({ name, role, layer, expert, source }: Linear): Candidate {
   return { role, layer, expert, names: [name, `${name}.weight`, source.tensor] };
 }
 
 function tensorCandidate(model: ModelMap, { name, role, layer }: PlainTensor): Candidate {
   return { role, layer, expert: null, names: [name, diskName(model, name)] };
+}
+
+/** Narrows a match to the weights of widest spread among those that it covers. */
+function withOutliers(
+  matches: (candidate: Candidate) => boolean,
+  { outliers }: RuleMatch,
+  index: number,
+  { linears }: ModelMap,
+  { spreadOf }: PlanOptions,
+): (candidate: Candidate) => boolean {
+  if (outliers === undefined) return matches;
+  if (spreadOf === undefined) {
+    throw new QuantariaError('ERR_ARGUMENT', `rule ${index + 1} matches by outliers, which are not known`);
+  }
+  const covered = linears.filter((linear) => matches(linearCandidate(linear)));
+  const spreads = new Map(covered.map((linear) => [linear, spreadOf(linear)]));
+  const ranked = covered.sort((a, b) => (spreads.get(b) ?? 0) - (spreads.get(a) ?? 0));
+  const top = new Set(ranked.slice(0, parseTop(outliers) ?? 0).map(({ name }) => name));
+  return ({ names }) => top.has(names[0] ?? '');
 }
 
 function checkUsage(model: ModelMap, { rules }: Recipe, usage: Usage | null): void {

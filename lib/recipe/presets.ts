@@ -136,7 +136,8 @@ function mixed(name: PresetName, { model, hasUsage, format }: PresetContext, sch
   return { preset: name, format: format ?? 'compressed-tensors', rules, notes };
 }
 
-function firstExpertLayers({ linears, layers }: ModelMap): number[] {
+/** The first eighth of the layers, at least one, of those with routed experts. */
+export function firstExpertLayers({ linears, layers }: ModelMap): number[] {
   const sparse = new Set<number>();
   for (const { role, layer } of linears) if (role === 'expert' && layer !== null) sparse.add(layer);
   const wanted = Math.max(1, Math.round(layers * FIRST_LAYERS_SHARE));

@@ -68,7 +68,7 @@ function parseRule(value: unknown, field: string): RecipeRule {
 }
 
 function parseMatch(value: unknown, field: string): RuleMatch {
-  const given = asFields(field, value, ['role', 'layers', 'name', 'usage']);
+  const given = asFields(field, value, ['role', 'layers', 'name', 'usage', 'outliers']);
   const isRole = (name: string) => (ROLES as readonly string[]).includes(name);
   const match: RuleMatch = {
     role: text(`${field}.role`, given.role, isRole, ROLES.join(', ')) as Role | undefined,
@@ -88,6 +88,12 @@ function parseMatch(value: unknown, field: string): RuleMatch {
       `${field}.usage`,
       given.usage,
       (usage) => (parseTop(usage) ?? 0) > 0,
+      '"top:N" with N of 1 or more',
+    ),
+    outliers: text(
+      `${field}.outliers`,
+      given.outliers,
+      (outliers) => (parseTop(outliers) ?? 0) > 0,
       '"top:N" with N of 1 or more',
     ),
   };

@@ -13,6 +13,8 @@ export interface RuleMatch {
   name?: string;
   /** `top:N`: one of the N routed experts of its layer that are used most. */
   usage?: string;
+  /** `top:N`: one of the N weights, of those that the rest of the match covers, whose input features spread most. */
+  outliers?: string;
 }
 
 /** The first rule that matches a tensor decides; a `null` scheme keeps it as it is. */

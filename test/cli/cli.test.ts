@@ -331,7 +331,8 @@ describe('exit 1: a run that failed', () => {
       /gptq cannot hold nf4/,
     ],
     ['bits beside a recipe that sets them', quantize('--recipe', 'nf4', '--bits', '4'), /--bits/],
-    ['bits for a target average, which are not chosen yet', quantize('--target-bits', '4'), /target/],
+    ['bits out of reach', quantize('--target-bits', '1'), /out of reach/],
+    ['bits beside a target for their average', quantize('--target-bits', '4', '--bits', '4'), /--bits/],
     ['an expert template without places', quantize('--expert-template', 'nosuch'), /nosuch/],
   ];
   for (const [name, args, message] of cases) test.concurrent(name, () => expectError(args, 1, message));

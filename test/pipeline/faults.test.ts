@@ -253,6 +253,7 @@ describe('what is unusual and works', () => {
     expect(fs.readdirSync(out).sort()).toEqual([
       'config.json',
       'model.safetensors',
+      'report.html',
       'report.json',
       'vocab.txt',
     ]);

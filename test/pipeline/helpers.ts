@@ -57,14 +57,16 @@ export function readTensors(directory: string): Map<string, Stored> {
 export const readJson = <T = Record<string, unknown>>(...parts: string[]): T =>
   JSON.parse(fs.readFileSync(path.join(...parts), 'utf8')) as T;
 
-/** Every file below a directory, hidden ones too, by path: a hash of its content. */
+/** Every file below a directory, hidden ones too, by path: a hash of its content; of `report.html`, which has times, none. */
 export function tree(directory: string): Record<string, string> {
   const files: Record<string, string> = {};
   for (const name of (fs.readdirSync(directory, { recursive: true }) as string[]).sort()) {
     const file = path.join(directory, name);
     files[name] = fs.statSync(file).isDirectory()
       ? 'directory'
-      : createHash('sha256').update(fs.readFileSync(file)).digest('hex');
+      : name === 'report.html'
+        ? 'report'
+        : createHash('sha256').update(fs.readFileSync(file)).digest('hex');
   }
   return files;
 }

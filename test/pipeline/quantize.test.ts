@@ -127,7 +127,13 @@ describe('the example, every preset in every format that carries it', () => {
 describe('what lies beside the weights', () => {
   test('other files are carried over byte for byte, other weights are not', async () => {
     const out = path.join(work, 'int4-gptq');
-    const own = new Set(['config.json', 'report.json', 'quantize_config.json', 'model.safetensors']);
+    const own = new Set([
+      'config.json',
+      'report.json',
+      'report.html',
+      'quantize_config.json',
+      'model.safetensors',
+    ]);
     const carried = fs.readdirSync(out).filter((name) => !own.has(name));
     const beside = fs.readdirSync(EXAMPLE).filter((name) => !/safetensors|^config\.json$/.test(name));
     expect(carried.sort()).toEqual(beside.sort());

@@ -157,12 +157,6 @@ test('the average counts codes, constants and kept weights of the decoder only',
   expect(measured.averageBits).toBe(8);
 });
 
-test('a target for the average is refused in words', () => {
-  expect(() => planModel(moe, null, { targetBits: 3.5 })).toThrow(
-    expect.objectContaining({ code: 'ERR_UNSUPPORTED' }),
-  );
-});
-
 test.each([
   [7, /recipe: recipe: 7 came/],
   [{}, /rules: nothing came/],
