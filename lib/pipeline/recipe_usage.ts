@@ -46,12 +46,14 @@ export async function recipeAndUsage(
   const onProgress = (done: number, total: number) => onPlanning?.('counting experts', done, total);
   try {
     const run = { text, tokens, seqLen, samples, signal, onProgress };
-    return { recipe, usage: await expertUsage(source.directory, run) };
+    const usage = await expertUsage(source.directory, run);
+    const note = `usage of experts counted over ${usage.tokens} calibration ids`;
+    return { recipe: { ...recipe, notes: [...recipe.notes, note] }, usage };
   } catch (error) {
     const canRun = !(error instanceof QuantariaError && error.code === 'ERR_UNSUPPORTED');
     if (canRun || (recipe.preset === null && options.targetBits === undefined)) throw error;
     const without = await resolve(false);
-    const note = `experts are not counted on the text: ${error.message}`;
+    const note = `usage of experts cannot be counted: ${error.message}`;
     return { recipe: { ...without, notes: [...without.notes, note] }, usage: null };
   }
 }
