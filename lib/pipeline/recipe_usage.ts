@@ -50,7 +50,7 @@ export async function recipeAndUsage(
     const canRun = !(error instanceof QuantariaError && error.code === 'ERR_UNSUPPORTED');
     if (canRun || (recipe.preset === null && options.targetBits === undefined)) throw error;
     const without = await resolve(false);
-    const note = `experts are not counted on the text: ${error.message}`;
+    const note = `usage of experts cannot be counted: ${error.message}`;
     return { recipe: { ...without, notes: [...without.notes, note] }, usage: null };
   }
 }

@@ -185,6 +185,9 @@ describe('--target-bits', () => {
   test('experts are counted on a text where one is given', async () => {
     const counted = await planned({ targetBits: 3, text, samples: 8 });
     expect(counted.usage?.tokens).toBe(8 * 256);
+    expect(counted.notes).toEqual(
+      expect.arrayContaining(['usage of experts counted over 2048 calibration ids']),
+    );
     expect(counted.notes.join()).not.toMatch(/without usage/);
     expect((await planned({ targetBits: 3 })).notes.join()).toMatch(/without usage or a text/);
   });
