@@ -60,11 +60,9 @@ function shortName(demangled) {
   return head.slice(0, end).replace(/quantaria::(ops|simt)::/g, '');
 }
 
-function demangle(names) {
-  return run('c++filt', [], { input: names.join('\n') })
-    .trim()
-    .split('\n')
-    .map(shortName);
+async function demangle(names) {
+  const output = await run('c++filt', [], names.join('\n'));
+  return output.trim().split('\n').map(shortName);
 }
 
 /** Registers and spills by mangled name, from what ptxas says. */
