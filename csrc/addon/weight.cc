@@ -23,7 +23,10 @@ void arrange(const StoredWeight& weight, const ops::WeightProducts& products, bo
   if (products.groups > 1) {
     const int64_t count = products.rows * products.groups;
     const Tensor& scales = weight.constants[0];
-    if (!tiled) ops::widen_scales(scales.data_as<float>(), count, storage.scale_dtype());
+    if (!tiled) {
+      ops::widen_scales(scales.data_as<float>(), count, storage.scale_dtype());
+      storage.set_scale_dtype(DType::float32);
+    }
     for (const Tensor& constant : weight.constants)
       order(pool, constant.data_as<uint32_t>(), products.rows, products.groups);
     if (tiled) storage.set_scale_dtype(ops::narrow_scales(scales.data_as<float>(), count));

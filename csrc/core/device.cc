@@ -52,6 +52,7 @@ Tensor transferred(const Tensor& source, Device& device) {
     if (!failure)
       failure = failure_of([&] { source.device->copy_out(source.data(), staged.get(), source.bytes()); });
     target.storage->set_tiled(source.storage->tiled());
+    target.storage->set_scale_dtype(source.storage->scale_dtype());
     arrival->set_value(std::move(failure));
   });
   // Queued second: whatever two threads transfer in opposite directions, some wait is for a task that is
