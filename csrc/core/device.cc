@@ -7,17 +7,25 @@
 #include "core/attempt.h"
 
 namespace quantaria {
-void Device::enqueue(std::vector<Tensor> inputs, std::vector<Tensor> outputs, std::function<void()> body) {
+
+std::shared_ptr<const Error> Storages::failure() const {
+  for (const std::shared_ptr<Storage>& storage : all_)
+    if (storage->failure()) return storage->failure();
+  return nullptr;
+}
+
+void Storages::set_failure(const std::shared_ptr<const Error>& failure) const {
+  for (const std::shared_ptr<Storage>& storage : all_) storage->set_failure(failure);
+}
+
+void Device::enqueue(Storages inputs, Storages outputs, std::function<void()> body) {
   post([this, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
-    std::shared_ptr<const Error> failure;
-    for (const Tensor& input : inputs)
-      if (!failure) failure = input.storage->failure();
+    std::shared_ptr<const Error> failure = inputs.failure();
     if (!failure) {
       failure = failure_of(body);
       if (!untold_) untold_ = failure;
     }
-    if (failure)
-      for (const Tensor& output : outputs) output.storage->set_failure(failure);
+    if (failure) outputs.set_failure(failure);
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,29 @@
 #include "core/tensor.h"
 
 namespace quantaria {
+
+/// The storages of an operation's tensors, which is all that a queue wants to know of them.
+class Storages {
+ public:
+  Storages() = default;
+  Storages(std::initializer_list<std::reference_wrapper<const Tensor>> tensors) {
+    all_.reserve(tensors.size());
+    for (const Tensor& tensor : tensors) add(tensor);
+  }
+  Storages(const std::vector<Tensor>& tensors) { add(tensors); }
+
+  void add(const Tensor& tensor) { all_.push_back(tensor.storage); }
+  void add(const std::vector<Tensor>& tensors) {
+    for (const Tensor& tensor : tensors) add(tensor);
+  }
+
+  /// Of the first one that is invalid, or null.
+  std::shared_ptr<const Error> failure() const;
+  void set_failure(const std::shared_ptr<const Error>& failure) const;
+
+ private:
+  std::vector<std::shared_ptr<Storage>> all_;
+};
 
 /// One in-order queue and the memory that its work lives in.
 class Device {
@@ -30,7 +54,7 @@ class Device {
   /// Queues an operation that reads `inputs` and writes `outputs`. If an input is invalid, the outputs take
   /// over its failure and `body` is not run; if `body` throws, they take that. Either way the failure
   /// surfaces where the outputs are read, or at the next synchronize.
-  void enqueue(std::vector<Tensor> inputs, std::vector<Tensor> outputs, std::function<void()> body);
+  void enqueue(Storages inputs, Storages outputs, std::function<void()> body);
 
   /// The first failure that nobody has been told of since the last call, or null. In queue order.
   std::shared_ptr<const Error> take_failure();
