@@ -15,13 +15,6 @@ export interface NativeOutputFile {
   readonly __outputFile: never;
 }
 
-export interface NativeTensorInfo {
-  shape: number[];
-  dtype: DType;
-  device: string;
-  contiguous: boolean;
-}
-
 export interface NativeHeader {
   file: NativeMappedFile;
   tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
@@ -34,7 +27,9 @@ export interface NativeWeight {
 
 /** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */
 export interface Native {
-  tensorInfo(tensor: NativeTensor): NativeTensorInfo;
+  /** See `tensorInfo` of tensor_info.ts. */
+  tensorFacts(tensor: NativeTensor, into: Float64Array): void;
+  dtypes(): DType[];
   tensorSlice(tensor: NativeTensor, dim: number, start: number, end: number, step: number): NativeTensor;
   tensorSelect(tensor: NativeTensor, dim: number, index: number): NativeTensor;
   tensorTransposed(tensor: NativeTensor): NativeTensor;

@@ -33,6 +33,16 @@ Device& to_device(Napi::Value value, const char* name) {
   fail(ErrorCode::device, name, ": there is no ", id, " here");
 }
 
+int64_t index_of(const Device& device) {
+  int64_t index = 0;
+  if (&device == &cpu::device()) return index;
+  for (const cuda::Device* other : cuda::devices()) {
+    ++index;
+    if (&device == other) return index;
+  }
+  fail(ErrorCode::device, device.id(), " is not one of the devices");
+}
+
 void define_devices(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaDevices", Napi::Function::New<guarded<cuda_devices>>(env));
 }
