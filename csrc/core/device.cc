@@ -7,13 +7,17 @@
 #include "core/attempt.h"
 
 namespace quantaria {
-void Device::enqueue(std::vector<Tensor> inputs, std::vector<Tensor> outputs, std::function<void()> body) {
-  post([this, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
+void Device::enqueue(std::vector<Tensor> inputs, std::vector<Tensor> outputs, std::function<void()> body,
+                     const std::source_location& from) {
+  post([this, from, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
     std::shared_ptr<const Error> failure;
     for (const Tensor& input : inputs)
       if (!failure) failure = input.storage->failure();
     if (!failure) {
-      failure = failure_of(body);
+      failure = end(failure_of([&] {
+        begin(from);
+        body();
+      }));
       if (!untold_) untold_ = failure;
     }
     if (failure)
