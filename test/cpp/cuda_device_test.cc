@@ -235,6 +235,10 @@ TEST(
   CHECK_EQ(message_of(read(broken).failure, ErrorCode::cuda), cause);
   CHECK_EQ(message_of(on_queue(*devices[0], [&] { devices[0]->finish(); }), ErrorCode::cuda), cause);
   CHECK_EQ(message_of(failure_of([&] { (void)devices[0]->allocate(8); }), ErrorCode::cuda), cause);
+  const Tensor untouched = bytes_on(cpu::device(), counting(1));
+  devices[0]->enqueue({}, {untouched}, [] {});  // does nothing, and yet cannot
+  (void)on_queue(*devices[0], [] {});
+  CHECK(untouched.storage->failure() != nullptr);
   multiply_add(*devices[1], sound, 1, 1);
   CHECK_EQ(read(sound).values[0], counting(1)[0] + 1);
   CHECK(contains(message_of(read(transferred(broken, *devices[1])).failure, ErrorCode::cuda), cause));
