@@ -177,7 +177,9 @@ export interface Native {
 
   buildId(): string;
   cpuInfo(): { threads: number; isa: string; memoryBytes: number };
-  memory(): { liveBytes: number; liveBlocks: number; cachedBytes: number };
+  memory(device: string): { liveBytes: number; liveBlocks: number; cachedBytes: number };
+  startTimer(device: string): Promise<void>;
+  stopTimer(device: string): Promise<number>;
   setThreads(threads: number): void;
   selectIsa(isa: string): void;
   /** The devices beside the CPU that this build and machine have. */
@@ -188,7 +190,13 @@ export interface Native {
     memoryBytes: number;
     computeCapability: string;
   }[];
-  cudaStatus(): { available: boolean; reason: string | null; driver?: string; runtime: string | null };
+  cudaStatus(): {
+    available: boolean;
+    reason: string | null;
+    driver?: string;
+    runtime: string | null;
+    refused?: Record<string, string>;
+  };
 }
 
 /** An error of the addon as the library's own. What is not supported is told with the operation. Anything else passes through. */

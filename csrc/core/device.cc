@@ -18,11 +18,15 @@ void Storages::set_failure(const std::shared_ptr<const Error>& failure) const {
   for (const std::shared_ptr<Storage>& storage : all_) storage->set_failure(failure);
 }
 
-void Device::enqueue(Storages inputs, Storages outputs, std::function<void()> body) {
-  post([this, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
+void Device::enqueue(Storages inputs, Storages outputs, std::function<void()> body,
+                     const std::source_location& from) {
+  post([this, from, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
     std::shared_ptr<const Error> failure = inputs.failure();
     if (!failure) {
-      failure = failure_of(body);
+      failure = end(failure_of([&] {
+        begin(from);
+        body();
+      }));
       if (!untold_) untold_ = failure;
     }
     if (failure) outputs.set_failure(failure);

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <source_location>
 #include <string>
 #include <vector>
 
+#include "core/allocator.h"
 #include "core/storage.h"
 #include "core/tensor.h"
 
@@ -41,20 +44,33 @@ class Device {
 
   virtual const std::string& id() const = 0;
   virtual std::shared_ptr<Storage> allocate(int64_t bytes) = 0;
+  virtual MemoryCounters memory() const = 0;
 
   /// Runs `task` after everything that was given before. It must not throw.
   virtual void post(std::function<void()> task) = 0;
 
-  /// Bytes of host memory to and from this device's. For tasks of its queue; they return when the bytes are
-  /// there.
+  /// Bytes of host memory to and from this device's. For tasks of its queue. copy_in returns when it needs
+  /// `host` no more, copy_out when the bytes are there: it waits for the work that makes them.
   virtual void copy_in(const std::byte* host, std::byte* to, int64_t bytes) = 0;
   virtual void copy_out(const std::byte* from, std::byte* host, int64_t bytes) = 0;
   virtual void zero(std::byte* to, int64_t bytes) = 0;
 
   /// Queues an operation that reads `inputs` and writes `outputs`. If an input is invalid, the outputs take
   /// over its failure and `body` is not run; if `body` throws, they take that. Either way the failure
-  /// surfaces where the outputs are read, or at the next synchronize.
-  void enqueue(Storages inputs, Storages outputs, std::function<void()> body);
+  /// surfaces where the outputs are read, or at the next synchronize. `from` names the operation where it
+  /// fails after its body has returned.
+  void enqueue(Storages inputs, Storages outputs, std::function<void()> body,
+               const std::source_location& from = std::source_location::current());
+
+  /// For tasks of its queue: waits for all work that earlier ones have begun, and throws what went wrong with
+  /// it.
+  virtual void finish() {}
+
+  /// For tasks of its queue: the seconds that the work between them took. stop_timer waits as finish() does.
+  virtual void start_timer() { started_ = std::chrono::steady_clock::now(); }
+  virtual double stop_timer() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
+  }
 
   /// The first failure that nobody has been told of since the last call, or null. In queue order.
   std::shared_ptr<const Error> take_failure();
@@ -62,8 +78,15 @@ class Device {
   /// Call when a failure has reached the user, so that it is not told twice.
   void told(const std::shared_ptr<const Error>& failure);
 
+ protected:
+  /// Before an operation's body; throws if the device can do no more.
+  virtual void begin(const std::source_location&) {}
+  /// After it: what the operation failed with, given what it threw, or null.
+  virtual std::shared_ptr<const Error> end(std::shared_ptr<const Error> thrown) { return thrown; }
+
  private:
   std::shared_ptr<const Error> untold_;
+  std::chrono::steady_clock::time_point started_;
 };
 
 /// A contiguous tensor with undefined contents.
