@@ -139,10 +139,10 @@ describe('the same bytes', () => {
   });
 
   /** Stops a run when a share of its input is done. */
-  async function interrupt(out: string, share: number): Promise<void> {
+  async function interrupt(out: string, share: number, options = SHARDS): Promise<void> {
     const controller = new AbortController();
     const running = quantizeCheckpoint(EXAMPLE, {
-      ...SHARDS,
+      ...options,
       out,
       signal: controller.signal,
       onProgress: ({ doneBytes, totalBytes }) => {
@@ -152,22 +152,32 @@ describe('the same bytes', () => {
     await rejectsCode(running, 'ERR_ABORTED', /interrupted/);
   }
 
-  test.each([0.01, 0.3, 0.7])('when it is interrupted after %s of the work and resumed', async (share) => {
-    const name = `interrupted-${share}`;
-    await interrupt(at(name), share);
-    expect(fs.existsSync(at(name, 'config.json'))).toBe(false);
-    await quantized(name, { ...SHARDS, resume: true });
-    expect(tree(at(name))).toEqual(tree(at('undisturbed')));
-  });
+  test.each([0.01, 0.3, 0.6, 0.7])(
+    'when it is interrupted after %s of the work and resumed',
+    async (share) => {
+      const name = `interrupted-${share}`;
+      await interrupt(at(name), share);
+      expect(fs.existsSync(at(name, 'config.json'))).toBe(false);
+      await quantized(name, { ...SHARDS, resume: true });
+      expect(tree(at(name))).toEqual(tree(at('undisturbed')));
+    },
+  );
 
-  test('when the states of an interrupted run are lost', async () => {
-    await interrupt(at('lost'), 0.7);
-    const states = fs.readdirSync(at('lost', '.quantaria')).filter((name) => /^states/.test(name));
-    expect(states.length).toBeGreaterThan(0);
-    for (const name of states) fs.rmSync(at('lost', '.quantaria', name));
-    await quantized('lost', { ...SHARDS, resume: true });
-    expect(tree(at('lost'))).toEqual(tree(at('undisturbed')));
-  });
+  // Shards of which layers share some, or all; the shards of a layer that is done have their names by then.
+  test.each([20_000, 100_000, 1e9])(
+    'when states are lost between two runs, shards of %s bytes',
+    async (size) => {
+      const options = { ...SHARDS, maxShardBytes: size };
+      const [whole, lost] = [`whole-${size}`, `lost-${size}`];
+      await quantized(whole, options);
+      await interrupt(at(lost), 0.6, options);
+      const states = fs.readdirSync(at(lost, '.quantaria')).filter((name) => /^states/.test(name));
+      expect(states.length).toBeGreaterThan(0);
+      for (const name of states) fs.rmSync(at(lost, '.quantaria', name));
+      await quantized(lost, { ...options, resume: true });
+      expect(tree(at(lost))).toEqual(tree(at(whole)));
+    },
+  );
 
   test.each([
     ['other rows', { samples: 5 }],

@@ -132,8 +132,8 @@ export class Calibration implements Disposable {
   }
 
   /**
-   * The states that enter a layer. If a crash of the system has lost them, the layers before are gone through again: the same
-   * bytes are written once more.
+   * The states that enter a layer. If a crash of the system has lost them, the layers before are gone through again, writing
+   * nothing but states.
    */
   async #statesBefore(
     layer: number,
@@ -144,7 +144,8 @@ export class Calibration implements Disposable {
     const found = await States.open(file);
     if (found !== null) return found;
     if (layer === 0) return await this.#embedded(file);
-    await this.#layer(layer - 1, members, true, sink);
+    // What that layer writes is in shards already, which may have their names.
+    await this.#layer(layer - 1, members, true, { ...sink, write: async () => {} });
     const made = await States.open(file);
     if (made !== null) return made;
     throw new QuantariaError('ERR_IO', `${file}: the states that were just written are gone`);
