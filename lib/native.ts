@@ -130,6 +130,7 @@ export interface Native {
   columnMagnitudes(x: NativeTensor, maxima: NativeTensor, sums: NativeTensor): void;
   scaleMatrix(w: NativeTensor, rows: NativeTensor | null, columns: NativeTensor | null): NativeTensor;
   clampGroups(w: NativeTensor, group: number, ratios: NativeTensor): NativeTensor;
+  roundToScale(x: NativeTensor, scale: number): NativeTensor;
   groupErrors(w: NativeTensor, v: NativeTensor, products: NativeTensor, group: number): NativeTensor;
   hadamard(x: NativeTensor, scale: number): NativeTensor;
   decoderRmsNorm(x: NativeTensor, gain: NativeTensor, eps: number): NativeTensor;

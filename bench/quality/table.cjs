@@ -38,6 +38,8 @@ function casesOf(usage) {
   for (const method of ['rtn', 'smoothquant']) {
     const name = `${method} W8A8, activations by row`;
     cases.push({ name, method, flags: ['--method', method, '--bits', '8'], evaluate: ['--compute', 'int8'] });
+    const fixed = ['--method', method, '--bits', '8', '--activations', 'static'];
+    cases.push({ name: `${method} W8A8, one scale`, method, flags: fixed });
   }
   if (usage !== null) {
     for (const method of ['rtn', 'gptq']) {

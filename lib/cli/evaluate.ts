@@ -22,7 +22,7 @@ export function evaluate(program: Command): void {
     .addOption(
       new Option(
         '--compute <kind>',
-        'int8: quantize activations where weights are integers (default: auto)',
+        'int8: quantize activations where weights are integers; auto: where the checkpoint says so (default)',
       ).choices(['auto', 'int8']),
     )
     .option('--report', "put the result into the report.html of the model's directory");

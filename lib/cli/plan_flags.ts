@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Activations } from '../formats';
 import { METHODS, type QuantizePlanOptions } from '../pipeline/quantize_plan';
 import {
   EXPERT_GROUPS,
@@ -30,6 +31,7 @@ export interface PlanFlags {
   staticGroups?: boolean;
   damping?: number;
   alpha?: number;
+  activations?: Activations;
 }
 
 /** A word without a dot or a slash is meant as a preset, not as a file. */
@@ -71,6 +73,12 @@ export function addPlanFlags(command: Command): Command {
     .option('--no-static-groups', 'gptq: fit the grids of groups on the way; act-order then moves groups')
     .option('--damping <share>', "gptq: of the Hessian's mean diagonal (default: 0.01)", number(0))
     .option('--alpha <share>', 'smoothquant: what the weights take over, 0 to 1 (default: 0.5)', number(0, 1))
+    .addOption(
+      new Option(
+        '--activations <kind>',
+        'store 8-bit weights for 8-bit activations: scaled row by row (dynamic), or by one scale from calibration',
+      ).choices(['dynamic', 'static']),
+    )
     .option('--expert-template <path>', 'name of an expert in the output, mlp.experts.{expert}.{projection}');
 }
 

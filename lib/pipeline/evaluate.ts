@@ -13,7 +13,10 @@ const LOGIT_BYTES = 128e6;
 export interface EvaluateOptions extends RunOptions {
   /** A checkpoint to compare with: another form of the same model, with the same vocabulary. */
   baseline?: string;
-  /** `int8`: activations of the model that meet a weight of integers are quantized too, each row by its largest magnitude. */
+  /**
+   * `int8`: activations of the model that meet a weight of integers are quantized too, each row by its largest magnitude; if left out,
+   * those of which the checkpoint says it, as it says it.
+   */
   compute?: 'int8';
 }
 

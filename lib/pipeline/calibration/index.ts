@@ -184,6 +184,9 @@ export interface CalibrationOptions extends RowOptions {
   signal?: AbortSignal;
 }
 
+const hasStaticActivations = ({ tensors }: QuantizePlan): boolean =>
+  tensors.some(({ activations }) => activations === 'static');
+
 /** LLM.int8 needs no calibration, but with data the report tells how many columns will have outliers. */
 const countsOutliers = ({ tensors }: QuantizePlan, { text, tokens }: CalibrationOptions): boolean =>
   (text !== undefined || tokens !== undefined) && tensors.some(({ scheme }) => scheme?.kind === 'llm.int8');
@@ -198,11 +201,12 @@ export async function prepareCalibration(
   plan: QuantizePlan,
   options: CalibrationOptions,
 ): Promise<PreparedCalibration | null> {
-  if (plan.method === 'rtn' && !countsOutliers(plan, options)) return null;
+  const needsNone = plan.method === 'rtn' && !hasStaticActivations(plan);
+  if (needsNone && !countsOutliers(plan, options)) return null;
   if (options.text === undefined && options.tokens === undefined) {
     throw new QuantariaError(
       'ERR_ARGUMENT',
-      `method ${plan.method} needs calibration data: --text <file>, or --tokens <file>`,
+      `${plan.method === 'rtn' ? '--activations static' : `method ${plan.method}`} needs calibration data: --text <file>, or --tokens <file>`,
     );
   }
   const decoder = await Decoder.open(source.directory, STATE_DTYPE);

@@ -50,6 +50,8 @@ export interface Sink {
   write: (part: Write) => Promise<void>;
 }
 
+/** Of 8 bits, on both sides of 0. */
+const LARGEST_CODE = 127;
 /** The share of the memory that Hessians of experts may take; quantization itself needs the rest. */
 const HESSIAN_SHARE = 0.5;
 
@@ -205,6 +207,14 @@ export class LayerCalibration implements Disposable {
     return this.#quantizeMatrix(member, inputs, { tokens: own.tokens, hessian: own.source }, sink);
   }
 
+  /** Of static activations: the one scale that holds all values that calibration has seen. */
+  async #inputScale(member: PlannedMatrix, inputs: InputStatistics | null): Promise<number | undefined> {
+    if (member.activations !== 'static') return undefined;
+    const maxima = inputs === null ? new Float32Array() : await this.method.maxima(member, inputs);
+    const largest = maxima.reduce((most, magnitude) => Math.max(most, magnitude), 0);
+    return largest > 0 ? largest / LARGEST_CODE : 1;
+  }
+
   async #quantizeMatrix(
     member: PlannedMatrix,
     inputs: InputStatistics | null,
@@ -218,10 +228,16 @@ export class LayerCalibration implements Disposable {
       const made = await this.method.matrix(member, weight, inputs);
       const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
       this.#layer.replace(linear, quantized);
-      await writeQuantized(member, quantized, format, modelDtype, write);
+      const inputScale = await this.#inputScale(member, inputs);
+      await writeQuantized(member, quantized, format, modelDtype, write, inputScale);
       this.#result.errors[target.name] = made.relativeError;
       const outlierColumns = await countOutliers(inputs, member.scheme);
-      this.#result.calibration[target.name] = { ...from, ...measuresOf(made), outlierColumns };
+      this.#result.calibration[target.name] = {
+        ...from,
+        ...measuresOf(made),
+        outlierColumns,
+        ...(inputScale !== undefined && { inputScale }),
+      };
     } catch (error) {
       throw inTensor(linear.name, error);
     }
