@@ -118,7 +118,13 @@ export interface Native {
     products: NativeTensor,
     samples: number,
     scheme: object,
-    options: { actOrder: boolean; staticGroups: boolean; damping: number; blockSize: number },
+    options: {
+      actOrder: boolean;
+      groupAware: boolean;
+      staticGroups: boolean;
+      damping: number;
+      blockSize: number;
+    },
   ): Promise<{
     stored: Record<string, NativeTensor>;
     error: number;

@@ -29,6 +29,8 @@ function casesOf(usage) {
   for (const [flag, what] of [
     ['--no-act-order', 'columns as they come'],
     ['--no-static-groups', 'groups that move'],
+    ['--group-aware', 'whole groups in order'],
+    ['--routing-weights', 'weighted by routing'],
   ]) {
     cases.push({ ...integers('gptq', 4, 32, [flag]), name: `gptq 4 bits g32, ${what}` });
   }

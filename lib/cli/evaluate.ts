@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { type Evaluation, evaluateModel } from '../pipeline/evaluate';
 import { addToReport } from '../pipeline/evaluation_report';
-import { useDevice } from './flags';
+import { integer, useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { print, printJson } from './output';
 import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags';
@@ -10,6 +10,7 @@ interface Flags extends RunFlags {
   baseline?: string;
   compute?: 'auto' | 'int8';
   report?: boolean;
+  stride?: number;
 }
 
 /** `quantaria evaluate <model> --text <file>`: perplexity, and the distance from a baseline. */
@@ -25,12 +26,18 @@ export function evaluate(program: Command): void {
         'int8: quantize activations where weights are integers; auto: where the checkpoint says so (default)',
       ).choices(['auto', 'int8']),
     )
+    .option(
+      '--stride <n>',
+      'new ids of each row: rows are windows that overlap (default: none does)',
+      integer(1),
+    )
     .option('--report', "put the result into the report.html of the model's directory");
   addRunFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
     const found = await evaluateModel(model, {
       ...runOptions(flags),
+      stride: flags.stride,
       baseline: flags.baseline,
       compute: flags.compute === 'int8' ? 'int8' : undefined,
       signal,

@@ -21,6 +21,8 @@ export const BATCH_IDS = 4096;
 export interface IdRows {
   ids: Int32Array;
   length: number;
+  /** Of each row, the first place whose id is scored; 1 if left out: windows that overlap score what is new in them. */
+  scoredFrom?: Int32Array;
 }
 
 export interface ForwardHooks {

@@ -1,8 +1,8 @@
 import { QuantariaError } from '../errors';
-import { SCORE_FIELDS, scoreTokens } from '../ops/decoder';
+import { embed, SCORE_FIELDS, scoreTokens } from '../ops/decoder';
 import { Tensor } from '../tensor';
 import { Decoder, type IdRows } from './decoder';
-import { readRows } from './rows';
+import { readRows, type WindowOptions } from './rows';
 import type { RunOptions } from './usage';
 
 /** States that are kept between layers, of one model; more rows go through it in several waves. */
@@ -10,7 +10,7 @@ const STATE_BYTES = 512e6;
 /** Logits of one model at a time. */
 const LOGIT_BYTES = 128e6;
 
-export interface EvaluateOptions extends RunOptions {
+export interface EvaluateOptions extends RunOptions, WindowOptions {
   /** A checkpoint to compare with: another form of the same model, with the same vocabulary. */
   baseline?: string;
   /**
@@ -25,7 +25,7 @@ export interface Evaluation {
   perplexity: number;
   /** Mean loss in nats. */
   loss: number;
-  /** Scored ids: all but the first of each row. */
+  /** Scored ids: all but the first of each row, or with a stride those that are new in it. */
   tokens: number;
   rows: number;
   seqLen: number;
@@ -132,30 +132,38 @@ class Run {
     }
   }
 
-  /** States of the ids from `first` on of a wave: each predicts the next id of its row, the last of a row none. */
+  /** States of the ids from `first` on of a wave: each predicts the next id of its row, if that is scored. */
   async #scoreBatch(x: Tensor, other: Tensor | null, wave: IdRows, first: number): Promise<void> {
     const count = x.shape[0] as number;
+    const { ids, length, scoredFrom } = wave;
+    const scores = (place: number) => {
+      const next = (place % length) + 1;
+      return next < length && next >= (scoredFrom?.[Math.floor(place / length)] ?? 1);
+    };
+    const places = Array.from({ length: count }, (_, i) => first + i).filter(scores);
     const step = Math.max(1, Math.floor(LOGIT_BYTES / (4 * this.model.vocabulary)));
-    for (let begin = 0; begin < count; begin += step) {
-      const end = Math.min(count, begin + step);
-      const places = Array.from({ length: end - begin }, (_, i) => first + begin + i);
-      const isLast = (at: number) => (at + 1) % wave.length === 0;
+    for (let begin = 0; begin < places.length; begin += step) {
+      const own = Int32Array.from(places.slice(begin, begin + step));
+      const shape = [own.length];
+      using rows = Tensor.from(
+        own.map((place) => place - first),
+        shape,
+        { dtype: 'int32' },
+      );
       using targets = Tensor.from(
-        Int32Array.from(places, (at) => (isLast(at) ? 0 : (wave.ids[at + 1] as number))),
-        [end - begin],
+        own.map((place) => ids[place + 1] as number),
+        shape,
         { dtype: 'int32' },
       );
       const began = performance.now();
-      using logits = logitsOf(this.model, x, begin, end);
-      using reference = this.baseline && other ? logitsOf(this.baseline, other, begin, end) : null;
-      using scores = scoreTokens(logits, reference, targets);
-      const values = (await scores.read()) as Float32Array;
+      using logits = logitsOf(this.model, x, rows);
+      using reference = this.baseline && other ? logitsOf(this.baseline, other, rows) : null;
+      using scored = scoreTokens(logits, reference, targets);
+      const values = (await scored.read()) as Float32Array;
       this.#modelMs += reference === null ? performance.now() - began : 0;
       using ofBaseline = reference && scoreTokens(reference, null, targets);
       const baselineValues = ofBaseline && ((await ofBaseline.read()) as Float32Array);
-      places.forEach((at, i) => {
-        if (!isLast(at)) this.#add(values, baselineValues, i);
-      });
+      for (const i of own.keys()) this.#add(values, baselineValues, i);
     }
     if (!Number.isFinite(this.#sums[0])) {
       throw new QuantariaError('ERR_FORMAT', `the logits of ids ${first} to ${first + count} are not finite`);
@@ -171,15 +179,21 @@ class Run {
   }
 }
 
-function logitsOf(decoder: Decoder, states: Tensor, begin: number, end: number): Tensor {
-  using part = states.slice(0, begin, end);
+/** @param rows of the states */
+function logitsOf(decoder: Decoder, states: Tensor, rows: Tensor<'int32'>): Tensor {
+  using part = embed(states, rows, states.dtype);
   return decoder.logits(part);
 }
 
 /** Rows in parts whose states fit into memory together. */
-export function* waves({ ids, length }: IdRows, hidden: number): Generator<IdRows> {
+export function* waves({ ids, length, scoredFrom }: IdRows, hidden: number): Generator<IdRows> {
   const rows = Math.max(1, Math.floor(STATE_BYTES / (4 * hidden * length)));
   for (let begin = 0; begin < ids.length; begin += rows * length) {
-    yield { ids: ids.subarray(begin, begin + rows * length), length };
+    const first = begin / length;
+    yield {
+      ids: ids.subarray(begin, begin + rows * length),
+      length,
+      ...(scoredFrom && { scoredFrom: scoredFrom.subarray(first, first + rows) }),
+    };
   }
 }

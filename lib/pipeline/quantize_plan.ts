@@ -48,6 +48,10 @@ export interface QuantizePlanOptions extends RowOptions {
   expertTemplate?: string;
   /** GPTQ: columns by falling diagonal of the Hessian; default true. */
   actOrder?: boolean;
+  /** GPTQ: groups are sorted whole, and columns within them, so that grids are fitted on the way and stay where they are. */
+  groupAware?: boolean;
+  /** GPTQ: tokens of an expert count by the weight that the router gives them. */
+  routingWeights?: boolean;
   /**
    * GPTQ: grids of groups are fitted on the original weight, so that groups stay where they are whatever the order; default true.
    */
@@ -88,7 +92,8 @@ export interface QuantizePlan {
   model: ModelMap;
   method: Method;
   /** Settings of GPTQ, as the format can hold what comes of them. */
-  gptq: { actOrder: boolean; staticGroups: boolean; damping: number };
+  gptq: { actOrder: boolean; groupAware?: true; staticGroups: boolean; damping: number };
+  routingWeights: boolean;
   alpha: number;
   format: Format;
   modelDtype: DType;
@@ -211,6 +216,7 @@ function layOut(
     model,
     method,
     gptq,
+    routingWeights: options.routingWeights ?? false,
     alpha: options.alpha ?? DEFAULT_ALPHA,
     format,
     modelDtype,
@@ -235,9 +241,12 @@ function methodOf(name: string): Method {
 const DEFAULT_DAMPING = 0.01;
 
 function gptqSettings(
-  { actOrder = true, staticGroups = true, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
+  { actOrder = true, groupAware, staticGroups = true, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
   format: FormatName,
 ): Pick<QuantizePlan, 'gptq' | 'notes'> {
+  if (actOrder && groupAware) {
+    return { gptq: { actOrder, groupAware, staticGroups: false, damping }, notes: [] };
+  }
   if (!actOrder || staticGroups || INDEXED_FORMATS.includes(format)) {
     return { gptq: { actOrder, staticGroups, damping }, notes: [] };
   }
@@ -249,8 +258,8 @@ function gptqSettings(
 export const isCalibrated = ({ layer, linear }: Pick<Draft, 'layer' | 'linear'>, model: ModelMap): boolean =>
   linear !== null && layer !== null && layer < model.layers && linear.role !== 'vision';
 
-const isIndexed = (method: Method, { actOrder, staticGroups }: QuantizePlan['gptq']): boolean =>
-  method === 'gptq' && actOrder && !staticGroups;
+const isIndexed = (method: Method, { actOrder, groupAware, staticGroups }: QuantizePlan['gptq']): boolean =>
+  method === 'gptq' && actOrder && !groupAware && !staticGroups;
 
 const hasMovingGroups = (tensor: Pick<Draft, 'layer' | 'linear' | 'scheme'>, model: ModelMap): boolean =>
   tensor.scheme?.kind === 'int' &&

@@ -36,6 +36,8 @@ export interface CalibrationSummary {
   tokens: number;
   /** Of GPTQ. */
   actOrder?: boolean;
+  groupAware?: boolean;
+  routingWeights?: boolean;
   staticGroups?: boolean;
   damping?: number;
   /** Of SmoothQuant. */

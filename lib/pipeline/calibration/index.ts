@@ -218,6 +218,7 @@ export async function prepareCalibration(
     const minExpertTokens = options.minExpertTokens ?? DEFAULT_MIN_EXPERT_TOKENS;
     const calibration = new Calibration(decoder, rows, options.out, plan, {
       minExpertTokens,
+      routingWeights: plan.routingWeights && plan.method === 'gptq',
       maxMemoryBytes: options.maxMemoryBytes ?? CALIBRATION_MEMORY_BYTES,
       signal: options.signal,
     });
@@ -227,6 +228,7 @@ export async function prepareCalibration(
       seqLen: length,
       tokens: ids.length,
       ...(plan.method === 'gptq' ? plan.gptq : {}),
+      ...(plan.method === 'gptq' && plan.routingWeights ? { routingWeights: true } : {}),
       ...(plan.method === 'smoothquant' ? { alpha: plan.alpha } : {}),
       minExpertTokens,
     };

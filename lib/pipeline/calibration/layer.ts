@@ -29,6 +29,8 @@ import { type States, StateWriter } from './states';
 export interface LayerSettings {
   /** An expert with fewer tokens is given those that enter its layer too. */
   minExpertTokens: number;
+  /** Tokens of an expert count by the weight that the router gives them. */
+  routingWeights: boolean;
   maxMemoryBytes: number;
   signal?: AbortSignal;
 }
@@ -79,7 +81,8 @@ export class LayerCalibration implements Disposable {
       .filter(({ linear }) => linear.expert === null)
       .map(({ linear }) => inputOf(linear.role, linear.projection));
     this.#inputs = new LayerInputs(new Set(experts ? [...wanted, FEED_FORWARD] : wanted));
-    this.#routed = original.experts.length > 0 ? new RoutedTokens(original.experts.length) : null;
+    this.#routed =
+      original.experts.length > 0 ? new RoutedTokens(original.experts.length, settings.routingWeights) : null;
   }
 
   /** @param inputsFile for what enters the feed-forward part, while it is needed */
