@@ -86,6 +86,19 @@ export class DecoderWeights implements Disposable {
     return { embedding, norm, head: { weight: head, bias } };
   }
 
+  /**
+   * Memory that a layer's weights take, about: quantized ones are put into the order of products, while others are read where
+   * they lie in the file.
+   */
+  layerBytes(layer: number): number {
+    const modules = (this.#linears.get(layer) ?? []).flatMap(({ source }) => {
+      const module = this.#modules.get(source.tensor);
+      return module === undefined ? [] : [module];
+    });
+    const names = new Set(modules.flatMap(({ tensors }) => tensors));
+    return [...names].reduce((sum, name) => sum + this.#opened.checkpoint.info(name).bytes, 0);
+  }
+
   /** The weights of one layer; the caller disposes them. */
   async layer(layer: number): Promise<LayerWeights> {
     const owned: Disposable[] = [];

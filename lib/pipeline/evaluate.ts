@@ -3,12 +3,17 @@ import { embed, SCORE_FIELDS, scoreTokens } from '../ops/decoder';
 import { Tensor } from '../tensor';
 import { Decoder, type IdRows } from './decoder';
 import { readRows, type WindowOptions } from './rows';
+import { PeakRss } from './rss';
 import type { RunOptions } from './usage';
 
-/** States that are kept between layers, of one model; more rows go through it in several waves. */
-const STATE_BYTES = 512e6;
-/** Logits of one model at a time. */
-const LOGIT_BYTES = 128e6;
+/** Memory, unless it is asked for more or less; the weights of one layer need some of it. */
+const MEMORY_BYTES = 2e9;
+/** Shares of it: states that are kept between layers, of all models (more rows go through them in several waves), */
+const STATE_SHARE = 1 / 4;
+/** logits of one model at a time, */
+const LOGIT_SHARE = 1 / 16;
+/** and what a batch has under way. */
+const BATCH_SHARE = 1 / 4;
 
 export interface EvaluateOptions extends RunOptions, WindowOptions {
   /** A checkpoint to compare with: another form of the same model, with the same vocabulary. */
@@ -18,6 +23,8 @@ export interface EvaluateOptions extends RunOptions, WindowOptions {
    * those of which the checkpoint says it, as it says it.
    */
   compute?: 'int8';
+  /** For states, logits and what is under way, beside the weights of one layer; default 2 GB. */
+  maxMemoryBytes?: number;
 }
 
 export interface Evaluation {
@@ -30,6 +37,7 @@ export interface Evaluation {
   rows: number;
   seqLen: number;
   seconds: number;
+  peakRssBytes: number;
   /** Of this model, the baseline left out. */
   tokensPerSecond: number;
   baseline?: {
@@ -72,17 +80,24 @@ class Run {
   #modelMs = 0;
   #done = 0;
 
+  readonly #memory: number;
+
   constructor(
     private readonly model: Decoder,
     private readonly baseline: Decoder | null,
     private readonly rows: IdRows,
     private readonly options: EvaluateOptions,
-  ) {}
+  ) {
+    this.#memory = options.maxMemoryBytes ?? MEMORY_BYTES;
+  }
 
   async evaluate(): Promise<Evaluation> {
     const began = performance.now();
+    const rss = new PeakRss();
     const hidden = Math.max(this.model.shape.hidden, this.baseline?.shape.hidden ?? 0);
-    for (const wave of waves(this.rows, hidden)) await this.#wave(wave);
+    const models = this.baseline === null ? 1 : 2;
+    for (const wave of waves(this.rows, hidden, (STATE_SHARE * this.#memory) / models))
+      await this.#wave(wave);
     const [loss, kl, agree, error, reference] = this.#sums as unknown as number[] & { length: 5 };
     const mean = (sum: number | undefined) => (sum as number) / this.#scored;
     const { ids, length } = this.rows;
@@ -93,6 +108,7 @@ class Run {
       rows: ids.length / length,
       seqLen: length,
       seconds: (performance.now() - began) / 1000,
+      peakRssBytes: rss.stop(),
       tokensPerSecond: (1000 * ids.length) / this.#modelMs,
       ...(this.baseline && {
         baseline: {
@@ -110,6 +126,7 @@ class Run {
     const total = layers * (this.rows.ids.length / this.rows.length);
     const hooks = {
       signal: this.options.signal,
+      batchBytes: BATCH_SHARE * this.#memory,
       onLayer: () => {
         this.#done += wave.ids.length / wave.length;
         this.options.onProgress?.(this.#done, total);
@@ -141,7 +158,7 @@ class Run {
       return next < length && next >= (scoredFrom?.[Math.floor(place / length)] ?? 1);
     };
     const places = Array.from({ length: count }, (_, i) => first + i).filter(scores);
-    const step = Math.max(1, Math.floor(LOGIT_BYTES / (4 * this.model.vocabulary)));
+    const step = Math.max(1, Math.floor((LOGIT_SHARE * this.#memory) / (4 * this.model.vocabulary)));
     for (let begin = 0; begin < places.length; begin += step) {
       const own = Int32Array.from(places.slice(begin, begin + step));
       const shape = [own.length];
@@ -186,8 +203,12 @@ function logitsOf(decoder: Decoder, states: Tensor, rows: Tensor<'int32'>): Tens
 }
 
 /** Rows in parts whose states fit into memory together. */
-export function* waves({ ids, length, scoredFrom }: IdRows, hidden: number): Generator<IdRows> {
-  const rows = Math.max(1, Math.floor(STATE_BYTES / (4 * hidden * length)));
+export function* waves(
+  { ids, length, scoredFrom }: IdRows,
+  hidden: number,
+  bytes = STATE_SHARE * MEMORY_BYTES,
+): Generator<IdRows> {
+  const rows = Math.max(1, Math.floor(bytes / (4 * hidden * length)));
   for (let begin = 0; begin < ids.length; begin += rows * length) {
     const first = begin / length;
     yield {

@@ -1,10 +1,11 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { Tensor } from '../../lib';
 import { devices, setThreads } from '../../lib/device';
 import { dequantize } from '../../lib/ops/quantize';
 import { Decoder } from '../../lib/pipeline/decoder';
+import { DecoderWeights } from '../../lib/pipeline/decoder_weights';
 import { evaluateModel, waves } from '../../lib/pipeline/evaluate';
 import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { readRows } from '../../lib/pipeline/rows';
@@ -230,7 +231,7 @@ describe('rows', () => {
   test('waves are the rows, in order', () => {
     const rows = { ids: Int32Array.from({ length: 60 }, (_, i) => i), length: 4 };
     // Rows of 4 ids at a hidden size of which three rows fill the memory.
-    const parts = [...waves(rows, Math.floor(512e6 / 4 / 4 / 3))];
+    const parts = [...waves(rows, Math.floor(512e6 / 4 / 4 / 3), 512e6)];
     expect(parts.map(({ ids }) => ids.length)).toEqual([12, 12, 12, 12, 12]);
     expect(parts.flatMap(({ ids }) => [...ids])).toEqual([...rows.ids]);
   });
@@ -375,6 +376,21 @@ describe('what is wrong', () => {
       message: expect.stringMatching(/no experts/),
     });
   });
+});
+
+test('little memory: rows go through in several waves of small batches, and lose the same', async () => {
+  const options = { text: EVAL, samples: 24, baseline: EXAMPLE };
+  await quantizeCheckpoint(EXAMPLE, { out: at('small'), recipe: 'int4' });
+  const layers = vi.spyOn(DecoderWeights.prototype, 'layer');
+  const whole = await evaluateModel(at('small'), options);
+  expect(layers).toHaveBeenCalledTimes(2 * 3);
+  layers.mockClear();
+  // An eighth for each model's states: 128 features of 4 bytes for 256 ids in each of 6 rows.
+  const waved = await evaluateModel(at('small'), { ...options, maxMemoryBytes: 8 * 4 * 128 * 256 * 6 });
+  expect(layers).toHaveBeenCalledTimes(4 * 2 * 3);
+  layers.mockRestore();
+  expect(Math.abs(waved.loss / whole.loss - 1)).toBeLessThan(1e-6);
+  expect(waved.tokens).toBe(whole.tokens);
 });
 
 describe('threads', () => {
