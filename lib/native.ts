@@ -113,7 +113,13 @@ export interface Native {
     products: NativeTensor,
     samples: number,
     scheme: object,
-    options: { actOrder: boolean; staticGroups: boolean; damping: number; blockSize: number },
+    options: {
+      actOrder: boolean;
+      groupAware: boolean;
+      staticGroups: boolean;
+      damping: number;
+      blockSize: number;
+    },
   ): Promise<{
     stored: Record<string, NativeTensor>;
     error: number;
@@ -125,6 +131,7 @@ export interface Native {
   columnMagnitudes(x: NativeTensor, maxima: NativeTensor, sums: NativeTensor): void;
   scaleMatrix(w: NativeTensor, rows: NativeTensor | null, columns: NativeTensor | null): NativeTensor;
   clampGroups(w: NativeTensor, group: number, ratios: NativeTensor): NativeTensor;
+  roundToScale(x: NativeTensor, scale: number): NativeTensor;
   groupErrors(w: NativeTensor, v: NativeTensor, products: NativeTensor, group: number): NativeTensor;
   hadamard(x: NativeTensor, scale: number): NativeTensor;
   decoderRmsNorm(x: NativeTensor, gain: NativeTensor, eps: number): NativeTensor;
