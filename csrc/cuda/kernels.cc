@@ -4,8 +4,12 @@
 namespace quantaria::cuda {
 
 const Kernels& kernels() {
-  static constexpr Kernels all{ops::copy_cuda, ops::gemm_cuda, ops::dequantize_cuda, ops::dequant_matmul_cuda,
-                               ops::dequant_matmul_workspace};
+  static constexpr Kernels all{.copy = ops::copy_cuda,
+                               .gemm = ops::gemm_cuda,
+                               .dequantize = ops::dequantize_cuda,
+                               .dequant_matmul = ops::dequant_matmul_cuda,
+                               .dequant_matmul_workspace = ops::dequant_matmul_workspace,
+                               .quantize = ops::kQuantizeLaunchers};
   return all;
 }
 

@@ -3,6 +3,7 @@
 #include "ops/copy/copy_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/quantize/quantize_cuda.h"
 
 namespace quantaria::cuda {
 
@@ -15,6 +16,7 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+  ops::QuantizeLaunchers quantize;
 };
 
 /// Linked where there are kernels only.
