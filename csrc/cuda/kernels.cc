@@ -9,7 +9,9 @@ const Kernels& kernels() {
                                .dequantize = ops::dequantize_cuda,
                                .dequant_matmul = ops::dequant_matmul_cuda,
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,
-                               .quantize = ops::kQuantizeLaunchers};
+                               .quantize = ops::kQuantizeLaunchers,
+                               .bits = ops::kBitLaunchers,
+                               .compare = ops::kCompareLaunchers};
   return all;
 }
 

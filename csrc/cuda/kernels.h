@@ -1,5 +1,7 @@
 #pragma once
 
+#include "ops/bitpack/bitpack_cuda.h"
+#include "ops/compare/compare_cuda.h"
 #include "ops/copy/copy_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
@@ -17,6 +19,8 @@ struct Kernels {
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
   ops::QuantizeLaunchers quantize;
+  ops::BitLaunchers bits;
+  ops::CompareLaunchers compare;
 };
 
 /// Linked where there are kernels only.
