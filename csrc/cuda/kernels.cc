@@ -11,7 +11,9 @@ const Kernels& kernels() {
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,
                                .quantize = ops::kQuantizeLaunchers,
                                .bits = ops::kBitLaunchers,
-                               .compare = ops::kCompareLaunchers};
+                               .compare = ops::kCompareLaunchers,
+                               .int8 = ops::kInt8Launchers,
+                               .llm_int8 = ops::kLlmInt8Launchers};
   return all;
 }
 
