@@ -13,7 +13,8 @@ const Kernels& kernels() {
                                .bits = ops::kBitLaunchers,
                                .compare = ops::kCompareLaunchers,
                                .int8 = ops::kInt8Launchers,
-                               .llm_int8 = ops::kLlmInt8Launchers};
+                               .llm_int8 = ops::kLlmInt8Launchers,
+                               .hadamard = ops::kHadamardLaunchers};
   return all;
 }
 

@@ -5,6 +5,7 @@
 #include "ops/copy/copy_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/hadamard/hadamard_cuda.h"
 #include "ops/llm_int8/llm_int8_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 
@@ -24,6 +25,7 @@ struct Kernels {
   ops::CompareLaunchers compare;
   ops::Int8Launchers int8;
   ops::LlmInt8Launchers llm_int8;
+  ops::HadamardLaunchers hadamard;
 };
 
 /// Linked where there are kernels only.

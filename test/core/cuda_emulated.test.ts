@@ -3,6 +3,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
+import { native } from '../../lib/native';
 
 // CUDA kernels run by the emulator, where its build is loaded: QUANTARIA_BUILD=emulated npx vitest run
 const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
@@ -310,12 +311,13 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
 
   test('an operation without a kernel says which and where, and never runs elsewhere', () => {
     const x = q.Tensor.from([1, 2, 3, 4], [2, 2], { device: DEVICE });
+    const handle = q.Tensor.native(x, 'x');
     const named = (operation: string) =>
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
         message: expect.stringMatching(new RegExp(`^${operation}: .*cuda-emulated`)),
       });
-    expect(() => q.hadamard(x)).toThrow(named('hadamard'));
+    expect(() => native.decoderAdd(handle, handle, null)).toThrow(named('decoderAdd'));
   });
 
   test('tensors of two devices do not meet', () => {

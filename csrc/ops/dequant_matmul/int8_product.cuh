@@ -314,13 +314,20 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       multiply_tail(shared.tail, warp_row, warp_col, g, t, tail);
       __syncthreads();  // all have left them
     }
-    for (int j = 0; count > 0 && j < Tile::kCols; ++j)
-      for (int e = 0; e < 2; ++e) {
-        const int64_t col = loop.col0 + warp_col + j * 8 + t * 2 + e;
-        const float scale = col < m.out ? simt::load(m.floats + col) / m.divisor : 0.0f;
-        for (int i = 0; i < Tile::kRows; ++i)
-          for (int half = 0; half < 2; ++half) total[i][j][half * 2 + e] += tail[i][j][half * 2 + e] * scale;
-      }
+    if (count > 0) {
+#pragma unroll
+      for (int j = 0; j < Tile::kCols; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int64_t col = loop.col0 + warp_col + j * 8 + t * 2 + e;
+          const float scale = col < m.out ? simt::load(m.floats + col) / m.divisor : 0.0f;
+#pragma unroll
+          for (int i = 0; i < Tile::kRows; ++i)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              total[i][j][half * 2 + e] += tail[i][j][half * 2 + e] * scale;
+        }
+    }
   }
 
 #pragma unroll
@@ -344,10 +351,10 @@ void launch_int8_tile(simt::Stream stream, const Int8Product& product) {
                sizeof(Int8Shared<Tile, Bits, T>), stream, product);
 }
 
-/// Few rows: many blocks, each with little to do. Many: each code serves 64 rows, each activation 128
+/// Few rows: many blocks, each with little to do. Many: each code serves 64 rows, each activation 64
 /// columns.
 using FewInt8Rows = CodedTile<1, 4, 1, 1, 128, 3, 4>;
-using ManyInt8Rows = CodedTile<2, 4, 2, 4, 64, 3, 2>;
+using ManyInt8Rows = CodedTile<2, 2, 2, 4, 64, 3, 3>;
 
 template <int Bits, class T>
 void launch_int8(simt::Stream stream, const Int8Product& product) {
