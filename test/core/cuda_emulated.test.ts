@@ -4,10 +4,10 @@ import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
 import { native } from '../../lib/native';
+import { DEVICE, hasCuda } from './cuda_device';
 
-// CUDA kernels run by the emulator, where its build is loaded: QUANTARIA_BUILD=emulated npx vitest run
-const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
+// CUDA kernels, on a GPU or, where its build is loaded, by the emulator: QUANTARIA_BUILD=emulated npx vitest run
+const emulated = DEVICE === 'cuda-emulated' && hasCuda;
 const root = path.join(__dirname, '..', '..');
 
 const DTYPES = [
@@ -120,10 +120,10 @@ function expectWithinBound(
   }
 }
 
-describe.skipIf(!emulated)('cuda-emulated', () => {
+describe.skipIf(!hasCuda)(DEVICE, () => {
   test('is listed and can be the default', async () => {
     const device = q.devices().find((d) => d.id === DEVICE);
-    expect(device).toMatchObject({ kind: 'cuda-emulated', computeCapability: '8.0' });
+    expect(device).toMatchObject({ kind: emulated ? 'cuda-emulated' : 'cuda' });
     q.setDefaultDevice(DEVICE);
     try {
       expect(q.Tensor.from([1, 2], [2]).device).toBe(DEVICE);
@@ -315,7 +315,7 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
     const named = (operation: string) =>
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
-        message: expect.stringMatching(new RegExp(`^${operation}: .*cuda-emulated`)),
+        message: expect.stringMatching(new RegExp(`^${operation}: .*${DEVICE}`)),
       });
     expect(() => native.decoderAdd(handle, handle, null)).toThrow(named('decoderAdd'));
   });
@@ -344,5 +344,5 @@ test.skipIf(emulated || !fs.existsSync(addon))(
 );
 
 test.skipIf(emulated)('the device is not in the ordinary build, which says how to get it', () => {
-  expect(() => q.Tensor.zeros([1], { device: DEVICE })).toThrow(/npm run build:emulated/);
+  expect(() => q.Tensor.zeros([1], { device: 'cuda-emulated' })).toThrow(/npm run build:emulated/);
 });

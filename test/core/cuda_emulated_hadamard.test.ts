@@ -1,10 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
+import { DEVICE, hasCuda } from './cuda_device';
 import { normals } from './random';
 
 // Hadamard transforms by the emulated CUDA device: the bits of the CPU.
-const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
 const DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 
 async function bytesOf(tensor: q.Tensor): Promise<Buffer> {
@@ -19,7 +18,7 @@ const SIZES = [
   ...[24, 48, 96, 80, 144, 160, 768, 12 * 256, 12 * 512, 20 * 1024, 2560, 92 * 16, 3328 * 4],
 ];
 
-describe.skipIf(!emulated)('on cuda-emulated', () => {
+describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
   test.each(SIZES.map((n, i) => [n, DTYPES[i % 3] as (typeof DTYPES)[number]] as const))(
     'a transform of %i elements, %s, has the bits of the CPU',
     async (n, dtype) => {

@@ -1,11 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
 import type { IntScheme } from '../../lib/scheme';
+import { DEVICE, hasCuda } from './cuda_device';
 import { normals, random } from './random';
 
 // Integer products and LLM.int8 by the emulated CUDA device.
-const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
 const DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 
 async function bytesOf(tensor: q.Tensor): Promise<Buffer> {
@@ -39,7 +38,7 @@ const SHAPES = [
   [0, 4, 32],
 ] as const;
 
-describe.skipIf(!emulated)('on cuda-emulated', () => {
+describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
   test.each(WEIGHTS.map((scheme) => [label(scheme), scheme] as const))(
     'int8 products with a weight of %s have the bits of the CPU',
     async (_, scheme) => {
