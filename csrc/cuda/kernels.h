@@ -8,6 +8,7 @@
 #include "ops/hadamard/hadamard_cuda.h"
 #include "ops/llm_int8/llm_int8_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
+#include "ops/scaling/scaling_cuda.h"
 
 namespace quantaria::cuda {
 
@@ -26,6 +27,7 @@ struct Kernels {
   ops::Int8Launchers int8;
   ops::LlmInt8Launchers llm_int8;
   ops::HadamardLaunchers hadamard;
+  ops::ScalingLaunchers scaling;
 };
 
 /// Linked where there are kernels only.
