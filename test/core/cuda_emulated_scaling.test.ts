@@ -32,7 +32,7 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
         [byRow, null],
         [null, null],
       ] as const) {
-        const there = scaleMatrix(w.to(DEVICE), r && r.to(DEVICE), c && c.to(DEVICE));
+        const there = scaleMatrix(w.to(DEVICE), r?.to(DEVICE) ?? null, c?.to(DEVICE) ?? null);
         expect(await bytesOf(there)).toEqual(await bytesOf(scaleMatrix(w, r, c)));
       }
       for (const group of [1, 32, 50, 1000]) {
@@ -49,7 +49,7 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
 
   test.each(DTYPES)('magnitudes of columns of %s have the bits of the CPU', async (dtype) => {
     for (const [rows, cols] of [...SHAPES, [300, 17]] as const) {
-      const sums = async (device: string) => {
+      const sums = async (device: q.DeviceId) => {
         const totals = [q.Tensor.zeros([cols], { device }), q.Tensor.zeros([cols], { device })];
         for (const seed of [3, 4]) {
           const x = q.Tensor.from(normals(rows * cols, seed), [rows, cols], { dtype }).to(device);
@@ -160,6 +160,6 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
       const x = q.Tensor.zeros([1, 16], { device: DEVICE });
       expect(await message(q.linear(x, there).read())).toBe(expected);
     }
-    for (const device of ['cpu', DEVICE]) await q.synchronize(device).catch(() => {});
+    for (const device of ['cpu', DEVICE] as const) await q.synchronize(device).catch(() => {});
   });
 });
