@@ -7,6 +7,7 @@
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/device.h"
 #include "ops/scaling/scaling.h"
 
 namespace quantaria::addon {
@@ -17,7 +18,7 @@ bool is_factor(DType dtype) {
 }
 
 Tensor matrix(Napi::Value value, const char* name) {
-  const Tensor tensor = TensorHandle::get(value, name);
+  const Tensor tensor = TensorHandle::get_anywhere(value, name);
   if (!is_factor(tensor.dtype))
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
   if (tensor.shape.size() != 2)
@@ -25,14 +26,30 @@ Tensor matrix(Napi::Value value, const char* name) {
   return tensor;
 }
 
-/// Contiguous float32 of so many elements.
-Tensor floats(Napi::Value value, const char* name, int64_t elements) {
-  const Tensor tensor = TensorHandle::get(value, name);
+/// Contiguous float32 of so many elements, where `with` is.
+Tensor floats(const Tensor& with, Napi::Value value, const char* name, int64_t elements) {
+  const Tensor tensor = TensorHandle::get_with(with, value, name);
   if (tensor.dtype != DType::float32)
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32 expected");
   if (tensor.elements() != elements || !tensor.contiguous())
     fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", elements, " elements expected");
   return tensor;
+}
+
+/// The CUDA device that a tensor is on, in the body of an operation; false for the CPU.
+class Cuda {
+ public:
+  explicit Cuda(cuda::Device* device) : device_(device) {}
+  explicit operator bool() const { return device_ != nullptr; }
+  const ops::ScalingLaunchers& kernels() const { return device_->kernels().scaling; }
+  void* stream() const { return device_->stream(); }
+
+ private:
+  cuda::Device* device_;
+};
+
+Cuda cuda_of(const Tensor& tensor) {
+  return Cuda(tensor.device == &cpu::device() ? nullptr : &cuda::of(tensor.device));
 }
 
 bool is_absent(Napi::Value value) { return value.IsNull() || value.IsUndefined(); }
@@ -42,12 +59,15 @@ int64_t groups_of(int64_t columns, int64_t group) { return columns / group + (co
 /// columnMagnitudes(x [rows, in], maxima [in], sums [in]): both are added to
 Napi::Value column_magnitudes(const Napi::CallbackInfo& info) {
   const Tensor x = matrix(info[0], "x");
-  const Tensor maxima = floats(info[1], "maxima", x.shape[1]);
-  const Tensor sums = floats(info[2], "sums", x.shape[1]);
-  cpu::device().enqueue({x, maxima, sums}, {maxima, sums}, [=] {
-    if (x.elements() != 0)
-      ops::column_magnitudes(cpu::device().pool(), as_matrix(x), maxima.data_as<float>(),
-                             sums.data_as<float>());
+  const Tensor maxima = floats(x, info[1], "maxima", x.shape[1]);
+  const Tensor sums = floats(x, info[2], "sums", x.shape[1]);
+  x.device->enqueue({x, maxima, sums}, {maxima, sums}, [=] {
+    if (x.elements() == 0) return;
+    if (const Cuda there = cuda_of(x))
+      return there.kernels().column_magnitudes(there.stream(), as_matrix(x), maxima.data_as<float>(),
+                                               sums.data_as<float>());
+    ops::column_magnitudes(cpu::device().pool(), as_matrix(x), maxima.data_as<float>(),
+                           sums.data_as<float>());
   });
   return info.Env().Undefined();
 }
@@ -55,16 +75,20 @@ Napi::Value column_magnitudes(const Napi::CallbackInfo& info) {
 /// scaleMatrix(w [out, in], rows [out] | null, columns [in] | null): float32 [out, in]
 Napi::Value scale_matrix(const Napi::CallbackInfo& info) {
   const Tensor w = matrix(info[0], "w");
-  const Tensor rows = is_absent(info[1]) ? Tensor{} : floats(info[1], "rows", w.shape[0]);
-  const Tensor columns = is_absent(info[2]) ? Tensor{} : floats(info[2], "columns", w.shape[1]);
-  const Tensor to = empty(cpu::device(), DType::float32, w.shape);
+  const Tensor rows = is_absent(info[1]) ? Tensor{} : floats(w, info[1], "rows", w.shape[0]);
+  const Tensor columns = is_absent(info[2]) ? Tensor{} : floats(w, info[2], "columns", w.shape[1]);
+  const Tensor to = empty(*w.device, DType::float32, w.shape);
   std::vector<Tensor> reads{w};
   for (const Tensor& factors : {rows, columns})
     if (factors.storage) reads.push_back(factors);
-  cpu::device().enqueue(reads, {to}, [=] {
-    if (to.elements() != 0)
-      ops::scale_matrix(cpu::device().pool(), as_matrix(w), rows.storage ? rows.data_as<float>() : nullptr,
-                        columns.storage ? columns.data_as<float>() : nullptr, to.data_as<float>());
+  w.device->enqueue(reads, {to}, [=] {
+    if (to.elements() == 0) return;
+    const float* const of_rows = rows.storage ? rows.data_as<float>() : nullptr;
+    const float* const of_columns = columns.storage ? columns.data_as<float>() : nullptr;
+    if (const Cuda there = cuda_of(w))
+      return there.kernels().scale_matrix(there.stream(), as_matrix(w), of_rows, of_columns,
+                                          to.data_as<float>());
+    ops::scale_matrix(cpu::device().pool(), as_matrix(w), of_rows, of_columns, to.data_as<float>());
   });
   return TensorHandle::make(info.Env(), to);
 }
@@ -73,12 +97,15 @@ Napi::Value scale_matrix(const Napi::CallbackInfo& info) {
 Napi::Value clamp_groups(const Napi::CallbackInfo& info) {
   const Tensor w = matrix(info[0], "w");
   const int64_t group = to_integer(info[1], "group", 1);
-  const Tensor ratios = floats(info[2], "ratios", w.shape[0] * groups_of(w.shape[1], group));
-  const Tensor to = empty(cpu::device(), DType::float32, w.shape);
-  cpu::device().enqueue({w, ratios}, {to}, [=] {
-    if (to.elements() != 0)
-      ops::clamp_groups(cpu::device().pool(), as_matrix(w), group, ratios.data_as<float>(),
-                        to.data_as<float>());
+  const Tensor ratios = floats(w, info[2], "ratios", w.shape[0] * groups_of(w.shape[1], group));
+  const Tensor to = empty(*w.device, DType::float32, w.shape);
+  w.device->enqueue({w, ratios}, {to}, [=] {
+    if (to.elements() == 0) return;
+    if (const Cuda there = cuda_of(w))
+      return there.kernels().clamp_groups(there.stream(), as_matrix(w), group, ratios.data_as<float>(),
+                                          to.data_as<float>());
+    ops::clamp_groups(cpu::device().pool(), as_matrix(w), group, ratios.data_as<float>(),
+                      to.data_as<float>());
   });
   return TensorHandle::make(info.Env(), to);
 }
@@ -89,10 +116,12 @@ Napi::Value round_to_scale(const Napi::CallbackInfo& info) {
   const auto scale = static_cast<float>(to_number(info[1], "scale"));
   if (!(scale > 0) || std::isinf(scale))
     fail(ErrorCode::argument, "scale: ", scale, ", a finite number above 0 expected");
-  const Tensor to = empty(cpu::device(), DType::float32, x.shape);
-  cpu::device().enqueue({x}, {to}, [=] {
-    if (to.elements() != 0)
-      ops::round_to_scale(cpu::device().pool(), as_matrix(x), scale, to.data_as<float>());
+  const Tensor to = empty(*x.device, DType::float32, x.shape);
+  x.device->enqueue({x}, {to}, [=] {
+    if (to.elements() == 0) return;
+    if (const Cuda there = cuda_of(x))
+      return there.kernels().round_to_scale(there.stream(), as_matrix(x), scale, to.data_as<float>());
+    ops::round_to_scale(cpu::device().pool(), as_matrix(x), scale, to.data_as<float>());
   });
   return TensorHandle::make(info.Env(), to);
 }
@@ -109,11 +138,17 @@ Napi::Value group_errors(const Napi::CallbackInfo& info) {
     fail(ErrorCode::shape, "products: ", to_string(products.shape), ", float32 [", in, ", ", in,
          "] expected");
   const int64_t group = to_integer(info[3], "group", 1);
-  const Tensor errors = empty(cpu::device(), DType::float32, {w.shape[0], groups_of(in, group)});
-  cpu::device().enqueue({w, v, products}, {errors}, [=] {
-    if (w.elements() != 0)
-      ops::group_errors(cpu::device().pool(), as_matrix(w), as_matrix(v), products.data_as<float>(), group,
-                        errors.data_as<float>());
+  for (const Tensor& other : {v, products})
+    if (other.device != w.device)
+      fail(ErrorCode::device, "w is on ", w.device->id(), ", v or products on ", other.device->id());
+  const Tensor errors = empty(*w.device, DType::float32, {w.shape[0], groups_of(in, group)});
+  w.device->enqueue({w, v, products}, {errors}, [=] {
+    if (w.elements() == 0) return;
+    if (const Cuda there = cuda_of(w))
+      return there.kernels().group_errors(there.stream(), as_matrix(w), as_matrix(v),
+                                          products.data_as<float>(), group, errors.data_as<float>());
+    ops::group_errors(cpu::device().pool(), as_matrix(w), as_matrix(v), products.data_as<float>(), group,
+                      errors.data_as<float>());
   });
   return TensorHandle::make(info.Env(), errors);
 }

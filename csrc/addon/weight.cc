@@ -41,6 +41,13 @@ struct Products {
   const char* int8_obstacle = "compute: int8 needs a weight of integers";
 };
 
+/// On the queue of a device: the groups that columns name must exist, as kernels look them up.
+void check_index_there(const Tensor& index, int64_t groups) {
+  std::vector<int32_t> columns(static_cast<size_t>(index.elements()));
+  index.device->copy_out(index.data(), reinterpret_cast<std::byte*>(columns.data()), index.bytes());
+  ops::check_group_index(columns.data(), index.elements(), groups);
+}
+
 Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const ops::IntScheme s = to_int_scheme(scheme);
   const ops::ConstantsShape constants = ops::constants_shape(s, out, in);
@@ -49,15 +56,17 @@ Products int_weight(Napi::Value scheme, Parts& parts, int64_t out, int64_t in) {
   const Tensor scales = parts.take("scales", DType::float32, count);
   const Tensor zeros = s.symmetric ? Tensor{} : parts.take("zeros", DType::int32, count);
   const Tensor index = parts.has("groupIndex") ? parts.take("groupIndex", DType::int32, in) : Tensor{};
-  if (index.storage && index.device != &cpu::device())
-    fail(ErrorCode::unsupported, "a weight whose columns name their groups (act-order) on ",
-         index.device->id(), ", for which there is no kernel");
   const auto parts_of = [=]() -> ops::ConstIntStored {
     return {pointer<uint8_t>(packed), pointer<float>(scales), pointer<int32_t>(zeros),
             pointer<int32_t>(index)};
   };
   return {[=] { return ops::int_products(s, parts_of(), out, in); },
-          [=] { return ops::coded_int(s, parts_of(), out, in); },
+          [=, checked = std::make_shared<bool>(false)] {
+            // Once: nothing writes to it any more.
+            if (index.storage && !*checked) check_index_there(index, constants.cols);
+            *checked = true;
+            return ops::coded_int(s, parts_of(), out, in);
+          },
           ops::int8_obstacle(s, parts.has("groupIndex"), in)};
 }
 

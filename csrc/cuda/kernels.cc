@@ -22,7 +22,8 @@ const Kernels& kernels() {
                                .compare = ops::kCompareLaunchers,
                                .int8 = ops::kInt8Launchers,
                                .llm_int8 = ops::kLlmInt8Launchers,
-                               .hadamard = ops::kHadamardLaunchers};
+                               .hadamard = ops::kHadamardLaunchers,
+                               .scaling = ops::kScalingLaunchers};
   return all;
 }
 

@@ -9,6 +9,7 @@
 #include "ops/llm_int8/llm_int8_cuda.h"
 #include "ops/moe/moe_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
+#include "ops/scaling/scaling_cuda.h"
 
 namespace quantaria::cuda {
 
@@ -28,6 +29,7 @@ struct Kernels {
   ops::Int8Launchers int8;
   ops::LlmInt8Launchers llm_int8;
   ops::HadamardLaunchers hadamard;
+  ops::ScalingLaunchers scaling;
 };
 
 /// Linked where there are kernels only.

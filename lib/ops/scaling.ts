@@ -62,8 +62,8 @@ export class ColumnMagnitudes implements Disposable {
   /** Becomes what another is. */
   replace(from: ColumnMagnitudes): void {
     this[Symbol.dispose]();
-    this.#maxima = from.#maxima.to('cpu');
-    this.#sums = from.#sums.to('cpu');
+    this.#maxima = from.#maxima.to(from.#maxima.device);
+    this.#sums = from.#sums.to(from.#sums.device);
     this.#rows = from.#rows;
   }
 

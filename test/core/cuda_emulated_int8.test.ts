@@ -48,7 +48,7 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
         const x = q.Tensor.from(normals(m * k, 3), [m, k], { dtype });
         const weight = q.quantize(q.Tensor.from(normals(n * k, 5), [n, k]), scheme);
         const bias = q.Tensor.from(normals(n, 7), [n]);
-        const product = (device: string) =>
+        const product = (device: q.DeviceId) =>
           q.linear(x.to(device), weight.to(device), {
             bias: bias.to(device),
             compute: 'int8',

@@ -57,12 +57,11 @@ void fill_element(DeviceWeight& w, MxElement element) {
 
 DeviceWeight coded_int(const IntScheme& s, const ConstIntStored& stored, int64_t out, int64_t in) {
   check_scheme(s);
-  if (stored.group_index != nullptr)
-    fail(ErrorCode::unsupported, "a weight whose columns name their groups (act-order) on a CUDA device");
   DeviceWeight w = weight_of_rows(stored.packed, s.bits, out, in);
   fill_integers(w, limits_of(s).offset);
   w.matrix.own.floats = stored.scales;
   w.matrix.own.zeros = stored.zeros;
+  w.matrix.own.index = stored.group_index;
   w.matrix.group = s.granularity == Granularity::column ? 1 : group_length(s, in);
   const ConstantsShape constants = constants_shape(s, out, in);
   w.matrix.row_step = constants.rows == 1 ? 0 : constants.cols;

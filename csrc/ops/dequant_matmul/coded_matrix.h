@@ -25,6 +25,7 @@ enum class ScaleForm : uint8_t {
 struct CodedSource {
   const uint32_t* data = nullptr;  // the codes
   const int32_t* zeros = nullptr;  // or null: none but what the table has
+  const int32_t* index = nullptr;  // groups of columns that name them: null or [in]
   const float* floats = nullptr;
   const uint8_t* bytes = nullptr;
   const float* offset = nullptr;
@@ -42,7 +43,8 @@ struct CodedMatrix {
   int32_t first = 0;               // what code 0 of 16 bits stands for; they have no table
   bool table_of_integers = false;  // table[code] = code + table[0]
 
-  // The constant of (n, k) is n * row_step + k / group, or that of the flat index: (n * in + k) / group.
+  // The constant of (n, k) is n * row_step + k / group, or that of the flat index: (n * in + k) / group, or
+  // n * row_step + index[k] where columns name their groups.
   bool flat = false;
   int64_t row_step = 0;
   int64_t group = 1;
@@ -56,8 +58,8 @@ struct DeviceWeight {
   CodeTable table;
 };
 
-/// Weights of each kind of scheme; the pointers are to device memory. ERR_UNSUPPORTED for columns that name
-/// their groups.
+/// Weights of each kind of scheme; the pointers are to device memory. Groups that columns name exist: the
+/// caller has seen to it (check_group_index).
 DeviceWeight coded_int(const IntScheme& scheme, const ConstIntStored& stored, int64_t out, int64_t in);
 DeviceWeight coded_codebook(const CodebookScheme& scheme, const ConstCodebookStored& stored, int64_t out,
                             int64_t in);

@@ -37,7 +37,9 @@ struct CodedRows {
   __device__ float value(const Shared& shared, const Source& source, int64_t n, int64_t k) const {
     const CodedMatrix& m = matrix;
     const uint32_t code = code_at(source, n * m.row_bits + k * m.bits);
-    const int64_t constant = m.flat ? (n * m.in + k) / m.group : n * m.row_step + k / m.group;
+    const int64_t constant = m.flat         ? (n * m.in + k) / m.group
+                             : source.index ? n * m.row_step + simt::load(source.index + k)
+                                            : n * m.row_step + k / m.group;
     float value =
         m.bits <= 8 ? shared.table.values[code] : static_cast<float>(static_cast<int>(code) + m.first);
     if (source.zeros) value -= static_cast<float>(simt::load(source.zeros + constant));

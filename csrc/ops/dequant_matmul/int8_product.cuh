@@ -197,18 +197,30 @@ struct Int8Loop {
 template <class Tile, class T>
 __device__ __forceinline__ void multiply_tail(const OutlierTail<Tile, T>& tail, int warp_row, int warp_col,
                                               int g, int t, float (&sum)[Tile::kRows][Tile::kCols][4]) {
-#pragma unroll
-  for (int i = 0; i < Tile::kRows; ++i) {
-    const int row = warp_row + i * 16 + g;
-    if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<T, float>) {
+#pragma unroll 1
+    for (int k = 0; k < OutlierTail<Tile, T>::kColumns; ++k) {
+      float codes[Tile::kCols][2];
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          for (int k = 0; k < OutlierTail<Tile, T>::kColumns; ++k)
-            sum[i][j][e] = fmaf(tail.x[row + e / 2 * 8][k], tail.codes[warp_col + j * 8 + t * 2 + e % 2][k],
-                                sum[i][j][e]);
-    } else {
+        for (int e = 0; e < 2; ++e) codes[j][e] = tail.codes[warp_col + j * 8 + t * 2 + e][k];
+#pragma unroll
+      for (int i = 0; i < Tile::kRows; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float x = tail.x[warp_row + i * 16 + half * 8 + g][k];
+#pragma unroll
+          for (int j = 0; j < Tile::kCols; ++j)
+#pragma unroll
+            for (int e = 0; e < 2; ++e)
+              sum[i][j][half * 2 + e] = fmaf(x, codes[j][e], sum[i][j][half * 2 + e]);
+        }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < Tile::kRows; ++i) {
+      const int row = warp_row + i * 16 + g;
       uint32_t a[4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {

@@ -89,7 +89,7 @@ bool same_codes(const DeviceWeight& a, const DeviceWeight& b) {
   const bool same = m.out == n.out && m.in == n.in && m.row_bits == n.row_bits && m.bits == n.bits &&
                     m.first == n.first && m.table_of_integers == n.table_of_integers && m.flat == n.flat &&
                     m.row_step == n.row_step && m.group == n.group && m.form == n.form &&
-                    m.divisor == n.divisor && !m.own.zeros == !n.own.zeros &&
+                    m.divisor == n.divisor && !m.own.zeros == !n.own.zeros && !m.own.index == !n.own.index &&
                     !m.own.row_divisors == !n.own.row_divisors;
   const size_t entries = m.bits <= 8 ? size_t{1} << m.bits : 0;
   return same && std::memcmp(a.table.values, b.table.values, entries * sizeof(float)) == 0;

@@ -33,13 +33,6 @@ class ColumnConstants {
   int64_t in_;
 };
 
-void check_group_index(const int32_t* index, int64_t in, int64_t groups) {
-  for (int64_t c = 0; c < in; ++c)
-    if (index[c] < 0 || index[c] >= groups)
-      fail(ErrorCode::argument, "groupIndex: ", index[c], " at column ", c, ", 0 .. ", groups - 1,
-           " expected");
-}
-
 /// Decodes one row, with one constant per group or one per column.
 class RowDecoder {
  public:
@@ -75,6 +68,13 @@ class RowDecoder {
 };
 
 }  // namespace
+
+void check_group_index(const int32_t* index, int64_t in, int64_t groups) {
+  for (int64_t c = 0; c < in; ++c)
+    if (index[c] < 0 || index[c] >= groups)
+      fail(ErrorCode::argument, "groupIndex: ", index[c], " at column ", c, ", 0 .. ", groups - 1,
+           " expected");
+}
 
 void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntStored& from, int64_t out,
                     int64_t in, DType dtype, std::byte* values) {

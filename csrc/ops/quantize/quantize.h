@@ -61,6 +61,9 @@ struct ConstIntStored {
   const int32_t* group_index = nullptr;
 };
 
+/// Throws ERR_ARGUMENT with the first of `in` columns whose group is not one of `groups`.
+void check_group_index(const int32_t* index, int64_t in, int64_t groups);
+
 void quantize_int(ThreadPool& pool, const ConstMatrix& w, const IntScheme& scheme, const IntStored& to,
                   ErrorSums* sums = nullptr);
 void dequantize_int(ThreadPool& pool, const IntScheme& scheme, const ConstIntStored& from, int64_t out,
