@@ -11,10 +11,19 @@ add_custom_target(glibc_stubs DEPENDS ${stubs}/libc.so ${stubs}/libm.so)
 execute_process(COMMAND ${CMAKE_CXX_COMPILER} -print-file-name=libc_nonshared.a
   OUTPUT_VARIABLE libc_nonshared OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 add_module(quantaria_portable csrc/core/glibc_floor.cc)
+target_link_libraries(quantaria_portable PRIVATE cuda)
 set_target_properties(quantaria_portable PROPERTIES EXCLUDE_FROM_ALL ON)
-set_property(TARGET quantaria_portable APPEND PROPERTY LINK_DEPENDS ${stubs}/libc.so ${stubs}/libm.so)
-add_dependencies(quantaria_portable glibc_stubs)
-# libgcc_s stays shared: linked statically it needs _dl_find_object of glibc 2.35, and Node has it loaded anyway.
-target_link_options(quantaria_portable PRIVATE -nodefaultlibs)
-target_link_libraries(quantaria_portable PRIVATE cuda -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
-  ${stubs}/libm.so ${stubs}/libc.so ${libc_nonshared} gcc_s gcc)
+set(portable quantaria_portable)
+if(TARGET quantaria_golden)
+  list(APPEND portable quantaria_golden) # for other machines than this one, always; its sources have glibc_floor.cc
+endif()
+foreach(target ${portable})
+  set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${stubs}/libc.so ${stubs}/libm.so)
+  add_dependencies(${target} glibc_stubs)
+  # libgcc_s stays shared: linked statically it needs _dl_find_object of glibc 2.35, and Node has it loaded anyway.
+  # A program's linker looks into libgcc_s too; and no program must find the stand-ins at run time.
+  target_link_options(${target} PRIVATE -nodefaultlibs -Wl,--allow-shlib-undefined)
+  set_property(TARGET ${target} PROPERTY SKIP_BUILD_RPATH ON)
+  target_link_libraries(${target} PRIVATE -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
+    ${stubs}/libm.so ${stubs}/libc.so ${libc_nonshared} gcc_s gcc)
+endforeach()

@@ -3,17 +3,18 @@
 #include <exception>
 #include <iostream>
 
-#include "cuda/status.h"
+#include "cuda/runtime/device.h"
 #include "test/golden/collectives.h"
 
 int main() {
   try {
-    const auto& devices = quantaria::cuda::devices();
-    if (devices.empty()) {
-      std::cerr << "no CUDA device: " << quantaria::cuda::status().reason << "\n";
+    quantaria::cuda::Discovery found = quantaria::cuda::discover(QUANTARIA_CUDA_ARCHITECTURES);
+    if (found.usable.empty()) {
+      std::cerr << "no CUDA device: " << found.status.reason << "\n";
       return 3;
     }
-    quantaria::cuda::Device& device = *devices.front();
+    const quantaria::cuda::Kernels none{};
+    quantaria::cuda::RuntimeDevice device(found.usable.front(), none);
     std::cout << quantaria::golden::text_of(device.name(), quantaria::golden::vectors(device)) << std::flush;
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
