@@ -11,7 +11,8 @@ const Kernels& kernels() {
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,
                                .quantize = ops::kQuantizeLaunchers,
                                .bits = ops::kBitLaunchers,
-                               .compare = ops::kCompareLaunchers};
+                               .compare = ops::kCompareLaunchers,
+                               .gptq = ops::kGptqLaunchers};
   return all;
 }
 

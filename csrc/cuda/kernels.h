@@ -5,6 +5,7 @@
 #include "ops/copy/copy_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/gptq/gptq_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 
 namespace quantaria::cuda {
@@ -21,6 +22,7 @@ struct Kernels {
   ops::QuantizeLaunchers quantize;
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;
+  ops::GptqLaunchers gptq;
 };
 
 /// Linked where there are kernels only.
