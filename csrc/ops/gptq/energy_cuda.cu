@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kThreads)
     const bool dead = !difference && simt::load(diagonal + column * (run.in + 1)) == 0;
     simt::store(to + p, dead ? 0.0f : value - less);
   }
+  if (difference) return;  // an output's NaN is told by its sum
   for (int apart = 16; apart > 0; apart /= 2) {
     const int32_t other = __shfl_xor_sync(~0u, bad, apart);
     bad = other < bad ? other : bad;
@@ -70,7 +71,7 @@ struct EnergyShared {
   };
 };
 
-/// Sums of a block's threads, in a tree. All threads get it.
+/// The sum over a block's threads, in a tree. Thread 0 gets it.
 __device__ double sum_of_block(double* sums, double own) {
   const int thread = static_cast<int>(threadIdx.x);
   __syncthreads();  // what lay here has been read
@@ -79,8 +80,7 @@ __device__ double sum_of_block(double* sums, double own) {
     __syncthreads();  // the sums of the last level are there
     if (thread < apart) sums[thread] += sums[thread + apart];
   }
-  __syncthreads();  // the total is there
-  return sums[0];
+  return thread == 0 ? sums[0] : 0.0;
 }
 
 /// Block (t, p): the part of 64 rows and 64 columns. With H' strictly above the diagonal what H has, and half

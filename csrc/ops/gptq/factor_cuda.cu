@@ -154,16 +154,17 @@ __global__ void __launch_bounds__(kThreads) factor_triangle(GptqRun run, int64_t
   }
   __syncthreads();  // the factor is there, its diagonal in `root`
 
-  // Four lanes a column of the inverse, from the diagonal upwards.
+  // Four lanes a column of the inverse, from the diagonal upwards: each sums over every fourth element, which
+  // are those that it wrote itself.
   const int col = thread / 4;
-  if (thread % 4 == 0) shared.u[col][col] = 1 / shared.root[col];
+  const int part = thread % 4;
+  if (part == col % 4) shared.u[col][col] = 1 / shared.root[col];
   for (int i = kBlock - 2; i >= 0; --i) {
-    __syncwarp();  // the elements under this one are there
     double sum = 0;
-    for (int k = i + 1 + thread % 4; k <= col; k += 4) sum += shared.r[i][k] * shared.u[k][col];
+    for (int k = i + 1 + ((part - i - 1) & 3); k <= col; k += 4) sum += shared.r[i][k] * shared.u[k][col];
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
-    if (thread % 4 == 0 && i < col) shared.u[i][col] = -sum / shared.root[i];
+    if (part == i % 4 && i < col) shared.u[i][col] = -sum / shared.root[i];
   }
   __syncthreads();  // the inverse is there
   float* const inverse = run.inverse + int64_t{blockIdx.y} * kBlock * kBlock;

@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 1) add_outer_products(StateRows x, f
       fetch<Vectors>(stages.left[step % kStages], x, row, range.end, row0);
       if (!diagonal) fetch<Vectors>(stages.right[step % kStages], x, row, range.end, col0);
     }
-    simt::cp_async_commit();  // an empty group too: waits count them
+    if constexpr (Vectors) simt::cp_async_commit();  // an empty group too: waits count them
   };
 
   float total[4][4][4] = {};
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1) add_outer_products(StateRows x, f
   const int warp_col = warp % 4 * 32;
   for (int step = 0; step < kStages - 1; ++step) begin_step(step);
   for (int64_t step = 0; step < steps; ++step) {
-    simt::cp_async_wait<kStages - 2>();
+    if constexpr (Vectors) simt::cp_async_wait<kStages - 2>();
     __syncthreads();  // this step's states are there for every warp, and every warp has left those of the
                       // last step
     begin_step(step + kStages - 1);
