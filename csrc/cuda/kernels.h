@@ -6,6 +6,7 @@
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/gptq/gptq_cuda.h"
+#include "ops/moe/moe_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 
 namespace quantaria::cuda {
@@ -19,6 +20,7 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+  ops::MoeKernels moe;
   ops::QuantizeLaunchers quantize;
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;

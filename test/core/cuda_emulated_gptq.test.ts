@@ -2,7 +2,6 @@ import { describe, expect, test } from 'vitest';
 import {
   type DType,
   dequantize,
-  devices,
   gptq,
   Hessian,
   type QuantizedTensor,
@@ -10,11 +9,10 @@ import {
   quantize,
   Tensor,
 } from '../../lib';
+import { DEVICE, hasCuda } from './cuda_device';
 import { normals } from './random';
 
 // GPTQ by CUDA kernels, run by the emulator: QUANTARIA_BUILD=emulated npx vitest run
-const DEVICE = 'cuda-emulated';
-const emulated = devices().some((device) => device.id === DEVICE);
 
 const int = (bits: 2 | 3 | 4 | 5 | 8, rest: object): QuantScheme =>
   ({ kind: 'int', bits, symmetric: bits % 2 === 1, granularity: 'group', ...rest }) as QuantScheme;
@@ -42,7 +40,13 @@ const SCHEMES: QuantScheme[] = [
   { kind: 'mx', element: 'int8', rounding: 'nearest' },
 ];
 const label = (scheme: QuantScheme) => JSON.stringify(scheme).replace(/[{}"]/g, '');
-const ORDERS = [{}, { actOrder: true }, { staticGroups: true }, { actOrder: true, staticGroups: true }];
+const ORDERS = [
+  {},
+  { actOrder: true },
+  { actOrder: true, groupAware: true },
+  { staticGroups: true },
+  { actOrder: true, staticGroups: true },
+];
 
 /** Correlated states of unequal size: each feature takes part of the one before it. */
 function states(rows: number, columns: number, seed: number): Float32Array {
@@ -94,7 +98,7 @@ const failure = (promise: Promise<unknown>) =>
     (error: Error & { code: string }) => ({ code: error.code, message: error.message }),
   );
 
-describe.skipIf(!emulated)('cuda-emulated', () => {
+describe.skipIf(!hasCuda)(DEVICE, () => {
   test.each([
     [1, 1],
     [3, 7],
@@ -184,9 +188,9 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
     async (_, scheme) => {
       for (const [rows, columns, dtype, orders] of [
         [20, 160, 'bfloat16', ORDERS],
-        [9, 300, 'float32', ORDERS.slice(0, 2)],
+        [9, 300, 'float32', ORDERS.slice(0, 3)],
         [17, 1, 'float32', ORDERS.slice(0, 1)],
-        [1, 33, 'float16', ORDERS.slice(3)],
+        [1, 33, 'float16', ORDERS.slice(4)],
       ] as const) {
         const x = states(columns + 40, columns, 5);
         const w = Tensor.from(normals(rows * columns, 6), [rows, columns], { dtype });
@@ -227,6 +231,15 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
     const result = await gptq.quantize(w.to(DEVICE), there, options);
     expect(await stored(result.quantized)).toEqual(await stored(expected.quantized));
     expect(result.quantized.stored.groupIndex?.shape).toEqual([columns]);
+    // Groups that stay whole, one of them short, have no index: their constants are in the plain layout.
+    for (const groupSize of [32, 140]) {
+      const whole = { ...options, scheme: int(4, { groupSize }), groupAware: true };
+      const plain = await gptq.quantize(w.to(DEVICE), there, whole);
+      expect(plain.quantized.stored.groupIndex).toBeUndefined();
+      expect(await stored(plain.quantized)).toEqual(
+        await stored((await gptq.quantize(w, here, whole)).quantized),
+      );
+    }
   });
 
   test('a run gives the same bits every time', async () => {

@@ -155,6 +155,7 @@ struct FactorRun {
     run.problems = problems;
     run.state = room.take<ops::GptqState>(problems);
     run.order = room.take<int32_t>(problems * in);
+    run.largest = room.take<float>(problems * in);
     run.hessian = room.take<float>(problems * in * in);
     run.inverse = room.take<float>(problems * 64 * 64);
     cut = {in, 0};
@@ -164,7 +165,7 @@ struct FactorRun {
   ops::BlockCut cut{};
 };
 
-bool order_is_right(int64_t in) {
+bool order_is_right(int64_t in, int64_t whole_group = 0) {
   DeviceRoom room;
   FactorRun f(room, in, 2);
   std::vector<float> products(at(in * in), std::nanf(""));
@@ -178,12 +179,23 @@ bool order_is_right(int64_t in) {
     dead += diagonal(i) == 0;
     sum += double{diagonal(i)};
   }
-  std::stable_sort(expected.begin(), expected.end(),
-                   [&](int32_t a, int32_t b) { return diagonal(a) > diagonal(b); });
+  const auto largest = [&](int64_t group) {
+    if ((group + 1) * whole_group > in) return -1.0f;  // a short one comes last
+    float most = 0;
+    for (int64_t i = 0; i < whole_group; ++i) most = std::max(most, diagonal(group * whole_group + i));
+    return most;
+  };
+  std::stable_sort(expected.begin(), expected.end(), [&](int32_t a, int32_t b) {
+    if (whole_group == 0) return diagonal(a) > diagonal(b);
+    const int64_t groups[] = {a / whole_group, b / whole_group};
+    if (groups[0] == groups[1]) return diagonal(a) > diagonal(b);
+    const float most[] = {largest(groups[0]), largest(groups[1])};
+    return most[0] != most[1] ? most[0] > most[1] : groups[0] < groups[1];
+  });
   const float* const first = room.copy(products);
   products[at((in - 1) * (in + 1))] = HUGE_VALF;
   const float* const second = room.copy(products);
-  room.run([&] { ops::measure_products(nullptr, f.run, {{first, second}}, true); });
+  room.run([&] { ops::measure_products(nullptr, f.run, {{first, second}}, true, whole_group); });
   const ops::GptqState& state = f.run.state[0];
   return std::equal(expected.begin(), expected.end(), f.run.order) && state.stopped == 0 &&
          state.bad_column == -1 && state.dead_columns == dead &&
@@ -193,6 +205,7 @@ bool order_is_right(int64_t in) {
 
 TEST("simt: columns are ordered by falling diagonal, ties to the lower one; infinities are told") {
   for (const int64_t in : {1, 31, 256, 300, 513}) CHECK(order_is_right(in));
+  for (const int64_t group : {1, 3, 32, 100, 300, 301}) CHECK(order_is_right(300, group));
   require_each_sync(__FILE__, __LINE__, [] { return order_is_right(300); });
 }
 
@@ -205,7 +218,7 @@ bool factor_is_right(int64_t in) {
   const float* const products = room.copy(as_floats(h));
   constexpr double kDamping = 0.01;
   room.run([&] {
-    ops::measure_products(nullptr, f.run, {{products}}, false);
+    ops::measure_products(nullptr, f.run, {{products}}, false, 0);
     ops::gather_hessian(nullptr, f.run, {{products}});
     ops::factor_hessian(nullptr, f.run, {{products}}, {{kDamping}});
     ops::invert_triangles(nullptr, f.run, f.cut);

@@ -1,10 +1,9 @@
 import { describe } from 'vitest';
-import { devices } from '../../lib';
+import { DEVICE, hasCuda } from '../core/cuda_device';
 import { referenceTests } from './harness';
 import { gptqCasesOn } from './runners/gptq';
 
-// The same bounds for CUDA kernels, run by the emulator: QUANTARIA_BUILD=emulated npx vitest run
-const emulated = devices().some((device) => device.id === 'cuda-emulated');
-describe.skipIf(!emulated)('cuda-emulated', () => {
-  referenceTests('gptq', gptqCasesOn('cuda-emulated'));
+// The same bounds for CUDA kernels: on a GPU, or run by the emulator with QUANTARIA_BUILD=emulated.
+describe.skipIf(!hasCuda)(DEVICE, () => {
+  referenceTests('gptq', gptqCasesOn(DEVICE));
 });

@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kColumnThreads)
         const int64_t row = row0 + warp * kWarpRows + r;
         if (row >= run.rows) break;
         const Grid fitted = rule.fit(problem, row, size, [&](int64_t j) { return now[r][i + j]; });
-        if (lane == r) rule.store(problem, row, (block.first + i) / group, fitted);
+        if (lane == r) rule.store(problem, row, rule.grid_of(block.first + i, shared.column[i]), fitted);
         if (own == r) grid = fitted;
       }
     } else if (group == 0) {
@@ -199,7 +199,7 @@ constexpr int kFitThreads = 256;
 /// before them made up for.
 template <class Rule>
 __global__ void __launch_bounds__(kFitThreads)
-    fit_group_of_blocks(const __grid_constant__ GptqRun run, int64_t first, int64_t size, int64_t group,
+    fit_group_of_blocks(const __grid_constant__ GptqRun run, int64_t first, int64_t size,
                         const __grid_constant__ Rule rule) {
   const int problem = static_cast<int>(blockIdx.y);
   if (simt::load(&run.state[problem].stopped)) return;
@@ -209,7 +209,8 @@ __global__ void __launch_bounds__(kFitThreads)
   const Grid fitted = rule.fit(problem, row, size, [&](int64_t i) {
     return simt::load(run.values + at + i) + simt::load(run.solved + at + i);
   });
-  if (threadIdx.x % 32 == 0) rule.store(problem, row, group, fitted);
+  const int32_t column = simt::load(run.order + problem * run.in + first);
+  if (threadIdx.x % 32 == 0) rule.store(problem, row, rule.grid_of(first, column), fitted);
 }
 
 /// All columns. With D the residuals W - Q of the columns before a block, R the factor and U the inverse of
@@ -233,7 +234,7 @@ void quantize_all_columns(void* opaque_stream, const GptqRun& run, const BlockCu
       }
       simt::launch(fit_group_of_blocks<Rule>,
                    dim3(blocks_of((run.rows + kFitThreads / 32 - 1) / (kFitThreads / 32)), problems),
-                   dim3(kFitThreads), 0, stream, run, block.first, size, block.first / cut.group, rule);
+                   dim3(kFitThreads), 0, stream, run, block.first, size, rule);
     }
     if (block.first > 0) multiply_factor(stream, run, block, block.first);
     simt::launch(quantize_columns<Rule>, dim3(blocks_of((run.rows + kBlockRows - 1) / kBlockRows), problems),

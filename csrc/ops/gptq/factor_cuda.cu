@@ -56,29 +56,61 @@ __global__ void __launch_bounds__(kThreads)
   simt::store(run.state + blockIdx.y, state);
 }
 
+/// The largest diagonal element of a column's group.
+__global__ void __launch_bounds__(kThreads)
+    measure_groups(GptqRun run, const __grid_constant__ PerProblem<const float*> products, int64_t group) {
+  if (simt::load(&run.state[blockIdx.y].stopped)) return;
+  const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (column >= run.in) return;
+  const int64_t first = column / group * group;
+  float largest = 0;
+  for (int64_t i = first; i < (first + group < run.in ? first + group : run.in); ++i) {
+    const float value = simt::load(products.of[blockIdx.y] + i * (run.in + 1));
+    largest = value > largest ? value : largest;
+  }
+  simt::store(run.largest + blockIdx.y * run.in + column, largest);
+}
+
 struct Keys {
-  float key[kThreads];
+  float own[kThreads];
+  float largest[kThreads];
 };
 
-/// A column's place is the number of those before it: with a larger diagonal, or an equal one and a lower
-/// index.
+/// A column's place is the number of those before it: of its group, with a larger diagonal, or an equal one
+/// and a lower index; of others, whose largest is larger, or equal and of a lower group, and all before a
+/// short last group.
 __global__ void __launch_bounds__(kThreads)
-    rank_columns(GptqRun run, const __grid_constant__ PerProblem<const float*> products, bool by_diagonal) {
+    rank_columns(GptqRun run, const __grid_constant__ PerProblem<const float*> products, bool by_diagonal,
+                 int64_t group) {
   auto& shared = simt::shared<Keys>();
   if (simt::load(&run.state[blockIdx.y].stopped)) return;  // NaN has no place
   const int thread = static_cast<int>(threadIdx.x);
   const float* const from = products.of[blockIdx.y];
+  const float* const groups = run.largest + blockIdx.y * run.in;
   const int64_t column = int64_t{blockIdx.x} * kThreads + thread;
   const auto diagonal = [&](int64_t i) { return i < run.in ? simt::load(from + i * (run.in + 1)) : 0.0f; };
+  const auto largest = [&](int64_t i) { return i < run.in ? simt::load(groups + i) : 0.0f; };
+  const int64_t begins = column / group * group;
+  const int64_t ends = begins + group;
+  const bool in_short_group = ends > run.in;
+  const int64_t short_group = run.in - run.in % group;
   const float own = diagonal(column);
+  const float own_largest = largest(column);
   int64_t place = by_diagonal ? 0 : column;
   for (int64_t first = 0; by_diagonal && first < run.in; first += kThreads) {
     __syncthreads();  // the keys of the last round have been read
-    shared.key[thread] = diagonal(first + thread);
+    shared.own[thread] = diagonal(first + thread);
+    shared.largest[thread] = largest(first + thread);
     __syncthreads();  // this round's are there
     const int64_t count = run.in - first < kThreads ? run.in - first : kThreads;
-    for (int i = 0; i < count; ++i)
-      place += shared.key[i] > own || (shared.key[i] == own && first + i < column);
+    for (int i = 0; i < count; ++i) {
+      const int64_t other = first + i;
+      const bool same_group = other >= begins && other < ends;
+      const float mine = same_group ? own : own_largest;
+      const float others = same_group ? shared.own[i] : shared.largest[i];
+      const bool before = others > mine || (others == mine && other < column);
+      place += same_group ? before : in_short_group || (before && other < short_group);
+    }
   }
   if (column < run.in) simt::store(run.order + blockIdx.y * run.in + place, static_cast<int32_t>(column));
 }
@@ -249,12 +281,15 @@ __global__ void __launch_bounds__(kInvertThreads) invert(GptqRun run, BlockCut c
 }  // namespace
 
 void measure_products(void* opaque_stream, const GptqRun& run, const PerProblem<const float*>& products,
-                      bool by_diagonal) {
+                      bool by_diagonal, int64_t whole_group) {
+  const int64_t group = whole_group > 0 ? whole_group : run.in;
   const auto stream = static_cast<simt::Stream>(opaque_stream);
   const auto problems = static_cast<unsigned>(run.problems);
   simt::launch(measure, dim3(1, problems), dim3(kThreads), sizeof(Reduction), stream, run, products);
-  simt::launch(rank_columns, dim3(blocks_of((run.in + kThreads - 1) / kThreads), problems), dim3(kThreads),
-               sizeof(Keys), stream, run, products, by_diagonal);
+  const dim3 columns(blocks_of((run.in + kThreads - 1) / kThreads), problems);
+  if (by_diagonal) simt::launch(measure_groups, columns, dim3(kThreads), 0, stream, run, products, group);
+  simt::launch(rank_columns, columns, dim3(kThreads), sizeof(Keys), stream, run, products, by_diagonal,
+               group);
 }
 
 void gather_hessian(void* stream, const GptqRun& run, const PerProblem<const float*>& products) {

@@ -19,6 +19,7 @@ struct IntColumns {
   Granularity granularity;
   int64_t group;          // columns of one, granularity group only
   bool fitted;            // when it is reached
+  bool whole;             // groups are those of the weight's own order
   int64_t row_constants;  // from one row's constants to the next one's; 0 if all rows share them
   PerProblem<IntStored> to;
 
@@ -26,7 +27,7 @@ struct IntColumns {
   __device__ int64_t grid_of(int64_t position, int64_t column) const {
     if (granularity == Granularity::column) return column;
     if (granularity != Granularity::group) return 0;
-    return fitted ? position / group : column / group;
+    return (fitted && !whole ? position : column) / group;
   }
   __device__ Grid load(int problem, int64_t row, int64_t grid) const {
     const IntStored& stored = to.of[problem];
@@ -68,6 +69,7 @@ IntColumns int_columns(const IntScheme& scheme, const GptqOptions& options, int6
   columns.granularity = scheme.granularity;
   columns.group = scheme.group_size;
   columns.fitted = scheme.granularity == Granularity::group && !options.static_groups;
+  columns.whole = options.group_order || !options.act_order;
   columns.row_constants =
       shape.rows == 1 && scheme.granularity != Granularity::row && scheme.granularity != Granularity::group
           ? 0

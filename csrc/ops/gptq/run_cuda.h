@@ -36,6 +36,7 @@ struct GptqRun {
   int64_t problems;
   GptqState* state;   // [problems]
   int32_t* order;     // [problems, in]: the column that is quantized at a position
+  float* largest;     // [problems, in]: of the diagonal, in a column's group
   float* hessian;     // [problems, in, in]: upper triangle, by position; then the factor R, hessian = R R^T
   float* inverse;     // [problems, 64, 64]: of the factor's triangle at hand
   float* upper;       // [problems, blocks, kUpperFloats]: the inverses of R's triangles of the blocks
@@ -93,9 +94,10 @@ constexpr int upper_place(int row, int col) {
 
 // The steps of a run, in order; all queue kernels only.
 
-/// state, and order: columns as they are, or by falling diagonal.
+/// state, and order: columns as they are, or by falling diagonal; groups of `whole_group` columns, if that is
+/// not 0, by their largest one.
 void measure_products(void* stream, const GptqRun& run, const PerProblem<const float*>& products,
-                      bool by_diagonal);
+                      bool by_diagonal, int64_t whole_group);
 /// hessian = the products by position, over the mean of their diagonal.
 void gather_hessian(void* stream, const GptqRun& run, const PerProblem<const float*>& products);
 /// Adds the damping, 1 more for dead columns, and factors.

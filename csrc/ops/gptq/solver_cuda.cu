@@ -39,6 +39,7 @@ int64_t lay_out(GptqRun& run, const BlockCut& cut, bool solved, std::byte* memor
   const int64_t rows = run.problems * run.rows;
   parts.take(run.state, run.problems);
   parts.take(run.order, run.problems * run.in);
+  parts.take(run.largest, run.problems * run.in);
   parts.take(run.hessian, run.problems * run.in * run.in);
   parts.take(run.inverse, run.problems * kProductTile * kProductTile);
   parts.take(run.upper, run.problems * cut.blocks() * kUpperFloats);
@@ -98,7 +99,7 @@ double GptqSolver::energy(const ConstMatrix* b) {
   weights_.of[0] = inputs_.front().weight;
   PerProblem<ConstMatrix> subtrahend{};
   if (b != nullptr) subtrahend.of[0] = *b;
-  measure_products(queue_.stream, run_, products_, false);
+  measure_products(queue_.stream, run_, products_, false, 0);
   gather_hessian(queue_.stream, run_, products_);
   load_values(queue_.stream, run_, weights_, b == nullptr ? nullptr : &subtrahend, products_);
   add_energy(queue_.stream, run_);
@@ -153,7 +154,8 @@ void GptqSolver::queue_batch(std::span<const Pending> batch) {
     problems.push_back(batch[i].problem);
   }
   run_.problems = static_cast<int64_t>(batch.size());
-  measure_products(queue_.stream, run_, products_, options_.act_order);
+  measure_products(queue_.stream, run_, products_, options_.act_order,
+                   options_.group_order ? scheme_.fitted_group : 0);
   gather_hessian(queue_.stream, run_, products_);
   if (run_.rows > 0) {
     load_values(queue_.stream, run_, weights_, nullptr, products_);
