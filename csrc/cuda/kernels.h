@@ -6,6 +6,8 @@
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/gptq/gptq_cuda.h"
+#include "ops/hadamard/hadamard_cuda.h"
+#include "ops/llm_int8/llm_int8_cuda.h"
 #include "ops/moe/moe_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 
@@ -25,6 +27,9 @@ struct Kernels {
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;
   ops::GptqLaunchers gptq;
+  ops::Int8Launchers int8;
+  ops::LlmInt8Launchers llm_int8;
+  ops::HadamardLaunchers hadamard;
 };
 
 /// Linked where there are kernels only.

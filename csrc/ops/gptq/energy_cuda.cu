@@ -117,6 +117,27 @@ __global__ void __launch_bounds__(kThreads) multiply_energy(GptqRun run) {
     simt::store(run.partial + blockIdx.y * energy_tiles(run.rows, run.in) + blockIdx.x, 2 * total);
 }
 
+/// The sum of a problem's `count` numbers. Thread 0 gets it.
+__device__ double total_of(double* sums, const double* from, int64_t count) {
+  double sum = 0;
+  for (int64_t i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
+    sum += simt::load(from + blockIdx.y * count + i);
+  return sum_of_block(sums, sum);
+}
+
+struct TotalShared {
+  double sum[kThreads];
+};
+
+/// Block (0, p).
+__global__ void __launch_bounds__(kThreads) total(GptqRun run, double GptqState::* to) {
+  auto& shared = simt::shared<TotalShared>();
+  GptqState* const state = run.state + blockIdx.y;
+  if (simt::load(&state->stopped)) return;
+  const double sum = total_of(shared.sum, run.partial, energy_tiles(run.rows, run.in));
+  if (threadIdx.x == 0) simt::store(&(state->*to), sum);
+}
+
 struct ReportShared {
   double sum[kThreads];
   int32_t row[kThreads];
@@ -124,24 +145,13 @@ struct ReportShared {
 
 /// Block (0, p).
 __global__ void __launch_bounds__(kThreads)
-    report(GptqRun run, const __grid_constant__ PerProblem<ConstMatrix> weights, int64_t tiles,
-           bool quantized) {
+    report(GptqRun run, const __grid_constant__ PerProblem<ConstMatrix> weights) {
   auto& shared = simt::shared<ReportShared>();
   GptqState* const state = run.state + blockIdx.y;
   if (simt::load(&state->stopped)) return;
   const int thread = static_cast<int>(threadIdx.x);
-  const auto total = [&](const double* from, int64_t count) {
-    double sum = 0;
-    for (int64_t i = thread; i < count; i += kThreads) sum += simt::load(from + blockIdx.y * count + i);
-    return sum_of_block(shared.sum, sum);
-  };
-  if (!quantized) {
-    const double energy = total(run.partial, tiles);
-    if (thread == 0) simt::store(&state->energy, energy);
-    return;
-  }
-  const double errors = total(run.errors, run.rows);
-  const double residuals = total(run.residuals, run.rows);
+  const double errors = total_of(shared.sum, run.errors, run.rows);
+  const double residuals = total_of(shared.sum, run.residuals, run.rows);
   const int32_t* const bad = run.bad + blockIdx.y * run.rows;
   auto row = static_cast<int32_t>(run.rows);
   for (int64_t i = thread; i < run.rows; i += kThreads)
@@ -181,9 +191,14 @@ void add_energy(void* stream, const GptqRun& run) {
                dim3(kThreads), sizeof(EnergyShared), static_cast<simt::Stream>(stream), run);
 }
 
-void close_report(void* stream, const GptqRun& run, const PerProblem<ConstMatrix>& weights, bool quantized) {
+void close_energy(void* stream, const GptqRun& run, double GptqState::* sum) {
+  simt::launch(total, dim3(1, static_cast<unsigned>(run.problems)), dim3(kThreads), sizeof(TotalShared),
+               static_cast<simt::Stream>(stream), run, sum);
+}
+
+void close_report(void* stream, const GptqRun& run, const PerProblem<ConstMatrix>& weights) {
   simt::launch(report, dim3(1, static_cast<unsigned>(run.problems)), dim3(kThreads), sizeof(ReportShared),
-               static_cast<simt::Stream>(stream), run, weights, energy_tiles(run.rows, run.in), quantized);
+               static_cast<simt::Stream>(stream), run, weights);
 }
 
 }  // namespace quantaria::ops

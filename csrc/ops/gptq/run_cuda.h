@@ -25,7 +25,9 @@ struct GptqState {
   float bad_value;     // whichever it is
   int32_t dead_columns;
   double mean;       // of the products' diagonal, dead columns left out
-  double energy;     // x^T H x over the rows x of `values`, H as in `hessian`
+  double energy;     // x^T H x over the weight's rows x, H as in `hessian`
+  double beside;     // the same over its rows less those of the weight beside it
+  double lost;       // and over the residuals, where it was asked for
   double errors;     // squares of the scaled errors
   double residuals;  // and of the residuals
 };
@@ -126,7 +128,9 @@ void index_groups(void* stream, const GptqRun& run, const PerProblem<int32_t*>& 
 constexpr int64_t energy_tiles(int64_t rows, int64_t in) { return (rows + 63) / 64 * ((in + 63) / 64); }
 /// partial = x^T H x by tiles.
 void add_energy(void* stream, const GptqRun& run);
-/// state: the energy from partial or, once the columns are quantized, errors, residuals, and what was bad.
-void close_report(void* stream, const GptqRun& run, const PerProblem<ConstMatrix>& weights, bool quantized);
+/// state: one of its sums from partial.
+void close_energy(void* stream, const GptqRun& run, double GptqState::* sum);
+/// state, once the columns are quantized: errors, residuals, and what was bad.
+void close_report(void* stream, const GptqRun& run, const PerProblem<ConstMatrix>& weights);
 
 }  // namespace quantaria::ops

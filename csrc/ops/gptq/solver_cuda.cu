@@ -64,6 +64,13 @@ void check_gptq_options(const GptqInput& input, const GptqOptions& options) {
     fail(ErrorCode::argument, "hessian: ", input.samples, " samples, at least one expected");
 }
 
+void check_beside(const ConstMatrix& beside, const ConstMatrix& weight) {
+  check_weight(beside, "beside");
+  if (beside.rows != weight.rows || beside.cols != weight.cols)
+    fail(ErrorCode::shape, "beside: [", beside.rows, ", ", beside.cols, "], [", weight.rows, ", ",
+         weight.cols, "] expected");
+}
+
 }  // namespace
 
 GptqSolver::GptqSolver(const GptqQueue& queue, std::vector<GptqInput> inputs, const GptqOptions& options,
@@ -71,6 +78,7 @@ GptqSolver::GptqSolver(const GptqQueue& queue, std::vector<GptqInput> inputs, co
     : queue_(queue), inputs_(std::move(inputs)), options_(options), scheme_(std::move(scheme)), cut_{} {
   if (inputs_.empty()) return;
   const ConstMatrix& first = inputs_.front().weight;
+  measures_beside_ = inputs_.front().beside != nullptr;
   for (const GptqInput& input : inputs_) {
     check_gptq_options(input, options);
     if (input.weight.rows != first.rows || input.weight.cols != first.cols)
@@ -102,8 +110,7 @@ double GptqSolver::energy(const ConstMatrix* b) {
   measure_products(queue_.stream, run_, products_, false, 0);
   gather_hessian(queue_.stream, run_, products_);
   load_values(queue_.stream, run_, weights_, b == nullptr ? nullptr : &subtrahend, products_);
-  add_energy(queue_.stream, run_);
-  close_report(queue_.stream, run_, weights_, false);
+  measure_values(&GptqState::energy);
   const GptqState state = read_states().front();
   return state.bad_column >= 0 ? std::numeric_limits<double>::quiet_NaN() : state.energy * state.mean;
 }
@@ -129,6 +136,11 @@ std::vector<GptqReport> GptqSolver::solve() {
   return reports_;
 }
 
+void GptqSolver::measure_values(double GptqState::* sum) {
+  add_energy(queue_.stream, run_);
+  close_energy(queue_.stream, run_, sum);
+}
+
 /// Whether the weight is finite is the run's own to say.
 void GptqSolver::round_to_nearest(size_t problem, const ConstMatrix& weight) {
   constexpr int64_t kErrorBytes = 256;
@@ -146,10 +158,12 @@ void GptqSolver::round_live_columns(int64_t place, size_t problem) {
 
 void GptqSolver::queue_batch(std::span<const Pending> batch) {
   PerProblem<double> damping{};
+  PerProblem<ConstMatrix> beside{};
   std::vector<size_t> problems;
   for (size_t i = 0; i < batch.size(); ++i) {
     products_.of[i] = inputs_[batch[i].problem].products;
     weights_.of[i] = inputs_[batch[i].problem].weight;
+    if (measures_beside_) beside.of[i] = *inputs_[batch[i].problem].beside;
     damping.of[i] = batch[i].damping;
     problems.push_back(batch[i].problem);
   }
@@ -158,9 +172,12 @@ void GptqSolver::queue_batch(std::span<const Pending> batch) {
                    options_.group_order ? scheme_.fitted_group : 0);
   gather_hessian(queue_.stream, run_, products_);
   if (run_.rows > 0) {
+    if (measures_beside_) {
+      load_values(queue_.stream, run_, weights_, &beside, products_);
+      measure_values(&GptqState::beside);
+    }
     load_values(queue_.stream, run_, weights_, nullptr, products_);
-    add_energy(queue_.stream, run_);
-    close_report(queue_.stream, run_, weights_, false);
+    measure_values(&GptqState::energy);
   }
   factor_hessian(queue_.stream, run_, products_, damping);
   if (run_.rows == 0) return;
@@ -168,7 +185,7 @@ void GptqSolver::queue_batch(std::span<const Pending> batch) {
   for (size_t i = 0; scheme_.needs_weight && i < batch.size(); ++i)
     round_live_columns(static_cast<int64_t>(i), problems[i]);
   scheme_.quantize(run_, cut_, problems);
-  close_report(queue_.stream, run_, weights_, true);
+  close_report(queue_.stream, run_, weights_);
 }
 
 std::vector<GptqState> GptqSolver::read_states() {
@@ -183,6 +200,7 @@ GptqReport GptqSolver::report_of(const Pending& pending, const GptqState& state,
   // A form that is never negative can come out so by rounding.
   return {.error = std::max(0.0, error * unit),
           .weight = std::max(0.0, state.energy * unit),
+          .beside = std::max(0.0, state.beside * unit),
           .damping = pending.damping,
           .attempts = pending.attempts,
           .dead_columns = state.dead_columns};
@@ -220,8 +238,7 @@ std::vector<GptqSolver::Pending> GptqSolver::solve_batch(std::span<const Pending
   std::vector<GptqState> measured;
   if (unsure && run_.rows > 0) {
     gather_hessian(queue_.stream, run_, products_);
-    add_energy(queue_.stream, run_);
-    close_report(queue_.stream, run_, weights_, false);
+    measure_values(&GptqState::lost);
     measured = read_states();
   }
   for (size_t i = 0; i < batch.size(); ++i)

@@ -45,6 +45,8 @@ class GptqSolver {
   void queue_batch(std::span<const Pending> batch);
   void round_to_nearest(size_t problem, const ConstMatrix& weight);
   void round_live_columns(int64_t place, size_t problem);
+  /// x^T H x over what lies in the run's `values`.
+  void measure_values(double GptqState::* sum);
   std::vector<GptqState> read_states();
   GptqReport report_of(const Pending& pending, const GptqState& state, double error) const;
 
@@ -53,6 +55,7 @@ class GptqSolver {
   GptqOptions options_;
   Scheme scheme_;
   BlockCut cut_;
+  bool measures_beside_ = false;
   GptqRun run_{};
   PerProblem<const float*> products_{};  // of the batch
   PerProblem<ConstMatrix> weights_{};
