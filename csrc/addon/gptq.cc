@@ -13,6 +13,7 @@
 #include "core/attempt.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/device.h"
 #include "ops/gptq/gptq.h"
 
 namespace quantaria::addon {
@@ -20,7 +21,7 @@ namespace {
 
 /// The sums of a Hessian: float32 [in, in].
 const Tensor& to_products(Napi::Value value) {
-  const Tensor& tensor = TensorHandle::get(value, "products");
+  const Tensor& tensor = TensorHandle::get_anywhere(value, "products");
   if (tensor.dtype != DType::float32)
     fail(ErrorCode::dtype, "products: ", name_of(tensor.dtype), ", float32 expected");
   if (tensor.shape.size() != 2 || tensor.shape[0] != tensor.shape[1] || !tensor.contiguous())
@@ -30,17 +31,37 @@ const Tensor& to_products(Napi::Value value) {
 
 std::shared_ptr<Storage> scratch(int64_t bytes) { return cpu::device().allocate(bytes); }
 
+bool on_cpu(const Tensor& tensor) { return tensor.device == &cpu::device(); }
+
+void check_same_device(const Tensor& tensor, const char* name, const Tensor& products) {
+  if (tensor.device != products.device)
+    fail(ErrorCode::device, name, " is on ", tensor.device->id(), ", the Hessian on ", products.device->id());
+}
+
+/// For bodies on the queue of a device that is not the CPU.
+ops::GptqQueue queue_of(cuda::Device& device) {
+  return {device.stream(), [&device](int64_t bytes) { return device.allocate(bytes); },
+          [&device](const std::byte* from, std::byte* host, int64_t bytes) {
+            device.copy_out(from, host, bytes);
+          }};
+}
+
 /// hessianUpdate(products, x [..., in]): products += x^T x
 Napi::Value hessian_update(const Napi::CallbackInfo& info) {
   const Tensor products = to_products(info[0]);
-  const Tensor& x = TensorHandle::get(info[1], "x");
+  const Tensor& x = TensorHandle::get_anywhere(info[1], "x");
+  check_same_device(x, "x", products);
   const int64_t in = products.shape[0];
   if (x.shape.empty() || x.shape.back() != in)
     fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [..., ", in, "] expected");
   // A tensor of no elements may claim any number of rows.
   const Tensor rows = reshaped(x, {in == 0 ? 0 : x.elements() / in, in});
-  cpu::device().enqueue({products, x}, {products}, [=] {
-    ops::add_outer_products(cpu::device().pool(), as_matrix(rows), products.data_as<float>(), scratch);
+  products.device->enqueue({products, x}, {products}, [=] {
+    const ConstMatrix states = as_matrix(rows);
+    if (on_cpu(products))
+      return ops::add_outer_products(cpu::device().pool(), states, products.data_as<float>(), scratch);
+    cuda::Device& device = cuda::of(products.device);
+    device.kernels().gptq.add_outer_products(device.stream(), states, nullptr, 1, products.data_as<float>());
   });
   return info.Env().Undefined();
 }
@@ -49,8 +70,13 @@ Napi::Value hessian_update(const Napi::CallbackInfo& info) {
 Napi::Value hessian_value(const Napi::CallbackInfo& info) {
   const Tensor products = to_products(info[0]);
   const int64_t samples = to_integer(info[1], "samples");
-  Tensor value = empty(cpu::device(), DType::float32, products.shape);
-  cpu::device().enqueue({products}, {value}, [=] {
+  Tensor value = empty(*products.device, DType::float32, products.shape);
+  products.device->enqueue({products}, {value}, [=] {
+    if (!on_cpu(products)) {
+      cuda::Device& device = cuda::of(products.device);
+      return device.kernels().gptq.hessian_of(device.stream(), products.data_as<float>(), products.shape[0],
+                                              samples, value.data_as<float>());
+    }
     ops::hessian_of(cpu::device().pool(), products.data_as<float>(), products.shape[0], samples,
                     value.data_as<float>());
   });
@@ -63,8 +89,15 @@ Napi::Value hessian_add(const Napi::CallbackInfo& info) {
   const Tensor from = to_products(info[1]);
   if (from.shape != products.shape)
     fail(ErrorCode::shape, "from: ", to_string(from.shape), ", ", to_string(products.shape), " expected");
+  check_same_device(from, "from", products);
   const double factor = to_number(info[2], "factor");
-  cpu::device().enqueue({products, from}, {products}, [=] {
+  products.device->enqueue({products, from}, {products}, [=] {
+    if (!on_cpu(products)) {
+      cuda::Device& device = cuda::of(products.device);
+      return device.kernels().gptq.add_scaled(device.stream(), from.data_as<float>(),
+                                              static_cast<float>(factor), products.elements(),
+                                              products.data_as<float>());
+    }
     ops::add_scaled(cpu::device().pool(), from.data_as<float>(), static_cast<float>(factor),
                     products.elements(), products.data_as<float>());
   });
@@ -86,8 +119,10 @@ ops::GptqOptions to_options(Napi::Value value) {
 /// The tensors of a stored form, handed out when they are filled.
 class Form {
  public:
+  explicit Form(Device& device) : device_(device) {}
+
   Tensor add(const char* name, DType dtype, Shape shape) {
-    tensors_.emplace_back(name, empty(cpu::device(), dtype, std::move(shape)));
+    tensors_.emplace_back(name, empty(device_, dtype, std::move(shape)));
     return tensors_.back().second;
   }
   Napi::Object object(Napi::Env env) const {
@@ -97,6 +132,7 @@ class Form {
   }
 
  private:
+  Device& device_;
   std::vector<std::pair<const char*, Tensor>> tensors_;
 };
 
@@ -110,8 +146,12 @@ Solve int_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& op
   const bool indexed = s.granularity == ops::Granularity::group && options.act_order &&
                        !options.group_order && !options.static_groups;
   const Tensor index = indexed ? form.add("groupIndex", DType::int32, {w.shape[1]}) : Tensor{};
-  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
     const ops::GptqProblem problem{{m, products, samples, beside}, to.pointers(), pointer<int32_t>(index)};
+    if (device != &cpu::device()) {
+      cuda::Device& cuda = cuda::of(device);
+      return cuda.kernels().gptq.integers(queue_of(cuda), {&problem, 1}, s, options).front();
+    }
     return ops::quantize_gptq(cpu::device().pool(), problem, s, options, scratch);
   };
 }
@@ -120,7 +160,12 @@ Solve codebook_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOption
   const ops::CodebookScheme s = to_codebook_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, false);
   const CodebookTensors to = add_codebook(form, m, s);
-  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
+    if (device != &cpu::device()) {
+      cuda::Device& cuda = cuda::of(device);
+      return cuda.kernels().gptq.codebook(queue_of(cuda), {m, products, samples, beside}, s, to.pointers(),
+                                          options);
+    }
     return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
                               scratch);
   };
@@ -130,7 +175,12 @@ Solve fp8_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& op
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.per_row);
   const Fp8Tensors to = add_fp8(form, w, s);
-  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
+    if (device != &cpu::device()) {
+      cuda::Device& cuda = cuda::of(device);
+      return cuda.kernels().gptq.fp8(queue_of(cuda), {m, products, samples, beside}, s, to.pointers(),
+                                     options);
+    }
     return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
                               scratch);
   };
@@ -140,7 +190,12 @@ Solve mx_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& opt
   const ops::MxScheme s = to_mx_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.pre_scale);
   const MxTensors to = add_mx(form, w, s);
-  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
+    if (device != &cpu::device()) {
+      cuda::Device& cuda = cuda::of(device);
+      return cuda.kernels().gptq.mx(queue_of(cuda), {m, products, samples, beside}, s, to.pointers(),
+                                    options);
+    }
     return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
                               scratch);
   };
@@ -162,26 +217,29 @@ MakeSolve solver_of(Napi::Value scheme) {
 /// gptqQuantize(weight, products, samples, scheme, options, beside [out, in] | null): a promise of {stored,
 /// error, weight, beside, damping, attempts, deadColumns}
 Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
-  const Tensor w = TensorHandle::get(info[0], "weight");
+  const Tensor w = TensorHandle::get_anywhere(info[0], "weight");
   if (w.shape.size() != 2) fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, in] expected");
   const Tensor products = to_products(info[1]);
   if (products.shape[0] != w.shape[1])
     fail(ErrorCode::shape, "hessian: of ", products.shape[0], " columns, ", w.shape[1], " expected");
+  check_same_device(w, "weight", products);
   const int64_t samples = to_integer(info[2], "samples");
   const bool has_beside = !info[5].IsNull() && !info[5].IsUndefined();
-  const Tensor beside = has_beside ? TensorHandle::get(info[5], "beside") : Tensor{};
+  const Tensor beside = has_beside ? TensorHandle::get_anywhere(info[5], "beside") : Tensor{};
   if (has_beside && beside.shape != w.shape)
     fail(ErrorCode::shape, "beside: ", to_string(beside.shape), ", ", to_string(w.shape), " expected");
-  Form stored;
+  if (has_beside) check_same_device(beside, "beside", products);
+  Device& device = *w.device;
+  Form stored(device);
   const Solve solve = solver_of(info[3])(w, info[3], to_options(info[4]), stored);
 
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
   const auto report = std::make_shared<ops::GptqReport>();
-  cpu::device().post([=, settle = settle] {
+  device.post([=, &device, settle = settle] {
     std::shared_ptr<const Error> failure = w.storage->failure();
     if (!failure) failure = products.storage->failure();
     if (!failure && has_beside) failure = beside.storage->failure();
-    cpu::device().told(failure);
+    device.told(failure);
     if (!failure)
       failure = failure_of([&] {
         const ConstMatrix other = has_beside ? as_matrix(beside) : ConstMatrix{};
@@ -205,25 +263,34 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
 /// outputError(weight, values | null, products): a promise of tr((weight - values) products (weight -
 /// values)^T)
 Napi::Value output_error(const Napi::CallbackInfo& info) {
-  const Tensor w = TensorHandle::get(info[0], "weight");
+  const Tensor w = TensorHandle::get_anywhere(info[0], "weight");
   const bool has_values = !info[1].IsNull() && !info[1].IsUndefined();
-  const Tensor values = has_values ? TensorHandle::get(info[1], "values") : Tensor{};
+  const Tensor values = has_values ? TensorHandle::get_anywhere(info[1], "values") : Tensor{};
   const Tensor products = to_products(info[2]);
   if (w.shape.size() != 2 || w.shape[1] != products.shape[0])
     fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, ", products.shape[0], "] expected");
   if (has_values && values.shape != w.shape)
     fail(ErrorCode::shape, "values: ", to_string(values.shape), ", ", to_string(w.shape), " expected");
+  check_same_device(w, "weight", products);
+  if (has_values) check_same_device(values, "values", products);
+  Device& device = *w.device;
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
   const auto result = std::make_shared<double>(0);
-  cpu::device().post([=, settle = settle] {
+  device.post([=, &device, settle = settle] {
     std::shared_ptr<const Error> failure = w.storage->failure();
     if (!failure && has_values) failure = values.storage->failure();
     if (!failure) failure = products.storage->failure();
-    cpu::device().told(failure);
+    device.told(failure);
     if (!failure)
       failure = failure_of([&] {
         const ConstMatrix a = as_matrix(w);
         const ConstMatrix b = has_values ? as_matrix(values) : a;
+        if (!on_cpu(w)) {
+          cuda::Device& cuda = cuda::of(&device);
+          *result = cuda.kernels().gptq.output_error(queue_of(cuda), a, has_values ? &b : nullptr,
+                                                     products.data_as<float>());
+          return;
+        }
         *result =
             ops::output_error(cpu::device().pool(), a, has_values ? &b : nullptr, products.data_as<float>(),
                               [](int64_t bytes) { return cpu::device().allocate(bytes); });

@@ -20,6 +20,7 @@ const Kernels& kernels() {
                                .quantize = ops::kQuantizeLaunchers,
                                .bits = ops::kBitLaunchers,
                                .compare = ops::kCompareLaunchers,
+                               .gptq = ops::kGptqLaunchers,
                                .int8 = ops::kInt8Launchers,
                                .llm_int8 = ops::kLlmInt8Launchers,
                                .hadamard = ops::kHadamardLaunchers,

@@ -5,6 +5,7 @@
 #include "ops/copy/copy_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/gptq/gptq_cuda.h"
 #include "ops/hadamard/hadamard_cuda.h"
 #include "ops/llm_int8/llm_int8_cuda.h"
 #include "ops/moe/moe_cuda.h"
@@ -26,6 +27,7 @@ struct Kernels {
   ops::QuantizeLaunchers quantize;
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;
+  ops::GptqLaunchers gptq;
   ops::Int8Launchers int8;
   ops::LlmInt8Launchers llm_int8;
   ops::HadamardLaunchers hadamard;

@@ -122,7 +122,7 @@ export interface GptqOptions {
   staticGroups?: boolean;
   /** Added to the Hessian's diagonal, times the mean of the diagonal; 0.01 if left out. */
   damping?: number;
-  /** Columns between two matrix products; 128 if left out. Changes rounding errors only. */
+  /** Columns between two matrix products; 128 if left out, and always on CUDA devices. Changes rounding errors only. */
   blockSize?: number;
 }
 

@@ -1,4 +1,5 @@
 import { expect } from 'vitest';
+import type { DeviceId } from '../../../lib/device';
 import { Hessian, quantize } from '../../../lib/ops/gptq';
 import { dequantize } from '../../../lib/ops/quantize';
 import type { IntBits, IntScheme } from '../../../lib/scheme';
@@ -10,7 +11,7 @@ import { mapValues, valuesOf } from '../harness';
  * starts inside a block of columns on weights that lack the block's own updates; here a grid is always fitted on weights
  * as they stand, and where that is worse the case allows for it.
  */
-const solver: Runner = {
+const solverOn = (device: DeviceId): Runner => ({
   async run(check) {
     const groupSize = check.param<number>('group_size');
     const symmetric = check.param<boolean>('sym');
@@ -22,9 +23,9 @@ const solver: Runner = {
       search: check.param<boolean>('mse') ? 'mse' : 'minmax',
       ...(groupSize === -1 ? { granularity: 'row' } : { granularity: 'group', groupSize }),
     };
-    const w = await check.input('w');
-    using hessian = new Hessian(w.shape[1] as number);
-    for (const name of check.named('x*')) hessian.update(await check.input(name));
+    const w = (await check.input('w')).to(device);
+    using hessian = new Hessian(w.shape[1] as number, { device });
+    for (const name of check.named('x*')) hessian.update((await check.input(name)).to(device));
     expect(hessian.samples).toBe(check.param('nsamples'));
     using value = hessian.value();
     const h = await valuesOf(value);
@@ -44,7 +45,7 @@ const solver: Runner = {
       damping: check.param('percdamp'),
       blockSize: check.param('block_size'),
     });
-    using quantized = result.quantized;
+    using quantized = result.quantized.to('cpu');
     const values = await valuesOf(dequantize(quantized));
     await check.output('deq', values);
     await check.output('rel_err', { shape: [], data: [result.relativeError] });
@@ -57,6 +58,7 @@ const solver: Runner = {
       for (let row = 0; row < rows; row++) expect(values.data[row * columns + column]).toBe(0);
     }
   },
-};
+});
 
-export const gptqCases: Runners = { gptq: solver };
+export const gptqCasesOn = (device: DeviceId): Runners => ({ gptq: solverOn(device) });
+export const gptqCases = gptqCasesOn('cpu');
