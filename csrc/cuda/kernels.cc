@@ -8,6 +8,10 @@ namespace {
 constexpr ops::MoeKernels kMoe{ops::route_cuda, ops::sort_slots_cuda, ops::slot_sort_workspace,
                                ops::experts_cuda, ops::grouped_matmul_cuda};
 
+constexpr ops::CudaDecoderKernels kDecoder{ops::rms_norm_cuda,    ops::rotate_cuda, ops::attend_cuda,
+                                           ops::embed_cuda,       ops::add_cuda,    ops::swiglu_cuda,
+                                           ops::score_tokens_cuda};
+
 }  // namespace
 
 const Kernels& kernels() {
@@ -16,7 +20,9 @@ const Kernels& kernels() {
                                ops::dequantize_cuda,
                                ops::dequant_matmul_cuda,
                                ops::dequant_matmul_workspace,
-                               kMoe};
+                               kMoe,
+                               kDecoder,
+                               ops::compare_cuda};
   return all;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/copy/copy_cuda.h"
+#include "ops/decoder/decoder_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/moe/moe_cuda.h"
@@ -17,6 +18,7 @@ struct Kernels {
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
   ops::MoeKernels moe;
+  ops::CudaDecoderKernels decoder;
 };
 
 /// Linked where there are kernels only.
