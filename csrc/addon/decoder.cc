@@ -8,7 +8,7 @@
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
-#include "cuda/data_flag.h"
+#include "cuda/refusal.h"
 #include "ops/decoder/decoder.h"
 
 namespace quantaria::addon {
@@ -63,8 +63,8 @@ void check_same(const Tensor& a, const Tensor& b) {
     fail(ErrorCode::shape, to_string(a.shape), " and ", to_string(b.shape), ", the same shape expected");
 }
 
-void check_ids_of(cuda::Device& gpu, const cuda::DataFlag& wrong, const Tensor& ids, int64_t vocabulary) {
-  if (wrong.raised())
+void check_ids_of(cuda::Device& gpu, const Storage& verdict, const Tensor& ids, int64_t vocabulary) {
+  if (cuda::refused(gpu, verdict.data()))
     ops::check_ids(cuda::values_of(gpu, ids.data_as<int32_t>(), ids.elements()).data(), ids.elements(),
                    vocabulary);
 }
@@ -163,10 +163,11 @@ Napi::Value embed(const Napi::CallbackInfo& info) {
       {table, ids}, y,
       [=](ThreadPool& pool) { ops::embed(pool, as_matrix(table), ids.data_as<int32_t>(), as_matrix(y)); },
       [=](cuda::Device& gpu) {
-        const cuda::DataFlag wrong(gpu);
-        gpu.kernels().decoder.embed(gpu.stream(), as_matrix(table), ids.data_as<int32_t>(), wrong.word(),
+        const auto verdict = gpu.allocate(cuda::kVerdictBytes);
+        cuda::clear_verdict(gpu, verdict->data());
+        gpu.kernels().decoder.embed(gpu.stream(), as_matrix(table), ids.data_as<int32_t>(), verdict->data(),
                                     as_matrix(y));
-        check_ids_of(gpu, wrong, ids, table.shape[0]);
+        check_ids_of(gpu, *verdict, ids, table.shape[0]);
       });
   return TensorHandle::make(info.Env(), y);
 }
@@ -237,11 +238,12 @@ Napi::Value score_tokens(const Napi::CallbackInfo& info) {
                           targets.data_as<int32_t>(), scores.data_as<ops::TokenScore>());
       },
       [=](cuda::Device& gpu) {
-        const cuda::DataFlag wrong(gpu);
+        const auto verdict = gpu.allocate(cuda::kVerdictBytes);
+        cuda::clear_verdict(gpu, verdict->data());
         gpu.kernels().decoder.score_tokens(gpu.stream(), logits.data_as<float>(), other, logits.shape[0],
-                                           logits.shape[1], targets.data_as<int32_t>(), wrong.word(),
+                                           logits.shape[1], targets.data_as<int32_t>(), verdict->data(),
                                            scores.data_as<ops::TokenScore>());
-        check_ids_of(gpu, wrong, targets, logits.shape[1]);
+        check_ids_of(gpu, *verdict, targets, logits.shape[1]);
       });
   return TensorHandle::make(info.Env(), scores);
 }

@@ -107,6 +107,13 @@ const Tensor& TensorHandle::get_anywhere(Napi::Value value, const char* name) {
   return *handle.tensor_;
 }
 
+const Tensor& TensorHandle::get_with(const Tensor& other, Napi::Value value, const char* name) {
+  const Tensor& tensor = get_anywhere(value, name);
+  if (tensor.device != other.device)
+    fail(ErrorCode::device, name, " is on ", tensor.device->id(), ", the rest on ", other.device->id());
+  return tensor;
+}
+
 const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
   const Tensor& tensor = get_anywhere(value, name);
   if (tensor.device != &cpu::device())

@@ -1,10 +1,13 @@
 #pragma once
 
+#include "ops/bitpack/bitpack_cuda.h"
+#include "ops/compare/compare_cuda.h"
 #include "ops/copy/copy_cuda.h"
 #include "ops/decoder/decoder_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/moe/moe_cuda.h"
+#include "ops/quantize/quantize_cuda.h"
 
 namespace quantaria::cuda {
 
@@ -17,8 +20,11 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
-  ops::MoeKernels moe;
-  ops::CudaDecoderKernels decoder;
+  ops::QuantizeLaunchers quantize;
+  ops::BitLaunchers bits;
+  ops::CompareLaunchers compare;
+  ops::MoeLaunchers moe;
+  ops::DecoderLaunchers decoder;
 };
 
 /// Linked where there are kernels only.

@@ -47,7 +47,7 @@ __device__ __forceinline__ float sum_of_query(float x) {
   return x;
 }
 
-__global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ AttentionTask p) {
+__global__ void __launch_bounds__(kThreads) attend_queries(const __grid_constant__ AttentionTask p) {
   auto& shared = simt::shared<AttentionShared>();
   const Attention& a = p.a;
   const int thread = static_cast<int>(threadIdx.x);
@@ -164,7 +164,7 @@ void attend_cuda(void* stream, const ConstMatrix& q, const ConstMatrix& k, const
   const int64_t tasks = a.sequences * a.heads * query_tiles * column_tiles;
   if (tasks > 0x7fffffff)
     fail(ErrorCode::unsupported, "attention of ", tasks, " tiles, at most 2^31 - 1 expected");
-  simt::launch(attend, dim3(static_cast<unsigned>(tasks)), dim3(kThreads), sizeof(AttentionShared),
+  simt::launch(attend_queries, dim3(static_cast<unsigned>(tasks)), dim3(kThreads), sizeof(AttentionShared),
                static_cast<simt::Stream>(stream), AttentionTask{q, k, v, a, y, query_tiles, column_tiles});
 }
 

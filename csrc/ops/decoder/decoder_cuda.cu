@@ -1,9 +1,10 @@
 #include "ops/decoder/decoder_cuda.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
+#include "cuda/grid.h"
+#include "cuda/verdict.h"
 #include "ops/copy/cast_value.cuh"
 #include "ops/decoder/block_reduce.cuh"
 #include "ops/gemm/swiglu.cuh"
@@ -12,11 +13,6 @@ namespace quantaria::ops {
 namespace {
 
 constexpr int kThreads = 256;
-
-dim3 blocks_for(int64_t work) {
-  constexpr int64_t kMostBlocks = 2048;
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>((work + kThreads - 1) / kThreads, 1, kMostBlocks)));
-}
 
 /// A block for each row, so that no place in shared memory is used twice.
 dim3 blocks_of_rows(int64_t rows) {
@@ -40,7 +36,7 @@ __device__ __forceinline__ void for_elements(const Matrix& y, const Body& body) 
     body(i / y.cols, i % y.cols);
 }
 
-__global__ void __launch_bounds__(kThreads) rms_norm(ConstMatrix x, ConstMatrix gain, float eps, Matrix y) {
+__global__ void __launch_bounds__(kThreads) norm_rows(ConstMatrix x, ConstMatrix gain, float eps, Matrix y) {
   auto& shared = simt::shared<BlockReduction<double, kThreads>>();
   const int64_t t = blockIdx.x;
   double squares = 0;
@@ -55,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm(ConstMatrix x, ConstMatrix 
 }
 
 __global__ void __launch_bounds__(kThreads)
-    rotate(ConstMatrix x, const float* cosines, const float* sines, Rotary rotary, Matrix y) {
+    rotate_rows(ConstMatrix x, const float* cosines, const float* sines, Rotary rotary, Matrix y) {
   const int64_t pairs = rotary.dims / 2;
   const int64_t apart = rotary.interleaved ? 1 : pairs;
   for_elements(y, [&](int64_t t, int64_t c) {
@@ -72,16 +68,17 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    embed(ConstMatrix table, const int32_t* ids, uint32_t* wrong, Matrix y) {
+    embed_rows(ConstMatrix table, const int32_t* ids, cuda::Verdict* verdict, Matrix y) {
   for_elements(y, [&](int64_t t, int64_t c) {
     const int64_t id = simt::load(ids + t);
     const bool there = id >= 0 && id < table.rows;
-    if (!there && c == 0) atomicOr(wrong, 1u);
+    if (!there && c == 0) cuda::refuse(verdict, t);
     put(y, t, c, there ? at(table, id, c) : 0.0f);
   });
 }
 
-__global__ void __launch_bounds__(kThreads) add(ConstMatrix a, ConstMatrix b, ConstMatrix gates, Matrix y) {
+__global__ void __launch_bounds__(kThreads)
+    add_rows(ConstMatrix a, ConstMatrix b, ConstMatrix gates, Matrix y) {
   for_elements(y, [&](int64_t t, int64_t c) {
     const float gate = gates.data ? 1.0f / (1.0f + expf(-at(gates, t, 0))) : 1.0f;
     put(y, t, c, at(a, t, c) + gate * at(b, t, c));
@@ -135,13 +132,13 @@ __device__ __forceinline__ LogitRow logit_row(LogitRowShared& shared, const floa
 }
 
 __global__ void __launch_bounds__(kThreads)
-    score_tokens(const float* logits, const float* baseline, int64_t vocabulary, const int32_t* targets,
-                 uint32_t* wrong, TokenScore* scores) {
+    score_rows(const float* logits, const float* baseline, int64_t vocabulary, const int32_t* targets,
+               cuda::Verdict* verdict, TokenScore* scores) {
   auto& shared = simt::shared<ScoreShared>();
   const int64_t t = blockIdx.x;
   const int32_t target = simt::load(targets + t);
   if (target < 0 || target >= vocabulary) {
-    if (threadIdx.x == 0) atomicOr(wrong, 1u);
+    if (threadIdx.x == 0) cuda::refuse(verdict, t);
     return;
   }
   const float* const row = logits + t * vocabulary;
@@ -178,37 +175,38 @@ simt::Stream to_stream(void* stream) { return static_cast<simt::Stream>(stream);
 
 void rms_norm_cuda(void* stream, const ConstMatrix& x, const ConstMatrix& gain, float eps, const Matrix& y) {
   if (y.rows == 0 || y.cols == 0) return;
-  simt::launch(rms_norm, blocks_of_rows(y.rows), dim3(kThreads), sizeof(BlockReduction<double, kThreads>),
+  simt::launch(norm_rows, blocks_of_rows(y.rows), dim3(kThreads), sizeof(BlockReduction<double, kThreads>),
                to_stream(stream), x, gain, eps, y);
 }
 
 void rotate_cuda(void* stream, const ConstMatrix& x, const float* cosines, const float* sines,
                  const Rotary& rotary, const Matrix& y) {
-  simt::launch(rotate, blocks_for(y.rows * y.cols), dim3(kThreads), 0, to_stream(stream), x, cosines, sines,
-               rotary, y);
+  simt::launch(rotate_rows, cuda::blocks_for(y.rows * y.cols, kThreads), dim3(kThreads), 0, to_stream(stream),
+               x, cosines, sines, rotary, y);
 }
 
-void embed_cuda(void* stream, const ConstMatrix& table, const int32_t* ids, uint32_t* wrong,
+void embed_cuda(void* stream, const ConstMatrix& table, const int32_t* ids, std::byte* verdict,
                 const Matrix& y) {
-  simt::launch(embed, blocks_for(y.rows * y.cols), dim3(kThreads), 0, to_stream(stream), table, ids, wrong,
-               y);
+  simt::launch(embed_rows, cuda::blocks_for(y.rows * y.cols, kThreads), dim3(kThreads), 0, to_stream(stream),
+               table, ids, reinterpret_cast<cuda::Verdict*>(verdict), y);
 }
 
 void add_cuda(void* stream, const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* gates,
               const Matrix& y) {
-  simt::launch(add, blocks_for(y.rows * y.cols), dim3(kThreads), 0, to_stream(stream), a, b,
-               gates ? *gates : ConstMatrix{}, y);
+  simt::launch(add_rows, cuda::blocks_for(y.rows * y.cols, kThreads), dim3(kThreads), 0, to_stream(stream), a,
+               b, gates ? *gates : ConstMatrix{}, y);
 }
 
 void swiglu_cuda(void* stream, const ConstMatrix& gate, const ConstMatrix& up, const Matrix& y) {
-  simt::launch(swiglu_rows, blocks_for(y.rows * y.cols), dim3(kThreads), 0, to_stream(stream), gate, up, y);
+  simt::launch(swiglu_rows, cuda::blocks_for(y.rows * y.cols, kThreads), dim3(kThreads), 0, to_stream(stream),
+               gate, up, y);
 }
 
 void score_tokens_cuda(void* stream, const float* logits, const float* baseline, int64_t rows,
-                       int64_t vocabulary, const int32_t* targets, uint32_t* wrong, TokenScore* scores) {
+                       int64_t vocabulary, const int32_t* targets, std::byte* verdict, TokenScore* scores) {
   if (rows == 0) return;
-  simt::launch(score_tokens, blocks_of_rows(rows), dim3(kThreads), sizeof(ScoreShared), to_stream(stream),
-               logits, baseline, vocabulary, targets, wrong, scores);
+  simt::launch(score_rows, blocks_of_rows(rows), dim3(kThreads), sizeof(ScoreShared), to_stream(stream),
+               logits, baseline, vocabulary, targets, reinterpret_cast<cuda::Verdict*>(verdict), scores);
 }
 
 }  // namespace quantaria::ops

@@ -18,21 +18,21 @@ void rotate_cuda(void* stream, const ConstMatrix& x, const float* cosines, const
 void attend_cuda(void* stream, const ConstMatrix& q, const ConstMatrix& k, const ConstMatrix& v,
                  const Attention& attention, const Matrix& y);
 
-/// *wrong is set to 1 for an id that the table does not have, whose row is then zeros, and else left as it
-/// is.
-void embed_cuda(void* stream, const ConstMatrix& table, const int32_t* ids, uint32_t* wrong, const Matrix& y);
+/// `verdict` (cuda/verdict.h) refuses the first id that the table does not have; its row is zeros.
+void embed_cuda(void* stream, const ConstMatrix& table, const int32_t* ids, std::byte* verdict,
+                const Matrix& y);
 
 void add_cuda(void* stream, const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* gates,
               const Matrix& y);
 
 void swiglu_cuda(void* stream, const ConstMatrix& gate, const ConstMatrix& up, const Matrix& y);
 
-/// *wrong is set to 1 for a target that is no column, whose row is then undefined, and else left as it is.
+/// `verdict` refuses the first target that is no column; its row is undefined.
 void score_tokens_cuda(void* stream, const float* logits, const float* baseline, int64_t rows,
-                       int64_t vocabulary, const int32_t* targets, uint32_t* wrong, TokenScore* scores);
+                       int64_t vocabulary, const int32_t* targets, std::byte* verdict, TokenScore* scores);
 
-/// The launchers above.
-struct CudaDecoderKernels {
+/// All of them, as a device hands them out (cuda/kernels.h).
+struct DecoderLaunchers {
   decltype(&rms_norm_cuda) rms_norm;
   decltype(&rotate_cuda) rotate;
   decltype(&attend_cuda) attend;
@@ -41,5 +41,7 @@ struct CudaDecoderKernels {
   decltype(&swiglu_cuda) swiglu;
   decltype(&score_tokens_cuda) score_tokens;
 };
+inline constexpr DecoderLaunchers kDecoderLaunchers{rms_norm_cuda, rotate_cuda, attend_cuda,      embed_cuda,
+                                                    add_cuda,      swiglu_cuda, score_tokens_cuda};
 
 }  // namespace quantaria::ops

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/verdict.h"
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/dense_product.cuh"
@@ -18,8 +19,8 @@ struct TilePlan {
   int32_t rows;
   int32_t tile_rows;
   RowTile* tiles;
-  int64_t bound;    // of tiles
-  uint32_t* wrong;  // or null
+  int64_t bound;           // of tiles
+  cuda::Verdict* verdict;  // or null
 };
 
 /// One warp, 32 experts at a time: where an expert's tiles begin is the sum of those before it. Whatever the
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(32) plan_tiles(TilePlan p) {
   }
   for (int64_t i = first_tile + lane; i < p.bound; i += 32) simt::store(p.tiles + i, RowTile{-1, 0, 0});
   wrong = __any_sync(kAll, wrong) || first_row != p.rows;
-  if (wrong && p.wrong && lane == 0) simt::store(p.wrong, 1u);
+  if (wrong && p.verdict && lane == 0) cuda::refuse(p.verdict, 0);
 }
 
 /// What travels as the argument of a launch: no copy from host memory, and nothing to wait for.
@@ -89,8 +90,7 @@ bool same_codes(const DeviceWeight& a, const DeviceWeight& b) {
   const bool same = m.out == n.out && m.in == n.in && m.row_bits == n.row_bits && m.bits == n.bits &&
                     m.first == n.first && m.table_of_integers == n.table_of_integers && m.flat == n.flat &&
                     m.row_step == n.row_step && m.group == n.group && m.form == n.form &&
-                    m.divisor == n.divisor && !m.own.zeros == !n.own.zeros &&
-                    !m.own.row_divisors == !n.own.row_divisors;
+                    m.divisor == n.divisor && !m.zeros == !n.zeros && !m.row_divisors == !n.row_divisors;
   const size_t entries = m.bits <= 8 ? size_t{1} << m.bits : 0;
   return same && std::memcmp(a.table.values, b.table.values, entries * sizeof(float)) == 0;
 }
@@ -119,7 +119,8 @@ const RowTile* GroupedProducts::tiles_of(int tile_rows) {
   auto* const made = reinterpret_cast<RowTile*>(room(bound * static_cast<int64_t>(sizeof(RowTile))));
   simt::launch(plan_tiles, dim3(1), dim3(32), 0, stream_,
                TilePlan{rows_.offsets, rows_.counts, static_cast<int32_t>(rows_.experts),
-                        static_cast<int32_t>(rows_.rows), tile_rows, made, bound, rows_.wrong});
+                        static_cast<int32_t>(rows_.rows), tile_rows, made, bound,
+                        reinterpret_cast<cuda::Verdict*>(rows_.verdict)});
   return tiles = made;
 }
 
@@ -165,7 +166,7 @@ void GroupedProducts::multiply_kind(const ConstMatrix& x, const std::vector<cons
   }
   std::vector<CodedSource> sources;
   for (const ExpertMatrix* factor : factors)
-    sources.push_back(factor ? factor->coded->matrix.own : CodedSource{});
+    sources.push_back(factor ? static_cast<const CodedSource&>(factor->coded->matrix) : CodedSource{});
   DeviceWeight weight = *like.coded;
   const bool tensor_cores =
       on_tensor_cores(x.dtype, weight.matrix, rounded_) && (x.col_stride == 1 || x.cols == 1);
