@@ -143,15 +143,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float* const row = logits + t * vocabulary;
   const LogitRow own = logit_row(shared.model, row, vocabulary);
-  TokenScore score{};
-  const double log_sum = log(own.sum);
-  score.loss = static_cast<float>(log_sum + (double{own.largest} - double{simt::load(row + target)}));
+  LogitRow of_other{};
+  double weighted = 0;
+  double error = 0;
+  double reference = 0;
   if (baseline) {
     const float* const other = baseline + t * vocabulary;
-    const LogitRow of_other = logit_row(shared.baseline, other, vocabulary);
-    double weighted = 0;
-    double error = 0;
-    double reference = 0;
+    of_other = logit_row(shared.baseline, other, vocabulary);
     for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
       const float b = simt::load(other + i);
       const float a = simt::load(row + i);
@@ -161,12 +159,20 @@ __global__ void __launch_bounds__(kThreads)
       reference += double{b} * double{b};
     }
     weighted = sum_block(shared.divergence, weighted);
+    error = sum_block(shared.error, error);
+    reference = sum_block(shared.reference, reference);
+  }
+  if (threadIdx.x != 0) return;
+  const double log_sum = log(own.sum);
+  TokenScore score{};
+  score.loss = static_cast<float>(log_sum + (double{own.largest} - double{simt::load(row + target)}));
+  if (baseline) {
     score.divergence = static_cast<float>(weighted / of_other.sum + (log_sum - log(of_other.sum)));
     score.agree = own.first == of_other.first ? 1.0f : 0.0f;
-    score.error = static_cast<float>(sum_block(shared.error, error));
-    score.reference = static_cast<float>(sum_block(shared.reference, reference));
+    score.error = static_cast<float>(error);
+    score.reference = static_cast<float>(reference);
   }
-  if (threadIdx.x == 0) simt::store(scores + t, score);
+  simt::store(scores + t, score);
 }
 
 simt::Stream to_stream(void* stream) { return static_cast<simt::Stream>(stream); }
