@@ -19,18 +19,30 @@
 namespace quantaria::addon {
 namespace {
 
-/// A right factor, and the shape that it has: made when the queue comes to it.
+/// A right factor that is to be made when the queue comes to it: of a quantized weight, or of a dense matrix
+/// [in, out].
 struct FutureFactor {
   int64_t in;
   int64_t out;
-  std::function<std::unique_ptr<ops::Factor>()> make;  // for the CPU
-  std::function<ops::ExpertMatrix()> matrix;           // for CUDA devices
+  std::shared_ptr<const StoredWeight> weight;  // or null
+  Tensor dense;
+
+  /// For the CPU.
+  std::unique_ptr<ops::Factor> make(ops::Operand products) const {
+    if (weight) return weight->factor(products);
+    return std::make_unique<ops::DenseFactor>(as_matrix(dense), products == ops::Operand::bfloat16);
+  }
+  /// For CUDA devices.
+  ops::ExpertMatrix matrix() const {
+    if (weight) return {{}, std::make_shared<const ops::DeviceWeight>(weight->coded())};
+    return {as_matrix(dense), nullptr};
+  }
 };
 
-FutureFactor dense(const Tensor& in_by_out, bool bfloat16) {
-  return {in_by_out.shape[0], in_by_out.shape[1],
-          [=] { return std::make_unique<ops::DenseFactor>(as_matrix(in_by_out), bfloat16); },
-          [=] { return ops::ExpertMatrix{as_matrix(in_by_out), nullptr}; }};
+FutureFactor dense(Tensor in_by_out) {
+  const int64_t in = in_by_out.shape[0];
+  const int64_t out = in_by_out.shape[1];
+  return {in, out, nullptr, std::move(in_by_out)};
 }
 
 Tensor floats(Napi::Value value, const char* name, size_t rank) {
@@ -52,21 +64,18 @@ void refuse_int8(ops::Operand products) {
     fail(ErrorCode::unsupported, "compute: int8 needs quantized weights, but one is dense");
 }
 
-/// Experts as they come from JavaScript: {fc1, fc2}, or an array of {gate, up, down} of tensors or weights.
+/// Experts as they come from JavaScript: {fc1, fc2}, or gate, up and down, tensors or weights, of one expert
+/// after the other in an array. A layer has hundreds of them, which every call takes anew while the layer
+/// before is still computed: nothing here may cost more than it must.
 class Experts {
  public:
   Experts(Napi::Value experts, ops::Operand products, Device& device) : products_(products), device_(device) {
     if (products == ops::Operand::int8 && &device != &cpu::device())
       fail(ErrorCode::unsupported, "compute: int8 on ", device.id(), ", for which there is no kernel");
-    if (experts.IsArray()) {
-      const auto array = experts.As<Napi::Array>();
-      for (uint32_t e = 0; e < array.Length(); ++e) {
-        const Napi::Value expert = array.Get(e);
-        all_.push_back({matrix(expert, "gate"), matrix(expert, "up"), matrix(expert, "down")});
-      }
-    } else {
+    if (experts.IsArray())
+      take_list(experts.As<Napi::Array>());
+    else
       take_stacks(experts);
-    }
     for (const Expert& expert : all_) {
       const bool fits = expert.gate.in == hidden() && expert.up.in == hidden() &&
                         expert.down.out == hidden() && expert.gate.out == inter() &&
@@ -80,7 +89,15 @@ class Experts {
   int64_t count() const { return static_cast<int64_t>(all_.size()); }
   int64_t hidden() const { return all_.empty() ? 0 : all_[0].gate.in; }
   int64_t inter() const { return all_.empty() ? 0 : all_[0].gate.out; }
-  std::vector<Tensor> inputs() const { return inputs_; }
+
+  /// What products read.
+  Storages inputs() const {
+    Storages inputs(dense_);
+    for (const Expert& expert : all_)
+      for (const FutureFactor* factor : {&expert.gate, &expert.up, &expert.down})
+        if (factor->weight) inputs.add(factor->weight->tensors);
+    return inputs;
+  }
 
   ops::ExpertMatrices matrices() const {
     ops::ExpertMatrices matrices;
@@ -94,7 +111,7 @@ class Experts {
 
   ops::ExpertFactors factors(int64_t e) const {
     const Expert& expert = all_[static_cast<size_t>(e)];
-    return {expert.gate.make(), expert.up.make(), expert.down.make()};
+    return {expert.gate.make(products_), expert.up.make(products_), expert.down.make(products_)};
   }
 
  private:
@@ -102,21 +119,23 @@ class Experts {
     FutureFactor gate, up, down;
   };
 
-  FutureFactor matrix(Napi::Value expert, const char* name) {
-    const Napi::Value value = field(expert, name);
-    if (WeightHandle::is(value)) {
-      const std::shared_ptr<const StoredWeight> weight = WeightHandle::get_anywhere(value, name);
+  void take_list(const Napi::Array& matrices) {
+    const uint32_t length = matrices.Length();
+    if (length % 3 != 0) fail(ErrorCode::argument, "experts: three matrices each expected");
+    all_.reserve(length / 3);
+    for (uint32_t i = 0; i < length; i += 3)
+      all_.push_back(
+          {matrix(matrices[i], "gate"), matrix(matrices[i + 1], "up"), matrix(matrices[i + 2], "down")});
+  }
+
+  FutureFactor matrix(Napi::Value value, const char* name) {
+    if (std::shared_ptr<const StoredWeight> weight = WeightHandle::find(value, name)) {
       check_device(weight->packed, name, device_);
       if (products_ == ops::Operand::int8 && weight->int8_obstacle != nullptr)
         fail(ErrorCode::unsupported, "experts: ", name, ": ", weight->int8_obstacle);
-      inputs_.insert(inputs_.end(), weight->tensors.begin(), weight->tensors.end());
-      return {weight->in, weight->out, [weight, products = products_] { return weight->factor(products); },
-              [weight] {
-                return ops::ExpertMatrix{{}, std::make_shared<const ops::DeviceWeight>(weight->coded())};
-              }};
+      return {weight->in, weight->out, std::move(weight), {}};
     }
-    const Tensor tensor = checked(value, name, 2);
-    return dense(transposed(tensor), products_ == ops::Operand::bfloat16);
+    return dense(transposed(checked(value, name, 2)));
   }
 
   void take_stacks(Napi::Value experts) {
@@ -126,11 +145,10 @@ class Experts {
       fail(ErrorCode::shape, "fc1 ", to_string(fc1.shape), " and fc2 ", to_string(fc2.shape),
            ", [E, hidden, 2 inter] and [E, inter, hidden] expected");
     const int64_t inter = fc1.shape[2] / 2;
-    const bool bfloat16 = products_ == ops::Operand::bfloat16;
     for (int64_t e = 0; e < fc1.shape[0]; ++e) {
       const Tensor both = select(fc1, 0, e);
-      all_.push_back({dense(slice(both, 1, 0, inter), bfloat16),
-                      dense(slice(both, 1, inter, 2 * inter), bfloat16), dense(select(fc2, 0, e), bfloat16)});
+      all_.push_back({dense(slice(both, 1, 0, inter)), dense(slice(both, 1, inter, 2 * inter)),
+                      dense(select(fc2, 0, e))});
     }
   }
 
@@ -139,14 +157,14 @@ class Experts {
     const Tensor tensor = floats(value, name, rank);
     check_device(tensor, name, device_);
     refuse_int8(products_);
-    inputs_.push_back(tensor);
+    dense_.push_back(tensor);
     return tensor;
   }
 
   ops::Operand products_;
   Device& device_;
   std::vector<Expert> all_;
-  std::vector<Tensor> inputs_;
+  std::vector<Tensor> dense_;
 };
 
 Tensor integers(Napi::Value routing, const char* name, int64_t elements, const Device& device) {
@@ -193,8 +211,8 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
   const int64_t top_k = weights.shape[1];
   const Tensor order = integers(info[2], "order", weights.elements(), device);
   const Tensor offsets = integers(info[2], "offsets", experts->count() + 1, device);
-  std::vector<Tensor> inputs = experts->inputs();
-  inputs.insert(inputs.end(), {x, weights, order, offsets});
+  Storages inputs = experts->inputs();
+  for (const Tensor* tensor : {&x, &weights, &order, &offsets}) inputs.add(*tensor);
   const Tensor y = empty(device, x.dtype, x.shape);
   device.enqueue(std::move(inputs), {y}, [=, &device] {
     if (y.elements() == 0) return;

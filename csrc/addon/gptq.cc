@@ -74,6 +74,7 @@ Napi::Value hessian_add(const Napi::CallbackInfo& info) {
 ops::GptqOptions to_options(Napi::Value value) {
   ops::GptqOptions options;
   options.act_order = to_bool(field(value, "actOrder"), "actOrder");
+  options.group_order = to_bool(field(value, "groupAware"), "groupAware");
   options.static_groups = to_bool(field(value, "staticGroups"), "staticGroups");
   const Napi::Value damping = field(value, "damping");
   if (!damping.IsNumber()) fail(ErrorCode::argument, "damping: a number expected");
@@ -105,8 +106,8 @@ Solve int_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& op
   const ops::IntScheme s = to_int_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
   const IntTensors to = add_int(form, w, s);
-  const bool indexed =
-      s.granularity == ops::Granularity::group && options.act_order && !options.static_groups;
+  const bool indexed = s.granularity == ops::Granularity::group && options.act_order &&
+                       !options.group_order && !options.static_groups;
   const Tensor index = indexed ? form.add("groupIndex", DType::int32, {w.shape[1]}) : Tensor{};
   return [=](const float* products, int64_t samples) {
     const ops::GptqProblem problem{{m, products, samples}, to.pointers(), pointer<int32_t>(index)};

@@ -1,5 +1,6 @@
 #include "addon/scaling.h"
 
+#include <cmath>
 #include <utility>
 
 #include "addon/arguments.h"
@@ -82,6 +83,20 @@ Napi::Value clamp_groups(const Napi::CallbackInfo& info) {
   return TensorHandle::make(info.Env(), to);
 }
 
+/// roundToScale(x [rows, in], scale): float32 [rows, in]
+Napi::Value round_to_scale(const Napi::CallbackInfo& info) {
+  const Tensor x = matrix(info[0], "x");
+  const auto scale = static_cast<float>(to_number(info[1], "scale"));
+  if (!(scale > 0) || std::isinf(scale))
+    fail(ErrorCode::argument, "scale: ", scale, ", a finite number above 0 expected");
+  const Tensor to = empty(cpu::device(), DType::float32, x.shape);
+  cpu::device().enqueue({x}, {to}, [=] {
+    if (to.elements() != 0)
+      ops::round_to_scale(cpu::device().pool(), as_matrix(x), scale, to.data_as<float>());
+  });
+  return TensorHandle::make(info.Env(), to);
+}
+
 /// groupErrors(w [out, in], v [out, in], products [in, in], group): float32 [out, groups]
 Napi::Value group_errors(const Napi::CallbackInfo& info) {
   const Tensor w = matrix(info[0], "w");
@@ -109,6 +124,7 @@ void define_scaling(Napi::Env env, Napi::Object exports) {
   exports.Set("columnMagnitudes", Napi::Function::New<guarded<column_magnitudes>>(env));
   exports.Set("scaleMatrix", Napi::Function::New<guarded<scale_matrix>>(env));
   exports.Set("clampGroups", Napi::Function::New<guarded<clamp_groups>>(env));
+  exports.Set("roundToScale", Napi::Function::New<guarded<round_to_scale>>(env));
   exports.Set("groupErrors", Napi::Function::New<guarded<group_errors>>(env));
 }
 

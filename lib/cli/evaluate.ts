@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { type Evaluation, evaluateModel } from '../pipeline/evaluate';
 import { addToReport } from '../pipeline/evaluation_report';
-import { useDevice } from './flags';
+import { bytes, integer, useDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { print, printJson } from './output';
 import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags';
@@ -10,6 +10,8 @@ interface Flags extends RunFlags {
   baseline?: string;
   compute?: 'auto' | 'int8';
   report?: boolean;
+  stride?: number;
+  maxMemory?: number;
 }
 
 /** `quantaria evaluate <model> --text <file>`: perplexity, and the distance from a baseline. */
@@ -22,15 +24,23 @@ export function evaluate(program: Command): void {
     .addOption(
       new Option(
         '--compute <kind>',
-        'int8: quantize activations where weights are integers (default: auto)',
+        'int8: quantize activations where weights are integers; auto: where the checkpoint says so (default)',
       ).choices(['auto', 'int8']),
     )
+    .option(
+      '--stride <n>',
+      'new ids of each row: rows are windows that overlap (default: none does)',
+      integer(1),
+    )
+    .option('--max-memory <size>', 'beside the weights of a layer (default: 2GB)', bytes)
     .option('--report', "put the result into the report.html of the model's directory");
   addRunFlags(command).action(async (model: string, flags: Flags) => {
     useDevice(flags);
     const { signal, done } = abortOnInterrupt();
     const found = await evaluateModel(model, {
       ...runOptions(flags),
+      stride: flags.stride,
+      maxMemoryBytes: flags.maxMemory,
       baseline: flags.baseline,
       compute: flags.compute === 'int8' ? 'int8' : undefined,
       signal,

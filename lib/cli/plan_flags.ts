@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Activations } from '../formats';
 import { METHODS, type QuantizePlanOptions } from '../pipeline/quantize_plan';
 import {
   EXPERT_GROUPS,
@@ -27,9 +28,12 @@ export interface PlanFlags {
   seqLen?: number;
   expertTemplate?: string;
   actOrder?: boolean;
+  groupAware?: boolean;
+  routingWeights?: boolean;
   staticGroups?: boolean;
   damping?: number;
   alpha?: number;
+  activations?: Activations;
 }
 
 /** A word without a dot or a slash is meant as a preset, not as a file. */
@@ -68,9 +72,17 @@ export function addPlanFlags(command: Command): Command {
     .option('--samples <n>', 'rows of the text (default: 128)', integer(1))
     .option('--seq-len <n>', 'ids of a row (default: 256)', integer(2))
     .option('--no-act-order', 'gptq: quantize columns as they come, not by falling weight of their inputs')
+    .option('--group-aware', 'gptq: sort whole groups, and columns within them; grids are fitted on the way')
+    .option('--routing-weights', "gptq: tokens of an expert count by the router's weights")
     .option('--no-static-groups', 'gptq: fit the grids of groups on the way; act-order then moves groups')
     .option('--damping <share>', "gptq: of the Hessian's mean diagonal (default: 0.01)", number(0))
     .option('--alpha <share>', 'smoothquant: what the weights take over, 0 to 1 (default: 0.5)', number(0, 1))
+    .addOption(
+      new Option(
+        '--activations <kind>',
+        'store 8-bit weights for 8-bit activations: scaled row by row (dynamic), or by one scale from calibration',
+      ).choices(['dynamic', 'static']),
+    )
     .option('--expert-template <path>', 'name of an expert in the output, mlp.experts.{expert}.{projection}');
 }
 

@@ -50,9 +50,22 @@ export interface TensorEntry {
 /** What this format stores for what was asked: a scheme and what was changed, or the reason why it holds none. */
 export type Fit = { scheme: QuantScheme; notes: string[] } | { scheme: null; reason: string };
 
+/**
+ * How the activations that enter a module become 8-bit integers: each row by its largest magnitude as it comes, or all by one scale
+ * that calibration has found.
+ */
+export type Activations = 'dynamic' | 'static';
+
 export interface EntryOptions {
   /** the tensor carries a group index per column (GPTQ with act-order and groups that move with it) */
   groupIndex?: boolean;
+  activations?: Activations;
+}
+
+export interface EncodeOptions {
+  activations?: Activations;
+  /** of static activations */
+  inputScale?: number;
 }
 
 export interface QuantizedModule {
@@ -61,6 +74,7 @@ export interface QuantizedModule {
   module: string;
   scheme: QuantScheme;
   groupIndex?: boolean;
+  activations?: Activations;
 }
 
 export interface KeptModule {
@@ -109,6 +123,8 @@ export interface StoredModule {
   shape: [number, number];
   /** every stored tensor that belongs to it (several modules may share one) */
   tensors: string[];
+  /** how its input is quantized */
+  activations?: { kind: 'dynamic'; scale?: undefined } | { kind: 'static'; scale: number };
   /** what the format needs to decode it and the scheme does not say */
   detail: Readonly<Record<string, string | number | boolean>>;
 }
@@ -137,7 +153,14 @@ export interface Format {
    * The caller disposes of the tensors. A promise because bitsandbytes writes one device value as decimal text.
    * @throws QuantariaError `ERR_ARGUMENT` if `q`'s scheme is not one that the format holds as it is
    */
-  encode(module: string, q: QuantizedTensor, modelDtype: DType): Promise<Map<string, Tensor>>;
+  encode(
+    module: string,
+    q: QuantizedTensor,
+    modelDtype: DType,
+    options?: EncodeOptions,
+  ): Promise<Map<string, Tensor>>;
+  /** What activations the format can say beside a weight of such a scheme; none if left out. */
+  activations?(scheme: QuantScheme): readonly Activations[];
   config(context: FormatContext): FormatConfig;
   /** What stock loaders cannot take of this, and what they can; one sentence each. */
   warnings(context: FormatContext): string[];

@@ -111,6 +111,11 @@ export interface GptqOptions {
   /** Columns by falling diagonal of the Hessian. */
   actOrder?: boolean;
   /**
+   * With `actOrder`, for integers: groups stay whole, by the falling largest diagonal of their columns, and columns are sorted
+   * within each; so the layout is the plain one though grids are fitted on the way. Without effect where groups are static.
+   */
+  groupAware?: boolean;
+  /**
    * All grids fitted on the original weight, as with act-order they must be for a plain layout of groups. Blocks of
    * schemes other than integers then always are.
    */
@@ -139,7 +144,7 @@ export interface GptqResult {
  * GPTQ (arXiv 2210.17323): quantizes column by column, making up for each column's error in those behind it, so that
  * the layer's output on the calibration samples changes least. Grids of groups are fitted when their first column is
  * reached, unless they are static; per row, column and tensor they are round-to-nearest's. The result is in the original
- * order of columns; with act-order and groups that are not static it has the part `groupIndex` int32 `[in]`.
+ * order of columns; with act-order and groups that are neither static nor whole it has the part `groupIndex` int32 `[in]`.
  *
  * Blocks of code books and MX are fitted in the same way, where they start with a row, their constants are stored by
  * themselves, and neither act-order nor static groups are asked for. Elsewhere (fp8, blocks that span rows, `doubleQuant`,
@@ -174,6 +179,7 @@ export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): 
     deadColumns,
   } = await native.gptqQuantize(weight, products, hessian.samples, scheme, {
     actOrder: checkFlag('actOrder', options.actOrder),
+    groupAware: checkFlag('groupAware', options.groupAware),
     staticGroups: checkFlag('staticGroups', options.staticGroups),
     damping: checkDamping(options.damping ?? 0.01),
     blockSize: checkInteger('blockSize', options.blockSize ?? 128, 1, Number.MAX_SAFE_INTEGER),

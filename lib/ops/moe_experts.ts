@@ -88,10 +88,8 @@ interface Checked {
   matrices: Matrix[];
   handles: () => NativeExperts;
 }
-type NativeMatrix = NativeTensor | NativeWeight;
-export type NativeExperts =
-  | { fc1: NativeTensor; fc2: NativeTensor }
-  | { gate: NativeMatrix; up: NativeMatrix; down: NativeMatrix }[];
+/** @internal Stacks; or gate, up and down of one expert after the other. */
+export type NativeExperts = { fc1: NativeTensor; fc2: NativeTensor } | (NativeTensor | NativeWeight)[];
 
 function checkStacks(stacks: GroupedExperts): Checked {
   if (typeof stacks !== 'object' || stacks === null) {
@@ -115,41 +113,44 @@ function checkStacks(stacks: GroupedExperts): Checked {
   return { count, hidden, matrices: [fc1, fc2], handles: () => handles };
 }
 
+/** Layers have hundreds of matrices, which each call passes over: no strings and closures here unless one is refused. */
 function checkList(list: readonly (SequentialExpert | QuantizedExpert)[]): Checked {
-  const taken = Array.from(list, (expert, e) => {
+  const matrices: Matrix[] = [];
+  for (let e = 0; e < list.length; e++) {
+    const expert = list[e] as SequentialExpert | QuantizedExpert; // holes included
     if (typeof expert !== 'object' || expert === null) {
       throw new QuantariaError(
         'ERR_ARGUMENT',
         `experts[${e}]: ${show(expert)} came, expected {gate, up, down}`,
       );
     }
-    const { gate, up, down } = expert;
-    return { gate, up, down };
-  });
-  let first: Matrix | undefined;
-  taken.forEach((expert, e) => {
-    for (const projection of PROJECTIONS) {
-      const matrix = expert[projection];
-      const name = `experts[${e}].${projection}`;
-      if (!QuantizedTensor.is(matrix)) checkTensor(name, matrix, FACTOR_DTYPES, 2);
-      first ??= matrix;
-      const [inter, hidden] = first.shape;
-      const wanted = projection === 'down' ? [hidden, inter] : [inter, hidden];
-      if (matrix.shape.join() !== wanted.join()) {
-        throw new QuantariaError('ERR_SHAPE', `${name}: [${matrix.shape}] came, expected [${wanted}]`);
-      }
+    matrices.push(expert.gate, expert.up, expert.down);
+  }
+  let inter = 0;
+  let hidden = 0;
+  matrices.forEach((matrix, i) => {
+    if (!QuantizedTensor.is(matrix)) checkTensor(nameOf(i), matrix, FACTOR_DTYPES, 2);
+    if (i === 0) [inter, hidden] = matrix.shape as [number, number];
+    const [rows, columns] = i % 3 === 2 ? [hidden, inter] : [inter, hidden];
+    if (matrix.shape[0] !== rows || matrix.shape[1] !== columns) {
+      throw new QuantariaError(
+        'ERR_SHAPE',
+        `${nameOf(i)}: [${matrix.shape}] came, expected [${rows},${columns}]`,
+      );
     }
   });
-  const handle = (matrix: Matrix): NativeMatrix =>
-    QuantizedTensor.is(matrix) ? matrix.forProducts() : Tensor.native(matrix, 'experts');
   return {
-    count: taken.length,
-    hidden: first?.shape[1] ?? null,
-    matrices: taken.flatMap(({ gate, up, down }) => [gate, up, down]),
+    count: list.length,
+    hidden: matrices[0]?.shape[1] ?? null,
+    matrices,
     handles: () =>
-      taken.map(({ gate, up, down }) => ({ gate: handle(gate), up: handle(up), down: handle(down) })),
+      matrices.map((matrix, i) =>
+        QuantizedTensor.is(matrix) ? matrix.forProducts() : Tensor.native(matrix, nameOf(i)),
+      ),
   };
 }
+
+const nameOf = (i: number): string => `experts[${Math.floor(i / 3)}].${PROJECTIONS[i % 3]}`;
 
 /**
  * One kind of products for all: in 16 bits where the activations have them, and every dense matrix the same dtype. On the CPU

@@ -18,6 +18,14 @@ export function clampGroups(w: Tensor, group: number, ratios: Tensor): Tensor<'f
   return Tensor.wrap(native.clampGroups(Tensor.native(w, 'w'), group, Tensor.native(ratios, 'ratios')));
 }
 
+/** x `[T, in]` as integers of -128 to 127 times `scale` hold it, in x's dtype. */
+export function roundToScale(x: Tensor, scale: number): Tensor {
+  const rounded = Tensor.wrap(native.roundToScale(Tensor.native(x, 'x'), scale));
+  if (x.dtype === 'float32') return rounded;
+  using floats = rounded;
+  return floats.cast(x.dtype);
+}
+
 /** What each group of weights that are `v` instead of `w` costs the layer's output by itself: float32 `[out, groups]`. */
 export function groupErrors(w: Tensor, v: Tensor, products: Tensor, group: number): Tensor<'float32'> {
   return Tensor.wrap(

@@ -1,3 +1,4 @@
+import { synchronize } from '../device';
 import { QuantariaError } from '../errors';
 import {
   type DecoderShape,
@@ -14,13 +15,17 @@ import type { Routing } from '../ops/moe_route';
 import { Tensor } from '../tensor';
 import { DecoderWeights, type OuterWeights } from './decoder_weights';
 
-/** Ids that go through a layer together. */
+/** Ids that go through a layer together, at most. */
 export const BATCH_IDS = 4096;
+/** Vectors of the hidden size that an id takes on its way through a layer, about, in float32. */
+const VECTORS_UNDER_WAY = 16;
 
 /** Rows of ids of one length, `count * length` of them. */
 export interface IdRows {
   ids: Int32Array;
   length: number;
+  /** Of each row, the first place whose id is scored; 1 if left out: windows that overlap score what is new in them. */
+  scoredFrom?: Int32Array;
 }
 
 export interface ForwardHooks {
@@ -28,6 +33,8 @@ export interface ForwardHooks {
   /** After each layer. */
   onLayer?: (layer: number) => void;
   signal?: AbortSignal;
+  /** Memory for what is between the states before a layer and those behind it; default: that of the largest batch. */
+  batchBytes?: number;
 }
 
 /** A model's decoder, run layer by layer: the weights of one layer are in memory at a time. */
@@ -79,7 +86,9 @@ export class Decoder implements Disposable {
   async states(rows: IdRows, hooks: ForwardHooks = {}): Promise<Tensor[]> {
     this.checkIds(rows);
     using table = this.rotaryTable(rows.length);
-    const perBatch = Math.max(1, Math.floor(BATCH_IDS / rows.length)) * rows.length;
+    const { batchBytes = Number.POSITIVE_INFINITY } = hooks;
+    const most = Math.min(BATCH_IDS, batchBytes / (4 * VECTORS_UNDER_WAY * this.shape.hidden));
+    const perBatch = Math.max(1, Math.floor(most / rows.length)) * rows.length;
     const states: Tensor[] = [];
     try {
       for (let begin = 0; begin < rows.ids.length; begin += perBatch) {
@@ -112,13 +121,22 @@ export class Decoder implements Disposable {
     return linear(states, weight, { bias, outDtype: 'float32' });
   }
 
-  /** For ids that come one after the other: all layers stay in memory. */
-  async resident(): Promise<ResidentDecoder> {
-    const layers: LayerWeights[] = [];
+  /**
+   * For ids that come one after the other: all layers stay in memory, or as many as there is room for beside one that is read
+   * anew for every id.
+   */
+  async resident(maxMemoryBytes = Number.POSITIVE_INFINITY): Promise<ResidentDecoder> {
+    const sizes = Array.from({ length: this.shape.layers }, (_, layer) => this.weights.layerBytes(layer));
+    const whole = sizes.reduce((a, b) => a + b, 0) <= maxMemoryBytes;
+    let room = whole ? Number.POSITIVE_INFINITY : maxMemoryBytes - Math.max(...sizes);
+    const layers: (LayerWeights | null)[] = [];
     try {
-      for (let layer = 0; layer < this.shape.layers; ++layer) layers.push(await this.weights.layer(layer));
+      for (const [layer, bytes] of sizes.entries()) {
+        room -= bytes;
+        layers.push(room >= 0 ? await this.weights.layer(layer) : null);
+      }
     } catch (error) {
-      for (const layer of layers) layer.dispose();
+      for (const layer of layers) layer?.dispose();
       throw error;
     }
     return new ResidentDecoder(
@@ -187,11 +205,11 @@ export class Decoder implements Disposable {
   }
 }
 
-/** A decoder whose layers stay in memory, for one sequence that grows. */
+/** A decoder whose layers stay in memory as far as they are given, for one sequence that grows. */
 export class ResidentDecoder implements Disposable {
   constructor(
     private readonly decoder: Decoder,
-    private readonly layers: readonly LayerWeights[],
+    private readonly layers: readonly (LayerWeights | null)[],
     private readonly embedIds: (ids: Int32Array) => Tensor,
     private readonly finalNorm: (x: Tensor) => Tensor,
   ) {}
@@ -200,13 +218,18 @@ export class ResidentDecoder implements Disposable {
    * The logits `[1, V]` after further ids of the sequence that `cache` has seen `first` ids of.
    * @param table positions up to the last of these ids at least
    */
-  next(ids: Int32Array, first: number, table: RotaryTable, cache: KeyValueCache): Tensor {
+  async next(ids: Int32Array, first: number, table: RotaryTable, cache: KeyValueCache): Promise<Tensor> {
     const { shape } = this.decoder;
     const span: Span = { sequences: 1, length: ids.length, first, table };
     let x = this.embedIds(ids);
-    for (const layer of this.layers) {
+    for (const [index, resident] of this.layers.entries()) {
       using before = x;
+      const layer = resident ?? (await this.decoder.weights.layer(index));
       x = decoderBlock(before, layer, shape, span, cache);
+      if (resident !== null) continue;
+      layer.dispose();
+      // Its memory comes back when the queue has used it, which is to be before the next one takes as much.
+      await synchronize();
     }
     using states = x;
     using last = states.slice(0, ids.length - 1, ids.length);
@@ -215,7 +238,7 @@ export class ResidentDecoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const layer of this.layers) layer.dispose();
+    for (const layer of this.layers) layer?.dispose();
   }
 }
 

@@ -3,6 +3,7 @@ import { QuantariaError } from '../errors';
 import type { StoredModule } from '../formats';
 import { describeModel, type Linear, type ModelMap, type Role } from '../models';
 import {
+  type Activations,
   type DecoderShape,
   decoderShape,
   type LayerWeights,
@@ -88,6 +89,19 @@ export class DecoderWeights implements Disposable {
     return { embedding, norm, head: { weight: head, bias } };
   }
 
+  /**
+   * Memory that a layer's weights take, about: quantized ones are put into the order of products, while others are read where
+   * they lie in the file.
+   */
+  layerBytes(layer: number): number {
+    const modules = (this.#linears.get(layer) ?? []).flatMap(({ source }) => {
+      const module = this.#modules.get(source.tensor);
+      return module === undefined ? [] : [module];
+    });
+    const names = new Set(modules.flatMap(({ tensors }) => tensors));
+    return [...names].reduce((sum, name) => sum + this.#opened.checkpoint.info(name).bytes, 0);
+  }
+
   /** The weights of one layer; the caller disposes them. */
   async layer(layer: number): Promise<LayerWeights> {
     const owned: Disposable[] = [];
@@ -97,15 +111,18 @@ export class DecoderWeights implements Disposable {
     };
     const linears = new Map<string, LinearWeight>();
     const routed: Partial<Record<(typeof PROJECTIONS)[number], Matrix>>[] = [];
+    const ofExperts: (Activations | undefined)[] = [];
     for (const linear of this.#linears.get(layer) ?? []) {
       const weight = own(await this.#matrix(linear));
+      const activations = this.#activations(linear);
+      if (linear.role === 'expert') ofExperts.push(activations);
       if (linear.role === 'expert' && linear.expert !== null) {
         routed[linear.expert] = { ...routed[linear.expert], [linear.projection]: weight };
         continue;
       }
       const bias = this.#bias(linear);
       if (bias) own(bias);
-      linears.set(`${linear.role} ${linear.projection}`, { weight, bias });
+      linears.set(`${linear.role} ${linear.projection}`, { weight, bias, activations });
     }
     const missing = (what: string) =>
       new QuantariaError('ERR_FORMAT', `${this.directory}: layer ${layer} has no ${what}`);
@@ -132,6 +149,7 @@ export class DecoderWeights implements Disposable {
       layer,
       experts,
       compute: this.compute,
+      expertActivations: this.#expertActivations(layer, ofExperts),
       has: (role: Role, projection: string) => linears.has(`${role} ${projection}`),
       linear(role, projection) {
         const found = linears.get(`${role} ${projection}`);
@@ -163,6 +181,22 @@ export class DecoderWeights implements Disposable {
 
   #read(name: string): Tensor {
     return placed(computable(Tensor.wrap(this.#opened.checkpoint.view(name))));
+  }
+
+  /** What the checkpoint says of a linear layer's input. */
+  #activations({ source }: Linear): Activations | undefined {
+    const stored = this.#modules.get(source.tensor)?.activations;
+    return stored?.scale === undefined ? stored?.kind : { scale: stored.scale };
+  }
+
+  /** Those of a layer are one product. */
+  #expertActivations(layer: number, all: readonly (Activations | undefined)[]): 'dynamic' | undefined {
+    if (all.every((own) => own === undefined)) return undefined;
+    if (all.every((own) => own === 'dynamic')) return 'dynamic';
+    throw new QuantariaError(
+      'ERR_UNSUPPORTED',
+      `${this.directory}: layer ${layer} has routed experts whose activations have stored scales, or some with 8-bit activations and some without`,
+    );
   }
 
   /** As float32, which products take beside any activations. */

@@ -1,20 +1,30 @@
 import { QuantariaError } from '../errors';
-import { SCORE_FIELDS, scoreTokens } from '../ops/decoder';
+import { embed, SCORE_FIELDS, scoreTokens } from '../ops/decoder';
 import { Tensor } from '../tensor';
 import { Decoder, type IdRows } from './decoder';
-import { readRows } from './rows';
+import { readRows, type WindowOptions } from './rows';
+import { PeakRss } from './rss';
 import type { RunOptions } from './usage';
 
-/** States that are kept between layers, of one model; more rows go through it in several waves. */
-const STATE_BYTES = 512e6;
-/** Logits of one model at a time. */
-const LOGIT_BYTES = 128e6;
+/** Memory, unless it is asked for more or less; the weights of one layer need some of it. */
+const MEMORY_BYTES = 2e9;
+/** Shares of it: states that are kept between layers, of all models (more rows go through them in several waves), */
+const STATE_SHARE = 1 / 4;
+/** logits of one model at a time, */
+const LOGIT_SHARE = 1 / 16;
+/** and what a batch has under way. */
+const BATCH_SHARE = 1 / 4;
 
-export interface EvaluateOptions extends RunOptions {
+export interface EvaluateOptions extends RunOptions, WindowOptions {
   /** A checkpoint to compare with: another form of the same model, with the same vocabulary. */
   baseline?: string;
-  /** `int8`: activations of the model that meet a weight of integers are quantized too, each row by its largest magnitude. */
+  /**
+   * `int8`: activations of the model that meet a weight of integers are quantized too, each row by its largest magnitude; if left out,
+   * those of which the checkpoint says it, as it says it.
+   */
   compute?: 'int8';
+  /** For states, logits and what is under way, beside the weights of one layer; default 2 GB. */
+  maxMemoryBytes?: number;
 }
 
 export interface Evaluation {
@@ -22,11 +32,12 @@ export interface Evaluation {
   perplexity: number;
   /** Mean loss in nats. */
   loss: number;
-  /** Scored ids: all but the first of each row. */
+  /** Scored ids: all but the first of each row, or with a stride those that are new in it. */
   tokens: number;
   rows: number;
   seqLen: number;
   seconds: number;
+  peakRssBytes: number;
   /** Of this model, the baseline left out. */
   tokensPerSecond: number;
   baseline?: {
@@ -69,17 +80,24 @@ class Run {
   #modelMs = 0;
   #done = 0;
 
+  readonly #memory: number;
+
   constructor(
     private readonly model: Decoder,
     private readonly baseline: Decoder | null,
     private readonly rows: IdRows,
     private readonly options: EvaluateOptions,
-  ) {}
+  ) {
+    this.#memory = options.maxMemoryBytes ?? MEMORY_BYTES;
+  }
 
   async evaluate(): Promise<Evaluation> {
     const began = performance.now();
+    const rss = new PeakRss();
     const hidden = Math.max(this.model.shape.hidden, this.baseline?.shape.hidden ?? 0);
-    for (const wave of waves(this.rows, hidden)) await this.#wave(wave);
+    const models = this.baseline === null ? 1 : 2;
+    for (const wave of waves(this.rows, hidden, (STATE_SHARE * this.#memory) / models))
+      await this.#wave(wave);
     const [loss, kl, agree, error, reference] = this.#sums as unknown as number[] & { length: 5 };
     const mean = (sum: number | undefined) => (sum as number) / this.#scored;
     const { ids, length } = this.rows;
@@ -90,6 +108,7 @@ class Run {
       rows: ids.length / length,
       seqLen: length,
       seconds: (performance.now() - began) / 1000,
+      peakRssBytes: rss.stop(),
       tokensPerSecond: (1000 * ids.length) / this.#modelMs,
       ...(this.baseline && {
         baseline: {
@@ -107,6 +126,7 @@ class Run {
     const total = layers * (this.rows.ids.length / this.rows.length);
     const hooks = {
       signal: this.options.signal,
+      batchBytes: BATCH_SHARE * this.#memory,
       onLayer: () => {
         this.#done += wave.ids.length / wave.length;
         this.options.onProgress?.(this.#done, total);
@@ -129,30 +149,38 @@ class Run {
     }
   }
 
-  /** States of the ids from `first` on of a wave: each predicts the next id of its row, the last of a row none. */
+  /** States of the ids from `first` on of a wave: each predicts the next id of its row, if that is scored. */
   async #scoreBatch(x: Tensor, other: Tensor | null, wave: IdRows, first: number): Promise<void> {
     const count = x.shape[0] as number;
-    const step = Math.max(1, Math.floor(LOGIT_BYTES / (4 * this.model.vocabulary)));
-    for (let begin = 0; begin < count; begin += step) {
-      const end = Math.min(count, begin + step);
-      const places = Array.from({ length: end - begin }, (_, i) => first + begin + i);
-      const isLast = (at: number) => (at + 1) % wave.length === 0;
+    const { ids, length, scoredFrom } = wave;
+    const scores = (place: number) => {
+      const next = (place % length) + 1;
+      return next < length && next >= (scoredFrom?.[Math.floor(place / length)] ?? 1);
+    };
+    const places = Array.from({ length: count }, (_, i) => first + i).filter(scores);
+    const step = Math.max(1, Math.floor((LOGIT_SHARE * this.#memory) / (4 * this.model.vocabulary)));
+    for (let begin = 0; begin < places.length; begin += step) {
+      const own = Int32Array.from(places.slice(begin, begin + step));
+      const shape = [own.length];
+      using rows = Tensor.from(
+        own.map((place) => place - first),
+        shape,
+        { dtype: 'int32' },
+      );
       using targets = Tensor.from(
-        Int32Array.from(places, (at) => (isLast(at) ? 0 : (wave.ids[at + 1] as number))),
-        [end - begin],
+        own.map((place) => ids[place + 1] as number),
+        shape,
         { dtype: 'int32' },
       );
       const began = performance.now();
-      using logits = logitsOf(this.model, x, begin, end);
-      using reference = this.baseline && other ? logitsOf(this.baseline, other, begin, end) : null;
-      using scores = scoreTokens(logits, reference, targets);
-      const values = (await scores.read()) as Float32Array;
+      using logits = logitsOf(this.model, x, rows);
+      using reference = this.baseline && other ? logitsOf(this.baseline, other, rows) : null;
+      using scored = scoreTokens(logits, reference, targets);
+      const values = (await scored.read()) as Float32Array;
       this.#modelMs += reference === null ? performance.now() - began : 0;
       using ofBaseline = reference && scoreTokens(reference, null, targets);
       const baselineValues = ofBaseline && ((await ofBaseline.read()) as Float32Array);
-      places.forEach((at, i) => {
-        if (!isLast(at)) this.#add(values, baselineValues, i);
-      });
+      for (const i of own.keys()) this.#add(values, baselineValues, i);
     }
     if (!Number.isFinite(this.#sums[0])) {
       throw new QuantariaError('ERR_FORMAT', `the logits of ids ${first} to ${first + count} are not finite`);
@@ -168,15 +196,25 @@ class Run {
   }
 }
 
-function logitsOf(decoder: Decoder, states: Tensor, begin: number, end: number): Tensor {
-  using part = states.slice(0, begin, end);
+/** @param rows of the states */
+function logitsOf(decoder: Decoder, states: Tensor, rows: Tensor<'int32'>): Tensor {
+  using part = embed(states, rows, states.dtype);
   return decoder.logits(part);
 }
 
 /** Rows in parts whose states fit into memory together. */
-export function* waves({ ids, length }: IdRows, hidden: number): Generator<IdRows> {
-  const rows = Math.max(1, Math.floor(STATE_BYTES / (4 * hidden * length)));
+export function* waves(
+  { ids, length, scoredFrom }: IdRows,
+  hidden: number,
+  bytes = STATE_SHARE * MEMORY_BYTES,
+): Generator<IdRows> {
+  const rows = Math.max(1, Math.floor(bytes / (4 * hidden * length)));
   for (let begin = 0; begin < ids.length; begin += rows * length) {
-    yield { ids: ids.subarray(begin, begin + rows * length), length };
+    const first = begin / length;
+    yield {
+      ids: ids.subarray(begin, begin + rows * length),
+      length,
+      ...(scoredFrom && { scoredFrom: scoredFrom.subarray(first, first + rows) }),
+    };
   }
 }

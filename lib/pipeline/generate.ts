@@ -14,6 +14,8 @@ export interface GenerateOptions extends SamplingOptions {
   /** Of activations; default float32. `stored` is the checkpoint's own. */
   dtype?: ActivationDType | 'stored';
   /** Further text, whole characters, as it comes. */
+  /** For weights; a layer that does not fit is read anew for every id. Default: all layers stay in memory. */
+  maxMemoryBytes?: number;
   onText?: (text: string) => void;
   signal?: AbortSignal;
 }
@@ -35,7 +37,7 @@ export interface Generation {
  * @throws QuantariaError (as a rejection) `ERR_ARGUMENT`, `ERR_IO` without a tokenizer, and whatever opening the model throws
  */
 export async function generateText(directory: string, options: GenerateOptions): Promise<Generation> {
-  const { prompt, maxTokens = 128, onText, signal } = options;
+  const { prompt, maxTokens = 128, maxMemoryBytes, onText, signal } = options;
   const sampler = new Sampler(options);
   using decoder = await Decoder.open(directory, options.dtype);
   const tokenizer = await Tokenizer.open(decoder.weights.directory);
@@ -46,7 +48,7 @@ export async function generateText(directory: string, options: GenerateOptions):
   decoder.checkIds({ ids: given, length: given.length });
   const ends = await endIds(decoder.weights.directory);
   const capacity = given.length + maxTokens;
-  using layers = await decoder.resident();
+  using layers = await decoder.resident(maxMemoryBytes);
   using table = decoder.rotaryTable(capacity);
   using cache = new KeyValueCache(capacity);
 
@@ -58,7 +60,7 @@ export async function generateText(directory: string, options: GenerateOptions):
   let count = 0;
   while (count < maxTokens && !ended) {
     signal?.throwIfAborted();
-    using logits = layers.next(next, seen, table, cache);
+    using logits = await layers.next(next, seen, table, cache);
     seen += next.length;
     const id = sampler.choose((await logits.read()) as Float32Array);
     count++;

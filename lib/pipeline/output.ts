@@ -110,6 +110,10 @@ export class OutputDirectory {
   async write({ name, tensor, offset, rows }: Write): Promise<number> {
     const shard = this.#shardOf.get(name);
     if (!shard) throw new QuantariaError('ERR_ARGUMENT', `tensor ${name} has no place in the output`);
+    // A file made anew under the shard's temporary name would replace it, without what others wrote.
+    if (shard.remaining === 0) {
+      throw new QuantariaError('ERR_ARGUMENT', `tensor ${name}: its file ${shard.layout.file} is complete`);
+    }
     shard.file ??= new ShardFile(shard.layout, this.#temporary(shard));
     return shard.file.write(name, tensor, offset, rows);
   }

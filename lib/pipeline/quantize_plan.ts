@@ -3,6 +3,7 @@ import type { Checkpoint } from '../checkpoint/reader';
 import { type DType, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import {
+  type Activations,
   detectFormat,
   type Fit,
   type Format,
@@ -47,12 +48,21 @@ export interface QuantizePlanOptions extends RowOptions {
   expertTemplate?: string;
   /** GPTQ: columns by falling diagonal of the Hessian; default true. */
   actOrder?: boolean;
+  /** GPTQ: groups are sorted whole, and columns within them, so that grids are fitted on the way and stay where they are. */
+  groupAware?: boolean;
+  /** GPTQ: tokens of an expert count by the weight that the router gives them. */
+  routingWeights?: boolean;
   /**
    * GPTQ: grids of groups are fitted on the original weight, so that groups stay where they are whatever the order; default true.
    */
   staticGroups?: boolean;
   /** GPTQ: added to the Hessian's diagonal, times its mean; default 0.01. */
   damping?: number;
+  /**
+   * What 8-bit weights without groups are stored for: products with 8-bit activations, each row by its own scale, or with one scale
+   * that calibration finds. Routed experts take the former in any case.
+   */
+  activations?: Activations;
   /** SmoothQuant: how much of the spread of activations the weights take over, 0 to 1; default 0.5. */
   alpha?: number;
 }
@@ -69,6 +79,7 @@ export interface PlannedTensor {
   scheme: QuantScheme | null;
   /** It is stored with the group of each column. */
   groupIndex?: boolean;
+  activations?: Activations;
   entries: (Entry & { region?: { index: number; start: number; step: number; count: number } })[];
   /** Index of the recipe's rule that decided; null if none did. */
   rule: number | null;
@@ -81,7 +92,8 @@ export interface QuantizePlan {
   model: ModelMap;
   method: Method;
   /** Settings of GPTQ, as the format can hold what comes of them. */
-  gptq: { actOrder: boolean; staticGroups: boolean; damping: number };
+  gptq: { actOrder: boolean; groupAware?: true; staticGroups: boolean; damping: number };
+  routingWeights: boolean;
   alpha: number;
   format: Format;
   modelDtype: DType;
@@ -190,7 +202,9 @@ function layOut(
   const decisions = indexDecisions(decided);
   const drafts = targets
     .map((target) => draft(target, decisions, fits))
-    .map((tensor) => (indexed && hasMovingGroups(tensor, model) ? { ...tensor, groupIndex: true } : tensor));
+    .map((tensor) => (indexed && hasMovingGroups(tensor, model) ? { ...tensor, groupIndex: true } : tensor))
+    .map((tensor) => ({ ...tensor, activations: activationsFor(tensor, model, asked, options.activations) }));
+  checkActivations(drafts, asked, options.activations);
   const format = asked.settle(quantizedOf(drafts));
   const tensors = drafts.map((tensor): PlannedTensor => {
     const entries = entriesOf(tensor, format, modelDtype);
@@ -202,6 +216,7 @@ function layOut(
     model,
     method,
     gptq,
+    routingWeights: options.routingWeights ?? false,
     alpha: options.alpha ?? DEFAULT_ALPHA,
     format,
     modelDtype,
@@ -226,9 +241,12 @@ function methodOf(name: string): Method {
 const DEFAULT_DAMPING = 0.01;
 
 function gptqSettings(
-  { actOrder = true, staticGroups = true, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
+  { actOrder = true, groupAware, staticGroups = true, damping = DEFAULT_DAMPING }: QuantizePlanOptions,
   format: FormatName,
 ): Pick<QuantizePlan, 'gptq' | 'notes'> {
+  if (actOrder && groupAware) {
+    return { gptq: { actOrder, groupAware, staticGroups: false, damping }, notes: [] };
+  }
   if (!actOrder || staticGroups || INDEXED_FORMATS.includes(format)) {
     return { gptq: { actOrder, staticGroups, damping }, notes: [] };
   }
@@ -240,14 +258,35 @@ function gptqSettings(
 export const isCalibrated = ({ layer, linear }: Pick<Draft, 'layer' | 'linear'>, model: ModelMap): boolean =>
   linear !== null && layer !== null && layer < model.layers && linear.role !== 'vision';
 
-const isIndexed = (method: Method, { actOrder, staticGroups }: QuantizePlan['gptq']): boolean =>
-  method === 'gptq' && actOrder && !staticGroups;
+const isIndexed = (method: Method, { actOrder, groupAware, staticGroups }: QuantizePlan['gptq']): boolean =>
+  method === 'gptq' && actOrder && !groupAware && !staticGroups;
 
 const hasMovingGroups = (tensor: Pick<Draft, 'layer' | 'linear' | 'scheme'>, model: ModelMap): boolean =>
   tensor.scheme?.kind === 'int' &&
   tensor.scheme.bits !== 16 &&
   tensor.scheme.granularity === 'group' &&
   isCalibrated(tensor, model);
+
+/** A decoder's weight that the format can store beside activations like these. No loader takes routed experts with one scale. */
+function activationsFor(
+  tensor: Pick<Draft, 'layer' | 'linear' | 'scheme'>,
+  model: ModelMap,
+  format: Format,
+  asked: Activations | undefined,
+): Activations | undefined {
+  if (asked === undefined || tensor.scheme === null || !isCalibrated(tensor, model)) return undefined;
+  const own = tensor.linear?.role === 'expert' ? 'dynamic' : asked;
+  return format.activations?.(tensor.scheme).includes(own) ? own : undefined;
+}
+
+/** @throws QuantariaError `ERR_ARGUMENT` if what was asked comes to nothing */
+function checkActivations(drafts: readonly Draft[], { name }: Format, asked: Activations | undefined): void {
+  if (asked === undefined || drafts.some(({ activations }) => activations !== undefined)) return;
+  throw new QuantariaError(
+    'ERR_ARGUMENT',
+    `--activations ${asked}: ${name} stores none beside these weights; compressed-tensors does beside symmetric 8-bit weights without groups (--bits 8)`,
+  );
+}
 
 /** Quantizing what is quantized already would lose twice. */
 async function refuseQuantized(source: Checkpoint, model: ModelMap): Promise<void> {
@@ -365,16 +404,16 @@ function draftOther(target: TargetTensor, decisions: Decisions, fits: ReadonlyMa
 }
 
 function quantizedOf(tensors: readonly Draft[]): FormatContext['quantized'] {
-  return tensors.flatMap(({ name: module, linear, scheme, groupIndex }) =>
-    linear !== null && scheme !== null ? [{ module, linear, scheme, groupIndex }] : [],
+  return tensors.flatMap(({ name: module, linear, scheme, groupIndex, activations }) =>
+    linear !== null && scheme !== null ? [{ module, linear, scheme, groupIndex, activations }] : [],
   );
 }
 
 function entriesOf(tensor: Draft, format: Format, modelDtype: DType): PlannedTensor['entries'] {
   const { name, dtype, shape } = tensor.target;
   if (tensor.scheme === null || tensor.linear === null) return [{ name, dtype, shape }];
-  const { scheme, linear, groupIndex } = tensor;
-  return format.entries(tensor.name, scheme, linear.shape, modelDtype, { groupIndex });
+  const { scheme, linear, groupIndex, activations } = tensor;
+  return format.entries(tensor.name, scheme, linear.shape, modelDtype, { groupIndex, activations });
 }
 
 function formatContext(

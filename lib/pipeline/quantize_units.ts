@@ -106,15 +106,19 @@ async function quantizeMember(
   }
 }
 
-/** Writes a quantized weight as its format stores it. */
+/**
+ * Writes a quantized weight as its format stores it.
+ * @param inputScale of static activations
+ */
 export async function writeQuantized(
-  { name, entries }: PlannedMatrix,
+  { name, entries, activations }: PlannedMatrix,
   quantized: QuantizedTensor,
   format: Format,
   modelDtype: DType,
   write: (part: Write) => Promise<void>,
+  inputScale?: number,
 ): Promise<void> {
-  const encoded = await format.encode(name, quantized, modelDtype);
+  const encoded = await format.encode(name, quantized, modelDtype, { activations, inputScale });
   try {
     await Promise.all(
       entries.map((entry) => write({ ...placeOf(entry, encoded.get(entry.name)), name: entry.name })),

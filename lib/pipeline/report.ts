@@ -25,6 +25,8 @@ export interface MatrixCalibration {
   deadColumns: number;
   /** Input features that hold a value of magnitude 6 (or LLM.int8's threshold) or more. */
   outlierColumns: number;
+  /** Of static activations of 8 bits. */
+  inputScale?: number;
 }
 
 /** The data and settings of a calibrated run. */
@@ -34,6 +36,8 @@ export interface CalibrationSummary {
   tokens: number;
   /** Of GPTQ. */
   actOrder?: boolean;
+  groupAware?: boolean;
+  routingWeights?: boolean;
   staticGroups?: boolean;
   damping?: number;
   /** Of SmoothQuant. */

@@ -14,6 +14,11 @@ export interface RowOptions {
   samples?: number;
 }
 
+export interface WindowOptions extends RowOptions {
+  /** New ids of each row after the first: rows are windows over the ids, and overlap. Default: rows follow each other. */
+  stride?: number;
+}
+
 export const DEFAULT_SEQ_LEN = 256;
 /** Rows of calibration. */
 export const DEFAULT_SAMPLES = 128;
@@ -25,11 +30,15 @@ export const DEFAULT_SAMPLES = 128;
  * documents at blank lines (`.jsonl`: a document a line, a string or an object with `text`); each is encoded with the
  * tokenizer's own start token, they are joined, and row i is the start token and `stream[(L-1) i .. (L-1) (i+1)]`. A partial
  * last row is dropped.
+ *
+ * With a stride of S row i begins S ids after the one before it, and only its new ids are scored; the last row ends with the
+ * last id, so that none is dropped.
  * @param directory of the model, for its tokenizer
- * @throws QuantariaError (as a rejection) `ERR_ARGUMENT` for less than a row, `ERR_IO`, `ERR_FORMAT`
+ * @throws QuantariaError (as a rejection) `ERR_ARGUMENT` for less than a row or a stride that leaves ids out, `ERR_IO`,
+ *   `ERR_FORMAT`
  */
-export async function readRows(directory: string, options: RowOptions): Promise<IdRows> {
-  const { text, tokens, seqLen: length = DEFAULT_SEQ_LEN, samples } = options;
+export async function readRows(directory: string, options: WindowOptions): Promise<IdRows> {
+  const { text, tokens, seqLen: length = DEFAULT_SEQ_LEN, samples = Number.MAX_SAFE_INTEGER } = options;
   if ((text === undefined) === (tokens === undefined)) {
     throw new QuantariaError(
       'ERR_ARGUMENT',
@@ -37,12 +46,58 @@ export async function readRows(directory: string, options: RowOptions): Promise<
     );
   }
   const file = (text ?? tokens) as string;
-  const ids = tokens === undefined ? await textRows(directory, file, length) : await tokenRows(file);
-  const rows = Math.min(Math.floor(ids.length / length), samples ?? Number.MAX_SAFE_INTEGER);
-  if (rows === 0) {
+  const { ids, startId } =
+    tokens === undefined ? await textIds(directory, file) : { ids: await tokenIds(file), startId: null };
+  // Of a row's ids, those that are of the stream.
+  const own = startId === null ? length : length - 1;
+  if (ids.length < own) {
     throw new QuantariaError('ERR_ARGUMENT', `${file}: ${ids.length} ids are less than one row of ${length}`);
   }
-  return { ids: ids.subarray(0, rows * length), length };
+  const { stride } = options;
+  if (stride === undefined) {
+    const begins = Array.from({ length: Math.min(samples, Math.floor(ids.length / own)) }, (_, i) => i * own);
+    return { ids: rowsAt(ids, begins, own, startId), length };
+  }
+  if (stride > own) {
+    const why = startId === null ? '' : ', which begin with the start token,';
+    throw new QuantariaError(
+      'ERR_ARGUMENT',
+      `--stride ${stride}: rows of ${length}${why} would leave ids out`,
+    );
+  }
+  const windows = windowsOf(ids.length, own, stride).slice(0, samples);
+  const begins = windows.map(({ begin }) => begin);
+  const first = length - own;
+  // The first id of a row has nothing before it.
+  const scoredFrom = Int32Array.from(windows, ({ begin, from }) => Math.max(1, from - begin + first));
+  return { ids: rowsAt(ids, begins, own, startId), length, scoredFrom };
+}
+
+/** Where each window begins, and its first id that no window before it has. */
+function windowsOf(count: number, own: number, stride: number): { begin: number; from: number }[] {
+  const windows = [{ begin: 0, from: 0 }];
+  for (let end = own; end < count; ) {
+    const next = Math.min(count, end + stride);
+    windows.push({ begin: next - own, from: end });
+    end = next;
+  }
+  return windows;
+}
+
+/** Rows of a stream, the start token before each if there is one. */
+function rowsAt(
+  stream: Int32Array,
+  begins: readonly number[],
+  own: number,
+  startId: number | null,
+): Int32Array {
+  const length = startId === null ? own : own + 1;
+  const ids = new Int32Array(begins.length * length);
+  for (const [row, begin] of begins.entries()) {
+    if (startId !== null) ids[row * length] = startId;
+    ids.set(stream.subarray(begin, begin + own), (row + 1) * length - own);
+  }
+  return ids;
 }
 
 async function read(file: string): Promise<Buffer> {
@@ -53,7 +108,7 @@ async function read(file: string): Promise<Buffer> {
   }
 }
 
-async function tokenRows(file: string): Promise<Int32Array> {
+async function tokenIds(file: string): Promise<Int32Array> {
   const width = { u16: 2, i32: 4 }[/\.(u16|i32)$/.exec(file)?.[1] ?? ''];
   if (width === undefined) {
     throw new QuantariaError('ERR_ARGUMENT', `${file}: token files end in .u16 or .i32`);
@@ -69,24 +124,18 @@ async function tokenRows(file: string): Promise<Int32Array> {
   return Int32Array.from({ length: bytes.length / width }, (_, i) => at(i));
 }
 
-async function textRows(directory: string, file: string, length: number): Promise<Int32Array> {
+/** The documents of a text, joined, and the token that rows begin with. */
+async function textIds(
+  directory: string,
+  file: string,
+): Promise<{ ids: Int32Array; startId: number | null }> {
   const tokenizer = await Tokenizer.open(directory);
   const content = (await read(file)).toString('utf8');
   const stream: number[] = [];
   for (const document of documentsOf(file, content)) {
     for (const id of tokenizer.encode(document)) stream.push(id);
   }
-  const { startId } = tokenizer;
-  const own = startId === null ? length : length - 1;
-  const rows = Math.floor(stream.length / own);
-  const ids = new Int32Array(rows === 0 ? stream.length : rows * length);
-  if (rows === 0) return ids.map((_, i) => stream[i] as number);
-  for (let row = 0; row < rows; ++row) {
-    const begin = row * length;
-    if (startId !== null) ids[begin] = startId;
-    ids.set(stream.slice(row * own, (row + 1) * own), begin + length - own);
-  }
-  return ids;
+  return { ids: Int32Array.from(stream), startId: tokenizer.startId };
 }
 
 function documentsOf(file: string, content: string): string[] {

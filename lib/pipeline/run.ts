@@ -8,7 +8,7 @@ export interface WorkUnit {
   key: string;
   /** Bytes that it reads, for progress. */
   inputBytes: number;
-  /** Memory that it takes while it is under way. */
+  /** Memory that it takes while it is under way; infinity: no other unit is under way beside it. */
   memoryBytes: number;
   /** Tensors that it writes into. */
   outputs: readonly string[];
@@ -47,13 +47,14 @@ export async function runUnits(
   options: RunOptions,
 ): Promise<Map<string, UnitResult>> {
   const results = new Map<string, UnitResult>();
-  const underWay = new Set<Promise<void>>();
+  const underWay = new Map<Promise<void>, WorkUnit>();
   const progress: Progress = {
     doneBytes: 0,
     totalBytes: units.reduce((sum, unit) => sum + unit.inputBytes, 0),
   };
   const maxMemoryBytes = options.maxMemoryBytes ?? DEFAULT_MEMORY_BYTES;
-  let memory = 0;
+  // Summed anew each time: a unit may need all memory, and infinity less infinity is no number.
+  const memory = () => [...underWay.values()].reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
   let failure: { error: unknown } | null = null;
 
   const finished = (unit: WorkUnit, result: UnitResult) => {
@@ -71,24 +72,20 @@ export async function runUnits(
     while (
       underWay.size > 0 &&
       failure === null &&
-      (underWay.size >= MAX_UNDER_WAY || memory + unit.memoryBytes > maxMemoryBytes)
+      (underWay.size >= MAX_UNDER_WAY || memory() + unit.memoryBytes > maxMemoryBytes)
     ) {
-      await Promise.race(underWay);
+      await Promise.race(underWay.keys());
     }
     if (failure !== null || options.signal?.aborted) break;
-    memory += unit.memoryBytes;
     const task = runUnit(unit, output)
       .then((result) => finished(unit, result))
       .catch((error: unknown) => {
         failure ??= { error };
       })
-      .finally(() => {
-        memory -= unit.memoryBytes;
-        underWay.delete(task);
-      });
-    underWay.add(task);
+      .finally(() => underWay.delete(task));
+    underWay.set(task, unit);
   }
-  await Promise.all(underWay);
+  await Promise.all(underWay.keys());
   if (failure !== null) throw (failure as { error: unknown }).error;
   if (options.signal?.aborted) throw new QuantariaError('ERR_ABORTED', 'interrupted');
   return results;

@@ -3,10 +3,10 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
+import { DEVICE, hasCuda } from './cuda_device';
 
-// CUDA kernels run by the emulator, where its build is loaded: QUANTARIA_BUILD=emulated npx vitest run
-const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
+// CUDA kernels, on a GPU or, where its build is loaded, by the emulator: QUANTARIA_BUILD=emulated npx vitest run
+const emulated = DEVICE === 'cuda-emulated' && hasCuda;
 const root = path.join(__dirname, '..', '..');
 
 const DTYPES = [
@@ -119,10 +119,10 @@ function expectWithinBound(
   }
 }
 
-describe.skipIf(!emulated)('cuda-emulated', () => {
+describe.skipIf(!hasCuda)(DEVICE, () => {
   test('is listed and can be the default', async () => {
     const device = q.devices().find((d) => d.id === DEVICE);
-    expect(device).toMatchObject({ kind: 'cuda-emulated', computeCapability: '8.0' });
+    expect(device).toMatchObject({ kind: emulated ? 'cuda-emulated' : 'cuda' });
     q.setDefaultDevice(DEVICE);
     try {
       expect(q.Tensor.from([1, 2], [2]).device).toBe(DEVICE);
@@ -318,7 +318,7 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
     const named = (operation: string) =>
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
-        message: expect.stringMatching(new RegExp(`^${operation}: .*cuda-emulated`)),
+        message: expect.stringMatching(new RegExp(`^${operation}: .*${DEVICE}`)),
       });
     expect(() => q.hadamard(x)).toThrow(named('hadamard'));
     const weight = q.quantize(x.to('cpu'), { kind: 'llm.int8' }).to(DEVICE);
@@ -349,5 +349,5 @@ test.skipIf(emulated || !fs.existsSync(addon))(
 );
 
 test.skipIf(emulated)('the device is not in the ordinary build, which says how to get it', () => {
-  expect(() => q.Tensor.zeros([1], { device: DEVICE })).toThrow(/npm run build:emulated/);
+  expect(() => q.Tensor.zeros([1], { device: 'cuda-emulated' })).toThrow(/npm run build:emulated/);
 });

@@ -228,7 +228,7 @@ test('groupIndex names the group of each column by falling diagonal, and only wh
   const expected = new Array<number>(columns);
   for (const [position, column] of order.entries()) expected[column] = Math.floor(position / 32);
   const weight = Tensor.from(normals(9 * columns, 4), [9, columns], { dtype: 'bfloat16' });
-  const run = async (options: { actOrder?: boolean; staticGroups?: boolean }, scheme = INT4) =>
+  const run = async (options: Omit<Parameters<typeof gptq.quantize>[2], 'scheme'>, scheme = INT4) =>
     (await gptq.quantize(weight, hessian, { scheme, ...options })).quantized;
   const { codes, scales, zeros, groupIndex } = (await run({ actOrder: true })).parts;
   expect(Array.from((await groupIndex!.read()) as Int32Array)).toEqual(expected);
@@ -242,8 +242,34 @@ test('groupIndex names the group of each column by falling diagonal, and only wh
   }
   expect((await run({ actOrder: true, staticGroups: true })).parts.groupIndex).toBeUndefined();
   expect((await run({})).parts.groupIndex).toBeUndefined();
+  expect((await run({ actOrder: true, groupAware: true })).parts.groupIndex).toBeUndefined();
   const row: QuantScheme = { kind: 'int', bits: 4, symmetric: true, granularity: 'row' };
   expect((await run({ actOrder: true }, row)).parts.groupIndex).toBeUndefined();
+});
+
+test('groups that stay whole are those of the plain layout, fitted in the order of their largest diagonal', async () => {
+  const [rows, columns, size] = [9, 100, 32];
+  using hessian = new Hessian(columns);
+  const x = states([300, columns], 3).map((v, i) => v * (1 + (((i % columns) * 37) % columns)));
+  hessian.update(Tensor.from(x, [300, columns]));
+  const h = await hessian.value().toFloat32();
+  const largest = [0, 1, 2].map((g) =>
+    Math.max(...Array.from({ length: size }, (_, i) => h[(g * size + i) * (columns + 1)] as number)),
+  );
+  const first = largest.indexOf(Math.max(...largest));
+  const w = normals(rows * columns, 4);
+  const weight = Tensor.from(w, [rows, columns]);
+  const { scales } = (
+    await gptq.quantize(weight, hessian, { scheme: INT4, actOrder: true, groupAware: true })
+  ).quantized.parts;
+  const found = await scales!.toFloat32();
+  // The group that comes first is fitted before anything has changed: its grid is round-to-nearest's, and no other one is.
+  const nearest = await quantize(weight, INT4).parts.scales!.toFloat32();
+  const same = [0, 1, 2, 3].filter((g) =>
+    Array.from({ length: rows }, (_, r) => found[4 * r + g] === nearest[4 * r + g]).every((equal) => equal),
+  );
+  expect(same).toEqual([first]);
+  expect(first).not.toBe(0);
 });
 
 test('the result does not depend on the number of threads', async () => {

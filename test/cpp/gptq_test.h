@@ -118,6 +118,22 @@ inline GptqResult gptq_by_definition(const Weight& w, const Square& h, const Int
   if (options.act_order)
     std::stable_sort(order.begin(), order.end(),
                      [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
+  const bool whole = options.act_order && options.group_order && !options.static_groups &&
+                     scheme.granularity == Granularity::group;
+  if (whole) {
+    const auto largest = [&](int64_t c) {
+      const int64_t first = c / scheme.group_size * scheme.group_size;
+      if (first + scheme.group_size > in) return -1.0;  // a short group comes last
+      double most = 0;
+      for (int64_t i = first; i < first + scheme.group_size; ++i) most = std::max(most, diagonal(i));
+      return most;
+    };
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      const int64_t own = a / scheme.group_size;
+      const int64_t other = b / scheme.group_size;
+      return own != other && (largest(a) != largest(b) ? largest(a) > largest(b) : own < other);
+    });
+  }
   double mean = 0;
   int64_t live = 0;
   for (int64_t c = 0; c < in; ++c) mean += diagonal(c), live += diagonal(c) != 0;
@@ -147,7 +163,7 @@ inline GptqResult gptq_by_definition(const Weight& w, const Square& h, const Int
     for (int64_t p = 0; p < in; ++p) {
       const int64_t c = order[index(p)];
       int64_t g = scheme.granularity == Granularity::column  ? c
-                  : scheme.granularity == Granularity::group ? (fits ? p : c) / scheme.group_size
+                  : scheme.granularity == Granularity::group ? (fits && !whole ? p : c) / scheme.group_size
                                                              : 0;
       g += shape.rows == 1 ? 0 : r * shape.cols;
       if (fits && p % scheme.group_size == 0) {
@@ -176,7 +192,7 @@ inline GptqResult gptq_by_definition(const Weight& w, const Square& h, const Int
       for (int64_t j = p; j < in; ++j) row[index(j)] -= error * lower[index(j * in + p)];
     }
   }
-  if (fits && options.act_order) {
+  if (fits && options.act_order && !whole) {
     result.group_index.resize(index(in));
     for (int64_t p = 0; p < in; ++p)
       result.group_index[index(order[index(p)])] = static_cast<int32_t>(p / scheme.group_size);
@@ -201,8 +217,8 @@ inline GptqResult run_gptq(ThreadPool& pool, const Weight& w, const std::vector<
   std::vector<uint8_t> packed(static_cast<size_t>(w.rows * row_bytes), 0xa5);
   result.scales.assign(static_cast<size_t>(shape.rows * shape.cols), std::nanf(""));
   result.zeros.assign(result.scales.size(), -99);
-  const bool indexed =
-      options.act_order && !options.static_groups && scheme.granularity == Granularity::group;
+  const bool indexed = options.act_order && !options.group_order && !options.static_groups &&
+                       scheme.granularity == Granularity::group;
   if (indexed) result.group_index.assign(static_cast<size_t>(w.cols), -7);
   int32_t* const zeros = scheme.symmetric ? nullptr : result.zeros.data();
   int32_t* const group_index = indexed ? result.group_index.data() : nullptr;

@@ -64,6 +64,29 @@ TEST("scaled matrices are products rounded once a factor") {
   });
 }
 
+TEST("activations of 8 bits with one scale: the nearest of 256 multiples of it, ties to even, NaN kept") {
+  for_each_weight([](ThreadPool& pool, const Weight& w) {
+    for (const float scale : {0.01f, 0.5f, 3.0f}) {
+      std::vector<float> to(w.values.size(), std::nanf(""));
+      round_to_scale(pool, w.view(), scale, to.data());
+      for (size_t i = 0; i < to.size(); ++i) {
+        const double code = std::nearbyint(static_cast<double>(w.values[i] / scale));
+        CHECK_EQ(to[i], static_cast<float>(std::clamp(code, -128.0, 127.0)) * scale);
+      }
+    }
+  });
+  Weight x = make_weight(1, 6, DType::float32, false);
+  x.values = {0.5f, 1.5f, -2.5f, 1e30f, -INFINITY, std::nanf("")};
+  store_values(x);
+  on_every_machine([&](ThreadPool& pool) {
+    std::vector<float> to(6, 0.0f);
+    round_to_scale(pool, x.view(), 1, to.data());
+    const std::vector<float> expected{0, 2, -2, 127, -128};
+    for (size_t i = 0; i < expected.size(); ++i) CHECK_EQ(to[i], expected[i]);
+    CHECK(std::isnan(to[5]));
+  });
+}
+
 TEST("groups are clamped to their share of their largest magnitude, the short last one too") {
   for_each_weight([](ThreadPool& pool, const Weight& w) {
     for (const int64_t group : {1, 16, 1000}) {

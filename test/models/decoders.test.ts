@@ -71,7 +71,7 @@ describe.each(models)('%s', (name) => {
     const vocabulary = decoder.vocabulary;
     for (let first = 0; first < length; first += first === 0 ? 25 : 1) {
       const count = first === 0 ? 25 : 1;
-      using logits = resident.next(ids.subarray(first, first + count), first, table, cache);
+      using logits = await resident.next(ids.subarray(first, first + count), first, table, cache);
       const last = first + count - 1;
       const { error } = worst(
         await logits.toFloat32(),

@@ -1,11 +1,14 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { llmInt8 } from '../../lib';
+import { llmInt8, Tensor } from '../../lib';
 import { devices, setThreads } from '../../lib/device';
 import type { StoredModule } from '../../lib/formats';
 import { rmsNorm } from '../../lib/ops/decoder';
+import { route } from '../../lib/ops/moe_route';
 import { dequantize } from '../../lib/ops/quantize';
+import { InputStatistics } from '../../lib/pipeline/calibration/inputs';
+import { RoutedTokens } from '../../lib/pipeline/calibration/routed';
 import { Decoder } from '../../lib/pipeline/decoder';
 import { evaluateModel } from '../../lib/pipeline/evaluate';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
@@ -139,10 +142,10 @@ describe('the same bytes', () => {
   });
 
   /** Stops a run when a share of its input is done. */
-  async function interrupt(out: string, share: number): Promise<void> {
+  async function interrupt(out: string, share: number, options = SHARDS): Promise<void> {
     const controller = new AbortController();
     const running = quantizeCheckpoint(EXAMPLE, {
-      ...SHARDS,
+      ...options,
       out,
       signal: controller.signal,
       onProgress: ({ doneBytes, totalBytes }) => {
@@ -152,22 +155,32 @@ describe('the same bytes', () => {
     await rejectsCode(running, 'ERR_ABORTED', /interrupted/);
   }
 
-  test.each([0.01, 0.3, 0.7])('when it is interrupted after %s of the work and resumed', async (share) => {
-    const name = `interrupted-${share}`;
-    await interrupt(at(name), share);
-    expect(fs.existsSync(at(name, 'config.json'))).toBe(false);
-    await quantized(name, { ...SHARDS, resume: true });
-    expect(tree(at(name))).toEqual(tree(at('undisturbed')));
-  });
+  test.each([0.01, 0.3, 0.6, 0.7])(
+    'when it is interrupted after %s of the work and resumed',
+    async (share) => {
+      const name = `interrupted-${share}`;
+      await interrupt(at(name), share);
+      expect(fs.existsSync(at(name, 'config.json'))).toBe(false);
+      await quantized(name, { ...SHARDS, resume: true });
+      expect(tree(at(name))).toEqual(tree(at('undisturbed')));
+    },
+  );
 
-  test('when the states of an interrupted run are lost', async () => {
-    await interrupt(at('lost'), 0.7);
-    const states = fs.readdirSync(at('lost', '.quantaria')).filter((name) => /^states/.test(name));
-    expect(states.length).toBeGreaterThan(0);
-    for (const name of states) fs.rmSync(at('lost', '.quantaria', name));
-    await quantized('lost', { ...SHARDS, resume: true });
-    expect(tree(at('lost'))).toEqual(tree(at('undisturbed')));
-  });
+  // Shards of which layers share some, or all; the shards of a layer that is done have their names by then.
+  test.each([20_000, 100_000, 1e9])(
+    'when states are lost between two runs, shards of %s bytes',
+    async (size) => {
+      const options = { ...SHARDS, maxShardBytes: size };
+      const [whole, lost] = [`whole-${size}`, `lost-${size}`];
+      await quantized(whole, options);
+      await interrupt(at(lost), 0.6, options);
+      const states = fs.readdirSync(at(lost, '.quantaria')).filter((name) => /^states/.test(name));
+      expect(states.length).toBeGreaterThan(0);
+      for (const name of states) fs.rmSync(at(lost, '.quantaria', name));
+      await quantized(lost, { ...options, resume: true });
+      expect(tree(at(lost))).toEqual(tree(at(whole)));
+    },
+  );
 
   test.each([
     ['other rows', { samples: 5 }],
@@ -207,6 +220,76 @@ describe('settings', () => {
       expect(baseline?.logitError).toBeLessThan(0.02);
     },
   );
+
+  test('groups that stay whole need no place for them, and lose less than columns as they come', async () => {
+    const plain = { ...GPTQ, bits: 3, samples: 12 };
+    const report = await quantized('whole', { ...plain, groupAware: true });
+    expect(report.calibration).toMatchObject({ actOrder: true, groupAware: true, staticGroups: false });
+    expect([...readTensors(at('whole')).keys()].filter((name) => /g_idx/.test(name))).toEqual([]);
+    expect((await verifyModel(at('whole'), EXAMPLE)).problems).toEqual([]);
+    await quantized('unordered', { ...plain, actOrder: false, staticGroups: false });
+    const options = { text: EVAL, samples: 12, baseline: EXAMPLE };
+    const [own, other] = [
+      await evaluateModel(at('whole'), options),
+      await evaluateModel(at('unordered'), options),
+    ];
+    expect(own.baseline?.klDivergence).toBeLessThan(other.baseline?.klDivergence as number);
+  });
+
+  test('tokens of an expert count by the weights of the router, 1 on average', async () => {
+    using logits = Tensor.from([0, 2, 1, 0, 0, 1, 3, 0, 2, 0, 0, 1], [4, 3]);
+    const routing = route(logits, { topK: 2, order: 'topk-softmax' });
+    const [routed, equal] = [new RoutedTokens(3, true), new RoutedTokens(3, false)];
+    for (const own of [routed, equal]) await own.add(routing);
+    const [indices, weights] = [await routing.indices.read(), await routing.weights.toFloat32()];
+    expect(routed.counts).toEqual(equal.counts);
+    for (const e of routed.counts.keys()) {
+      const own = Array.from(weights).filter((_, slot) => indices[slot] === e);
+      const mean = own.reduce((a, b) => a + b, 0) / own.length;
+      const shares = Array.from(routed.sharesOf(0, e) as Float32Array);
+      expect(shares.length).toBe(own.length);
+      for (const [i, share] of shares.entries()) expect(share).toBeCloseTo((own[i] as number) / mean, 5);
+      expect(equal.sharesOf(0, e)).toBe(null);
+    }
+  });
+
+  test('shares are those of rows in the sum of outer products', async () => {
+    const [rows, width] = [7, 5];
+    const values = Float32Array.from({ length: rows * width }, (_, i) => Math.sin(i * i));
+    const shares = Float32Array.from({ length: rows }, (_, i) => (i * i) / 4);
+    using x = Tensor.from(values, [rows, width]);
+    using inputs = new InputStatistics(width);
+    inputs.add(x, shares);
+    const found = await inputs.hessian.value().toFloat32();
+    for (let i = 0; i < width; ++i) {
+      for (let j = 0; j < width; ++j) {
+        const terms = Array.from(
+          shares,
+          (share, r) => share * (values[r * width + i] as number) * (values[r * width + j] as number),
+        );
+        const expected = (2 / rows) * terms.reduce((a, b) => a + b, 0);
+        const bound = (2 / rows) * terms.reduce((a, b) => a + Math.abs(b), 0) * 8 * 2 ** -24;
+        expect(Math.abs((found[i * width + j] as number) - expected)).toBeLessThanOrEqual(bound);
+      }
+    }
+  });
+
+  test('routing weights change the experts, and the report says so', async () => {
+    const [plain, weighted] = [
+      await quantized('by-count', { ...GPTQ, samples: 4 }),
+      await quantized('by-weight', { ...GPTQ, samples: 4, routingWeights: true }),
+    ];
+    expect(weighted.calibration?.routingWeights).toBe(true);
+    expect(plain.calibration?.routingWeights).toBe(undefined);
+    const [own, other] = [readTensors(at('by-weight')), readTensors(at('by-count'))];
+    const differ = [...own]
+      .filter(([name, { bytes }]) => Buffer.compare(bytes, other.get(name)?.bytes as Buffer) !== 0)
+      .map(([name]) => name);
+    expect(differ.filter((name) => /layers\.0\./.test(name)).length).toBeGreaterThan(10);
+    for (const name of differ.filter((found) => /layers\.0\./.test(found))) {
+      expect(name).toMatch(/experts\.\d+\./);
+    }
+  });
 
   test('act-order in a format without a place for groups: they are static, and that is said', async () => {
     const { calibration, notes } = await quantized('act-awq', {

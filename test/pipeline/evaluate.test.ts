@@ -1,9 +1,11 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { Tensor } from '../../lib';
 import { devices, setThreads } from '../../lib/device';
 import { dequantize } from '../../lib/ops/quantize';
 import { Decoder } from '../../lib/pipeline/decoder';
+import { DecoderWeights } from '../../lib/pipeline/decoder_weights';
 import { evaluateModel, waves } from '../../lib/pipeline/evaluate';
 import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { readRows } from '../../lib/pipeline/rows';
@@ -229,9 +231,83 @@ describe('rows', () => {
   test('waves are the rows, in order', () => {
     const rows = { ids: Int32Array.from({ length: 60 }, (_, i) => i), length: 4 };
     // Rows of 4 ids at a hidden size of which three rows fill the memory.
-    const parts = [...waves(rows, Math.floor(512e6 / 4 / 4 / 3))];
+    const parts = [...waves(rows, Math.floor(512e6 / 4 / 4 / 3), 512e6)];
     expect(parts.map(({ ids }) => ids.length)).toEqual([12, 12, 12, 12, 12]);
     expect(parts.flatMap(({ ids }) => [...ids])).toEqual([...rows.ids]);
+  });
+});
+
+describe('windows that overlap', () => {
+  const ids = Array.from({ length: 100 }, (_, i) => (7 * i + (i >> 3) * 5) % 48);
+  const tokens = () => tokenFile('windows.u16', ids);
+
+  test('every id but the first is scored once, given as many before it as a window has', async () => {
+    const [length, stride] = [40, 16];
+    const found = await evaluateModel(MOE, { tokens: tokens(), seqLen: length, stride });
+    using decoder = await Decoder.open(MOE);
+    let [loss, begin, from] = [0, 0, 1];
+    for (let end = length; from < ids.length; ) {
+      const window = Int32Array.from(ids.slice(begin, end));
+      const [states] = await decoder.states({ ids: window, length });
+      using logits = decoder.logits(states as Tensor);
+      const values = await logits.toFloat32();
+      for (; from < end; ++from) {
+        const row = Array.from(values.subarray(48 * (from - begin - 1), 48 * (from - begin)));
+        loss += Math.log(row.reduce((sum, z) => sum + Math.exp(z), 0)) - (row[ids[from] as number] as number);
+      }
+      end = Math.min(ids.length, end + stride);
+      begin = end - length;
+    }
+    expect({ tokens: found.tokens, rows: found.rows }).toEqual({ tokens: 99, rows: 5 });
+    // Sums of 99 losses in float32.
+    expect(Math.abs(found.loss / (loss / 99) - 1)).toBeLessThan(1e-6);
+  });
+
+  test('windows that only touch are rows that follow each other', async () => {
+    const rows = { tokens: tokens(), seqLen: 25 };
+    expect(await readRows(MOE, { ...rows, stride: 25 })).toEqual({
+      ...(await readRows(MOE, rows)),
+      scoredFrom: Int32Array.of(1, 1, 1, 1),
+    });
+    const [touching, plain] = [
+      await evaluateModel(MOE, { ...rows, stride: 25 }),
+      await evaluateModel(MOE, rows),
+    ];
+    expect(touching.loss).toBe(plain.loss);
+  });
+
+  test('of a text each begins with the start token, which takes the place of an id', async () => {
+    fs.writeFileSync(at('windows.txt'), 'abcdefghij');
+    const { ids: found, scoredFrom } = await readRows(EXAMPLE, {
+      text: at('windows.txt'),
+      seqLen: 6,
+      stride: 2,
+    });
+    const text = [256, ...Buffer.from('abcdefghij')];
+    const windows = [0, 2, 4, 6].map((begin) => [256, ...text.slice(begin, begin + 5)]);
+    expect([...found]).toEqual(windows.flat());
+    expect([...(scoredFrom as Int32Array)]).toEqual([1, 4, 4, 4]);
+    const { tokens: scored } = await evaluateModel(EXAMPLE, {
+      text: at('windows.txt'),
+      seqLen: 6,
+      stride: 2,
+    });
+    expect(scored).toBe(text.length);
+  });
+
+  test('a longer memory predicts better', async () => {
+    const text = { text: EVAL, seqLen: 64, samples: 60 };
+    const near = await evaluateModel(EXAMPLE, text);
+    const wide = await evaluateModel(EXAMPLE, { ...text, stride: 16, samples: 240 });
+    expect(wide.perplexity).toBeLessThan(near.perplexity);
+  });
+
+  test('a stride that would leave ids out is refused', async () => {
+    const promise = evaluateModel(EXAMPLE, { text: EVAL, seqLen: 64, stride: 64 });
+    await expect(promise).rejects.toMatchObject({
+      code: 'ERR_ARGUMENT',
+      message: expect.stringMatching(/--stride 64: rows of 64, .* leave ids out/),
+    });
   });
 });
 
@@ -300,6 +376,21 @@ describe('what is wrong', () => {
       message: expect.stringMatching(/no experts/),
     });
   });
+});
+
+test('little memory: rows go through in several waves of small batches, and lose the same', async () => {
+  const options = { text: EVAL, samples: 24, baseline: EXAMPLE };
+  await quantizeCheckpoint(EXAMPLE, { out: at('small'), recipe: 'int4' });
+  const layers = vi.spyOn(DecoderWeights.prototype, 'layer');
+  const whole = await evaluateModel(at('small'), options);
+  expect(layers).toHaveBeenCalledTimes(2 * 3);
+  layers.mockClear();
+  // An eighth for each model's states: 128 features of 4 bytes for 256 ids in each of 6 rows.
+  const waved = await evaluateModel(at('small'), { ...options, maxMemoryBytes: 8 * 4 * 128 * 256 * 6 });
+  expect(layers).toHaveBeenCalledTimes(4 * 2 * 3);
+  layers.mockRestore();
+  expect(Math.abs(waved.loss / whole.loss - 1)).toBeLessThan(1e-6);
+  expect(waved.tokens).toBe(whole.tokens);
 });
 
 describe('threads', () => {

@@ -1,10 +1,13 @@
 import * as path from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
+import { DecoderWeights } from '../../lib/pipeline/decoder_weights';
 import { generateText } from '../../lib/pipeline/generate';
+import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { Sampler } from '../../lib/pipeline/sampler';
 import { Tokenizer } from '../../lib/pipeline/tokenizer';
-import { EXAMPLE } from './helpers';
+import { EXAMPLE, temporaryDirectory } from './helpers';
 
+const temporary = temporaryDirectory();
 const PROMPT = 'One morning Old Tamolu went to';
 /** As the example's README has it. */
 const GREEDY =
@@ -38,6 +41,28 @@ describe('generate', () => {
     const [first, again, other] = [await run(5), await run(5), await run(6)];
     expect(again.completion).toBe(first.completion);
     expect(other.completion).not.toBe(first.completion);
+  });
+
+  test('with memory for no, one or all layers the text is the same, and only layers without room are read again', async () => {
+    const model = path.join(temporary, 'int4');
+    await quantizeCheckpoint(EXAMPLE, { out: model, recipe: 'int4' });
+    const weights = await DecoderWeights.open(model);
+    const bytes = weights.layerBytes(0);
+    weights[Symbol.dispose]();
+    const layers = vi.spyOn(DecoderWeights.prototype, 'layer');
+    const texts: string[] = [];
+    for (const [maxMemoryBytes, read] of [
+      [undefined, 3],
+      [1, 3 * 8],
+      [2.5 * bytes, 1 + 2 * 8],
+    ] as const) {
+      layers.mockClear();
+      const { text } = await generateText(model, { prompt: PROMPT, maxTokens: 8, maxMemoryBytes });
+      texts.push(text);
+      expect(layers).toHaveBeenCalledTimes(read);
+    }
+    layers.mockRestore();
+    expect(new Set(texts).size).toBe(1);
   });
 
   test('a model without a tokenizer', async () => {

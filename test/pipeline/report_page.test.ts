@@ -197,6 +197,7 @@ describe('hostile names', () => {
       rows: 1,
       seqLen: 11,
       seconds: 1,
+      peakRssBytes: 1e8,
       tokensPerSecond: 11,
     };
     const evaluated = withEvaluation(page, evaluation, hostile) as string;
@@ -216,6 +217,7 @@ test('an evaluation takes the place of the one before, and all else stays', asyn
     rows: 16,
     seqLen: 256,
     seconds: 1,
+    peakRssBytes: 1e8,
     tokensPerSecond: 4096,
   };
   const baseline = { perplexity: 1.2, klDivergence: 0.0123456789, top1Agreement: 0.987, logitError: 0.1 };

@@ -39,7 +39,7 @@ int64_t FactorBlock::hessian_apart() const { return (first + cols) * kPanelCols;
 GptqFactor::GptqFactor(ThreadPool& pool, const GptqInput& input, const GptqOptions& options,
                        int64_t block_cols, int64_t group, const Scratch& scratch)
     : in_(input.weight.cols), damping_(options.damping) {
-  order_columns(input, options);
+  order_columns(input, options, group);
   cut_blocks(block_cols, group);
 
   int64_t elements = 0;
@@ -74,7 +74,7 @@ GptqFactor::GptqFactor(ThreadPool& pool, const GptqInput& input, const GptqOptio
   pack_factor(pool, a);
 }
 
-void GptqFactor::order_columns(const GptqInput& input, const GptqOptions& options) {
+void GptqFactor::order_columns(const GptqInput& input, const GptqOptions& options, int64_t group) {
   std::vector<float> diagonal(static_cast<size_t>(in_));
   double sum = 0;
   for (int64_t i = 0; i < in_; ++i) {
@@ -93,6 +93,19 @@ void GptqFactor::order_columns(const GptqInput& input, const GptqOptions& option
   const auto at = [&](int64_t column) { return diagonal[static_cast<size_t>(column)]; };
   if (options.act_order)
     std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return at(a) > at(b); });
+  if (options.act_order && options.group_order && group > 0) {
+    // The first column of a group in this order is its largest: that is the group's place, and the stable
+    // sort leaves columns of a group as they are.
+    const int64_t groups = (in_ + group - 1) / group;
+    std::vector<int64_t> place(static_cast<size_t>(groups), -1);
+    int64_t next = 0;
+    for (const int64_t column : order_)
+      if (int64_t& own = place[static_cast<size_t>(column / group)]; own < 0) own = next++;
+    if (in_ % group != 0) place.back() = groups;
+    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
+      return place[static_cast<size_t>(a / group)] < place[static_cast<size_t>(b / group)];
+    });
+  }
   for (const int64_t column : order_) dead_.push_back(at(column) == 0);
 }
 

@@ -44,7 +44,7 @@ class GptqFactor {
   int64_t attempts() const { return attempts_; }
 
  private:
-  void order_columns(const GptqInput& input, const GptqOptions& options);
+  void order_columns(const GptqInput& input, const GptqOptions& options, int64_t group);
   void cut_blocks(int64_t block_cols, int64_t group);
   void gather(ThreadPool& pool, const float* products, float* a) const;
   void pack_hessian(ThreadPool& pool, const float* a);

@@ -107,6 +107,23 @@ GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, con
   return report;
 }
 
+/// Constants [rows, groups] in the order in which groups were quantized, put into the weight's. `places`: of
+/// each column.
+template <class T>
+void sort_constants(ThreadPool& pool, const std::vector<int32_t>& places, int64_t group, int64_t groups,
+                    int64_t rows, T* constants) {
+  constexpr int64_t kRows = 64;
+  pool.parallel_for((rows + kRows - 1) / kRows, [&](int64_t task) {
+    std::vector<T> before(static_cast<size_t>(groups));
+    for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
+      T* const own = constants + r * groups;
+      std::copy_n(own, groups, before.begin());
+      for (int64_t g = 0; g < groups; ++g)
+        own[g] = before[static_cast<size_t>(places[static_cast<size_t>(g * group)])];
+    }
+  });
+}
+
 }  // namespace
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
@@ -115,7 +132,16 @@ GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const Int
   check_scheme(scheme);
   if (scheme.bits == 16) fail(ErrorCode::unsupported, "scheme: 16 bits leave GPTQ nothing to make up for");
   const std::unique_ptr<GptqGrids> grids = int_grids(problem.weight, scheme, options, problem.to);
-  return solve(pool, problem, *grids, options, scratch, problem.group_index);
+  const int64_t group = grids->fitted_group();
+  const bool whole_groups = options.act_order && options.group_order && group > 0;
+  if (!whole_groups) return solve(pool, problem, *grids, options, scratch, problem.group_index);
+  std::vector<int32_t> places(static_cast<size_t>(problem.weight.cols));
+  const GptqReport report = solve(pool, problem, *grids, options, scratch, places.data());
+  const int64_t groups = grids->count();
+  sort_constants(pool, places, group, groups, problem.weight.rows, problem.to.scales);
+  if (problem.to.zeros != nullptr)
+    sort_constants(pool, places, group, groups, problem.weight.rows, problem.to.zeros);
+  return report;
 }
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const CodebookScheme& scheme,

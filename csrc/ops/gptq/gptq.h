@@ -32,6 +32,10 @@ void hessian_of(ThreadPool& pool, const float* products, int64_t in, int64_t sam
 
 struct GptqOptions {
   bool act_order = false;  // columns by falling diagonal of H; ties: the lower column first
+  /// With act_order, of integers in groups whose grids are fitted on the way: groups stay whole. They come by
+  /// the falling largest diagonal element of their columns (a short last one last), and columns by their own
+  /// within each; ties: the lower first. Group g is then that of columns g * size .. as without act_order.
+  bool group_order = false;
   /// All grids are those of round-to-nearest on the whole weight. Else the grid of a group is fitted when its
   /// first column is reached, on weights that have all errors so far made up for.
   bool static_groups = false;
@@ -49,7 +53,8 @@ struct GptqInput {
 /// A problem whose result is integers.
 struct GptqProblem : GptqInput {
   IntStored to;  // sizes as for quantize_int
-  /// int32 [in], for act_order with groups that are not static: the group of each column. Else null.
+  /// int32 [in], for act_order with groups that are neither static nor kept whole: the group of each column.
+  /// Else null.
   int32_t* group_index;
 };
 

@@ -70,6 +70,19 @@ void clamp_groups(ThreadPool& pool, const ConstMatrix& w, int64_t group, const f
   });
 }
 
+void round_to_scale(ThreadPool& pool, const ConstMatrix& x, float scale, float* to) {
+  check_weight(x, "x");
+  constexpr float kLow = -128;
+  constexpr float kHigh = 127;
+  for_each_wide_row(pool, x, [&](int64_t r, const float* from) {
+    float* const out = to + r * x.cols;
+    for (int64_t c = 0; c < x.cols; ++c) {
+      const float code = std::nearbyintf(from[c] / scale);
+      out[c] = (code < kLow ? kLow : code > kHigh ? kHigh : code) * scale;
+    }
+  });
+}
+
 void group_errors(ThreadPool& pool, const ConstMatrix& w, const ConstMatrix& v, const float* products,
                   int64_t group, float* errors) {
   check_weight(w);

@@ -21,6 +21,10 @@ void scale_matrix(ThreadPool& pool, const ConstMatrix& w, const float* rows, con
 /// last of which may be short; ratios [rows, groups].
 void clamp_groups(ThreadPool& pool, const ConstMatrix& w, int64_t group, const float* ratios, float* to);
 
+/// to(r, c) = x(r, c) / scale rounded to the nearest integer (ties to even) of -128 .. 127, times scale: what
+/// is left of activations of 8 bits with one scale for all. NaN stays NaN.
+void round_to_scale(ThreadPool& pool, const ConstMatrix& x, float scale, float* to);
+
 /// errors(r, g) = d^T P d with d = w(r, group g) - v(r, group g) and P the diagonal block of `products` (of
 /// which the upper triangle is read) at group g: what rounding one group costs the layer's output if nothing
 /// else is rounded. products [in, in], errors [rows, groups].

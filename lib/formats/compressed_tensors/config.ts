@@ -1,12 +1,16 @@
 import { namedModules } from '../names';
 import { settingPatterns } from '../patterns';
 import type { FormatConfig, FormatContext, JsonObject, QuantizedModule } from '../types';
-import { type Layout, layoutOf } from './layouts';
+import { inputActivations, type Layout, layoutOf } from './layouts';
 
 /** What a config group says besides its targets; modules with equal settings share a group. */
-function settingOf({ scheme, groupIndex }: QuantizedModule): string {
-  const layout = layoutOf(scheme) as Layout;
-  return JSON.stringify({ format: layout.format, weights: layout.weights(scheme, groupIndex === true) });
+function settingOf({ scheme, groupIndex, activations }: QuantizedModule): string {
+  const layout = layoutOf(scheme, activations) as Layout;
+  return JSON.stringify({
+    format: layout.format,
+    weights: layout.weights(scheme, groupIndex === true),
+    input_activations: activations === undefined ? null : inputActivations(activations),
+  });
 }
 
 /**
@@ -25,12 +29,9 @@ export function config(context: FormatContext): FormatConfig {
   const expressions = (setting: string | null) =>
     (patterns.get(setting) ?? []).map((pattern) => `re:${pattern}`);
   const groups = ordered.map((setting, index) => {
-    const { format, weights } = JSON.parse(setting) as { format: string; weights: JsonObject };
+    const { format, ...schemes } = JSON.parse(setting) as { format: string; weights: JsonObject };
     const targets = ordered.length === 1 ? ['Linear'] : expressions(setting);
-    return [
-      `group_${index}`,
-      { targets, format, weights, input_activations: null, output_activations: null },
-    ] as const;
+    return [`group_${index}`, { targets, format, ...schemes, output_activations: null }] as const;
   });
   const formats = new Set(groups.map(([, { format }]) => format));
   const [only, ...others] = formats;
@@ -106,6 +107,11 @@ function expertWarnings(context: FormatContext): string[] {
   if (experts.some(({ scheme }) => scheme.kind === 'int' && !scheme.symmetric)) {
     found.push(
       'compressed-tensors: transformers v5 fails on affine experts (it does not collect their zero points), and so does vLLM; symmetric ones load',
+    );
+  }
+  if (experts.some(({ activations }) => activations !== undefined)) {
+    found.push(
+      'compressed-tensors: transformers v5 fails on experts with integer activations; vLLM takes them, and weights alone load in both',
     );
   }
   if (experts.some(({ scheme }) => scheme.kind === 'mx' && scheme.element === 'e4m3')) {

@@ -5,7 +5,7 @@ import { fitGroups, refused, requireFit, withScales } from '../schemes';
 import { scaleDTypeOf } from '../tensors';
 import type { Fit, Format } from '../types';
 import { config, warnings } from './config';
-import { type Layout, layoutOf, withoutPreScale } from './layouts';
+import { type Layout, layoutOf, takesActivations, withoutPreScale } from './layouts';
 import { decode, modules } from './read';
 
 /** compressed-tensors: several layouts under one configuration, each group of modules with its own. */
@@ -14,12 +14,19 @@ export const compressedTensors: Format = {
   sidecars: [],
   fit,
   entries: (module, scheme, shape, modelDtype, options) =>
-    (layoutOf(scheme) as Layout).entries(module, scheme, shape, modelDtype, options ?? {}),
+    (layoutOf(scheme, options?.activations) as Layout).entries(
+      module,
+      scheme,
+      shape,
+      modelDtype,
+      options ?? {},
+    ),
   settle: () => compressedTensors,
-  encode: async (module, q, modelDtype) => {
+  encode: async (module, q, modelDtype, options = {}) => {
     requireFit(compressedTensors, module, q.scheme, q.shape, modelDtype);
-    return (layoutOf(q.scheme) as Layout).encode(module, q, modelDtype);
+    return (layoutOf(q.scheme, options.activations) as Layout).encode(module, q, modelDtype, options);
   },
+  activations: (scheme) => (takesActivations(scheme) ? ['dynamic', 'static'] : []),
   config,
   warnings,
   detect: (config) => quantizationOf(config)?.quant_method === 'compressed-tensors',

@@ -4,11 +4,16 @@ import type { Fp8Scheme, IntScheme, MxScheme, QuantScheme } from '../../scheme';
 import { type DType, Tensor } from '../../tensor';
 import { groupsOf } from '../schemes';
 import { asWords, chain, scaleDTypeOf, share, storedDType, wordsOf } from '../tensors';
-import type { EntryOptions, JsonObject, TensorEntry } from '../types';
+import type { Activations, EncodeOptions, EntryOptions, JsonObject, TensorEntry } from '../types';
 
 /** One of the formats that compressed-tensors has under its name: how it stores a weight, and what its group says. */
 export interface Layout {
-  readonly format: 'pack-quantized' | 'naive-quantized' | 'mxfp4-pack-quantized' | 'mxfp8-quantized';
+  readonly format:
+    | 'pack-quantized'
+    | 'int-quantized'
+    | 'naive-quantized'
+    | 'mxfp4-pack-quantized'
+    | 'mxfp8-quantized';
   weights(scheme: QuantScheme, groupIndex: boolean): JsonObject;
   entries(
     module: string,
@@ -17,12 +22,13 @@ export interface Layout {
     modelDtype: DType,
     options: EntryOptions,
   ): TensorEntry[];
-  encode(module: string, q: QuantizedTensor, modelDtype: DType): Map<string, Tensor>;
+  encode(module: string, q: QuantizedTensor, modelDtype: DType, options: EncodeOptions): Map<string, Tensor>;
 }
 
 const MX_BLOCK = 32;
 
-export function layoutOf(scheme: QuantScheme): Layout | null {
+export function layoutOf(scheme: QuantScheme, activations?: Activations): Layout | null {
+  if (activations !== undefined) return takesActivations(scheme) ? intQuantized : null;
   switch (scheme.kind) {
     case 'int':
       return scheme.bits <= 8 ? packQuantized : null;
@@ -34,6 +40,13 @@ export function layoutOf(scheme: QuantScheme): Layout | null {
       return null;
   }
 }
+
+/** Products of integers want constants on outer dimensions alone. */
+export const takesActivations = (scheme: QuantScheme): boolean =>
+  scheme.kind === 'int' &&
+  scheme.bits === 8 &&
+  scheme.symmetric &&
+  (scheme.granularity === 'row' || scheme.granularity === 'tensor');
 
 const common = { dynamic: false, block_structure: null, observer: 'minmax', observer_kwargs: {} } as const;
 
@@ -101,6 +114,56 @@ const packQuantized: Layout = {
       tensors.set(`${module}.weight_zero_point`, chain(zeros, ...steps));
     }
     if (groupIndex !== undefined) tensors.set(`${module}.weight_g_idx`, share(groupIndex));
+    return tensors;
+  },
+};
+
+export const inputActivations = (activations: Activations): JsonObject => ({
+  num_bits: 8,
+  type: 'int',
+  symmetric: true,
+  strategy: activations === 'dynamic' ? 'token' : 'tensor',
+  group_size: null,
+  actorder: null,
+  ...common,
+  dynamic: activations === 'dynamic',
+  observer: activations === 'dynamic' ? null : 'minmax',
+});
+
+/** 8-bit integers as they are, for products with activations of 8 bits. */
+const intQuantized: Layout = {
+  format: 'int-quantized',
+  weights: packQuantized.weights,
+  entries: (module, scheme, [rows, width], modelDtype, { activations }) => {
+    const dtype = storedDType[scaleDTypeOf(modelDtype)];
+    const single = (scheme as IntScheme).granularity === 'tensor';
+    const found: TensorEntry[] = [
+      { name: `${module}.weight`, dtype: 'I8', shape: [rows, width] },
+      { name: `${module}.weight_scale`, dtype, shape: single ? [1] : [rows, 1] },
+    ];
+    if (activations === 'static') found.push({ name: `${module}.input_scale`, dtype, shape: [1] });
+    return found;
+  },
+  encode(module, q, modelDtype, { inputScale }) {
+    const [rows, width] = q.shape as [number, number];
+    const { packed, scales } = q.stored as Record<string, Tensor>;
+    const single = (q.scheme as IntScheme).granularity === 'tensor';
+    const dtype = scaleDTypeOf(modelDtype);
+    const tensors = new Map<string, Tensor>([
+      [`${module}.weight`, unpackBits(packed as Tensor, width, 8, undefined, { offset: 128, dtype: 'int8' })],
+      [
+        `${module}.weight_scale`,
+        chain(
+          scales as Tensor,
+          (tensor) => tensor.cast(dtype),
+          (tensor) => tensor.reshape(single ? [1] : [rows, 1]),
+        ),
+      ],
+    ]);
+    if (inputScale !== undefined) {
+      using scale = Tensor.from([inputScale], [1], { dtype: 'float32', device: q.device });
+      tensors.set(`${module}.input_scale`, scale.cast(dtype));
+    }
     return tensors;
   },
 };

@@ -28,6 +28,7 @@ const ENDINGS = [
   '.weight_shape',
   '.weight_zero_point',
   '.weight_g_idx',
+  '.input_scale',
 ];
 const MX_BLOCK = 32;
 
@@ -43,7 +44,7 @@ export async function modules(source: StoredCheckpoint): Promise<StoredModule[]>
     }
     if (packed === 'I32') found.push(await packQuantized(source, module));
     else if (packed !== undefined) found.push(mxfp4(source, module));
-    else found.push(plainQuantized(source, module));
+    else found.push(await plainQuantized(source, module));
   }
   return found;
 }
@@ -142,7 +143,7 @@ function mxfp4(source: StoredCheckpoint, module: string): StoredModule {
 }
 
 /** `weight` in 8 bits under its own name: int-quantized, float-quantized, naive-quantized, mxfp8-quantized. */
-function plainQuantized(source: StoredCheckpoint, module: string): StoredModule {
+async function plainQuantized(source: StoredCheckpoint, module: string): Promise<StoredModule> {
   const weight = requireEntry(source, `${module}.weight`, ['I8', 'F8_E4M3'], 2);
   const [rows, width] = weight.shape as [number, number];
   const scaleName = `${module}.weight_scale`;
@@ -162,10 +163,12 @@ function plainQuantized(source: StoredCheckpoint, module: string): StoredModule 
         where.granularity === 'tensor' ? [1] : [rows, groups],
       );
     }
-    return storedModule(source, module, [rows, width], intScheme(8, symmetric, where, scaleType), {
+    const found = storedModule(source, module, [rows, width], intScheme(8, symmetric, where, scaleType), {
       layout: 'int',
       groups,
     });
+    const activations = symmetric ? await activationsOf(source, module) : undefined;
+    return activations === undefined ? found : { ...found, activations };
   }
   if (source.entries.get(scaleName)?.dtype === 'U8') {
     if (width % MX_BLOCK !== 0)
@@ -201,8 +204,35 @@ function storedModule(
   return { module, scheme, shape, tensors: tensorsOf(source, module, ENDINGS), detail };
 }
 
-/** The `weights` of the group that a module is in: exact name first, then pattern, then class. */
+/** 8-bit integers that one scale, or one for each row as it comes, makes of a module's input; of others products know nothing. */
+async function activationsOf(source: StoredCheckpoint, module: string): Promise<StoredModule['activations']> {
+  const scale = `${module}.input_scale`;
+  const own = groupOf(source, module)?.input_activations;
+  const { num_bits, type, symmetric, dynamic } = isObject(own) ? own : {};
+  if (num_bits !== 8 || type !== 'int' || symmetric === false) return undefined;
+  if (dynamic === true) return { kind: 'dynamic' };
+  if (!source.entries.has(scale)) return undefined;
+  const { shape } = requireEntry(
+    source,
+    scale,
+    SCALES,
+    source.entries.get(scale)?.shape.length === 0 ? 0 : 1,
+  );
+  if (shape.some((size) => size !== 1)) malformed(scale, `shape [${shape}], one scale expected`);
+  using tensor = await source.read(scale);
+  const value = (await tensor.toFloat32())[0] as number;
+  if (!(value > 0) || !Number.isFinite(value)) malformed(scale, `${value}, a finite scale above 0 expected`);
+  return { kind: 'static', scale: value };
+}
+
+/** The `weights` of the group that a module is in. */
 function weightsOf(source: StoredCheckpoint, module: string): JsonObject | null {
+  const weights = groupOf(source, module)?.weights;
+  return isObject(weights) ? weights : null;
+}
+
+/** The group that a module is in: exact name first, then pattern, then class. */
+function groupOf(source: StoredCheckpoint, module: string): JsonObject | null {
   const groups = quantizationOf(source.config)?.config_groups;
   const list = isObject(groups) ? Object.values(groups).filter((group) => isObject(group)) : [];
   const found =
@@ -211,7 +241,7 @@ function weightsOf(source: StoredCheckpoint, module: string): JsonObject | null 
       stringList(targets).some((target) => target.startsWith('re:') && matches(target, module)),
     ) ??
     list.find(({ targets }) => stringList(targets).includes('Linear'));
-  return isObject(found?.weights) ? found.weights : null;
+  return found ?? null;
 }
 
 function matches(target: string, module: string): boolean {

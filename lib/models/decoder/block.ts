@@ -2,6 +2,7 @@ import { add, attend, type Rotary, type RotaryTable, rmsNorm, rotate, swiglu } f
 import { type Compute, linear } from '../../ops/linear';
 import { experts, type QuantizedExpert } from '../../ops/moe_experts';
 import { type Routing, route } from '../../ops/moe_route';
+import { roundToScale } from '../../ops/scaling';
 import { QuantizedTensor } from '../../quantized';
 import type { Tensor } from '../../tensor';
 import type { Role } from '../types';
@@ -11,8 +12,13 @@ import type { DecoderShape } from './shape';
 
 export type Matrix = Tensor | QuantizedTensor;
 
+/** Activations of 8 bits: each row by its largest magnitude, or all by one scale. */
+export type Activations = 'dynamic' | { scale: number };
+
 export interface LinearWeight {
   weight: Matrix;
+  /** What the checkpoint says of the layer's input; as it comes if left out. */
+  activations?: Activations;
   /** float32 */
   bias: Tensor | undefined;
 }
@@ -33,6 +39,8 @@ export interface LayerWeights {
   readonly onInput?: (role: Role, projection: string, x: Tensor) => void;
   /** `int8`: activations are quantized row by row where they meet a weight of integers; else `auto`. */
   readonly compute?: 'int8';
+  /** What the checkpoint says of the routed experts' inputs. */
+  readonly expertActivations?: 'dynamic';
   dispose(): void;
 }
 
@@ -89,12 +97,22 @@ export const feedForwardInput = (between: Tensor, weights: LayerWeights, shape: 
 /** A linear layer with its bias. */
 export function project(x: Tensor, weights: LayerWeights, role: Role, projection: string): Tensor {
   weights.onInput?.(role, projection, x);
-  const { weight, bias } = weights.linear(role, projection);
-  return linear(x, weight, { bias, compute: computeOf([weight], weights) });
+  const { weight, bias, activations } = weights.linear(role, projection);
+  if (typeof activations === 'object' && weights.compute === undefined) {
+    using rounded = roundToScale(x, activations.scale);
+    return linear(rounded, weight, { bias });
+  }
+  return linear(x, weight, {
+    bias,
+    compute: computeOf([weight], weights.compute ?? inIntegers(activations)),
+  });
 }
 
+const inIntegers = (activations: Activations | undefined): 'int8' | undefined =>
+  activations === 'dynamic' ? 'int8' : undefined;
+
 /** Products of integers only where all weights are such. */
-function computeOf(matrices: readonly Matrix[], { compute }: LayerWeights): Compute {
+function computeOf(matrices: readonly Matrix[], compute: 'int8' | undefined): Compute {
   const integers = matrices.every((matrix) => QuantizedTensor.is(matrix) && matrix.scheme.kind === 'int');
   return compute !== undefined && integers ? compute : 'auto';
 }
@@ -210,7 +228,7 @@ function sparse(x: Tensor, weights: LayerWeights, shape: DecoderShape, span: Spa
     span.onRouting?.(weights.layer, routing);
     // Of one expert some matrices may be quantized and others not, which the types do not say.
     const matrices = weights.experts.flatMap(({ gate, up, down }) => [gate, up, down]);
-    const compute = computeOf(matrices, weights);
+    const compute = computeOf(matrices, weights.compute ?? inIntegers(weights.expertActivations));
     const routed = experts(x, [...weights.experts] as QuantizedExpert[], routing, { compute });
     if (!weights.has('shared-expert', 'gate')) return routed;
     using own = routed;

@@ -1,4 +1,5 @@
 export {
+  type Activations,
   attentionHalf,
   decoderBlock,
   type ExpertWeights,

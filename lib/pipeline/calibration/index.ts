@@ -132,8 +132,8 @@ export class Calibration implements Disposable {
   }
 
   /**
-   * The states that enter a layer. If a crash of the system has lost them, the layers before are gone through again: the same
-   * bytes are written once more.
+   * The states that enter a layer. If a crash of the system has lost them, the layers before are gone through again, writing
+   * nothing but states.
    */
   async #statesBefore(
     layer: number,
@@ -144,7 +144,8 @@ export class Calibration implements Disposable {
     const found = await States.open(file);
     if (found !== null) return found;
     if (layer === 0) return await this.#embedded(file);
-    await this.#layer(layer - 1, members, true, sink);
+    // What that layer writes is in shards already, which may have their names.
+    await this.#layer(layer - 1, members, true, { ...sink, write: async () => {} });
     const made = await States.open(file);
     if (made !== null) return made;
     throw new QuantariaError('ERR_IO', `${file}: the states that were just written are gone`);
@@ -183,6 +184,9 @@ export interface CalibrationOptions extends RowOptions {
   signal?: AbortSignal;
 }
 
+const hasStaticActivations = ({ tensors }: QuantizePlan): boolean =>
+  tensors.some(({ activations }) => activations === 'static');
+
 /** LLM.int8 needs no calibration, but with data the report tells how many columns will have outliers. */
 const countsOutliers = ({ tensors }: QuantizePlan, { text, tokens }: CalibrationOptions): boolean =>
   (text !== undefined || tokens !== undefined) && tensors.some(({ scheme }) => scheme?.kind === 'llm.int8');
@@ -197,11 +201,12 @@ export async function prepareCalibration(
   plan: QuantizePlan,
   options: CalibrationOptions,
 ): Promise<PreparedCalibration | null> {
-  if (plan.method === 'rtn' && !countsOutliers(plan, options)) return null;
+  const needsNone = plan.method === 'rtn' && !hasStaticActivations(plan);
+  if (needsNone && !countsOutliers(plan, options)) return null;
   if (options.text === undefined && options.tokens === undefined) {
     throw new QuantariaError(
       'ERR_ARGUMENT',
-      `method ${plan.method} needs calibration data: --text <file>, or --tokens <file>`,
+      `${plan.method === 'rtn' ? '--activations static' : `method ${plan.method}`} needs calibration data: --text <file>, or --tokens <file>`,
     );
   }
   const decoder = await Decoder.open(source.directory, STATE_DTYPE);
@@ -213,6 +218,7 @@ export async function prepareCalibration(
     const minExpertTokens = options.minExpertTokens ?? DEFAULT_MIN_EXPERT_TOKENS;
     const calibration = new Calibration(decoder, rows, options.out, plan, {
       minExpertTokens,
+      routingWeights: plan.routingWeights && plan.method === 'gptq',
       maxMemoryBytes: options.maxMemoryBytes ?? CALIBRATION_MEMORY_BYTES,
       signal: options.signal,
     });
@@ -222,6 +228,7 @@ export async function prepareCalibration(
       seqLen: length,
       tokens: ids.length,
       ...(plan.method === 'gptq' ? plan.gptq : {}),
+      ...(plan.method === 'gptq' && plan.routingWeights ? { routingWeights: true } : {}),
       ...(plan.method === 'smoothquant' ? { alpha: plan.alpha } : {}),
       minExpertTokens,
     };

@@ -1,7 +1,8 @@
+import { vector } from '../../methods/awq';
 import type { LayerWeights } from '../../models/decoder';
 import type { Role } from '../../models/types';
 import { Hessian } from '../../ops/gptq';
-import { ColumnMagnitudes } from '../../ops/scaling';
+import { ColumnMagnitudes, scaleMatrix } from '../../ops/scaling';
 import type { Tensor } from '../../tensor';
 
 /** What enters the feed-forward part of a layer: its router, shared experts and routed experts, or dense gate and up. */
@@ -27,10 +28,14 @@ export class InputStatistics implements Disposable {
     this.magnitudes = new ColumnMagnitudes(width);
   }
 
-  /** @param x `[rows, in]`; every row is a sample, so that experts, which see different numbers of them, count the same */
-  add(x: Tensor): void {
+  /**
+   * @param x `[rows, in]`; every row is a sample, so that experts, which see different numbers of them, count the same
+   * @param shares what each row counts in the Hessian; all the same if left out
+   */
+  add(x: Tensor, shares: Float32Array | null = null): void {
     const [rows, width] = x.shape as [number, number];
-    using samples = x.reshape([rows, 1, width]);
+    using weighted = shares && scaledRows(x, shares);
+    using samples = (weighted ?? x).reshape([rows, 1, width]);
     this.hessian.update(samples);
     this.magnitudes.update(x);
   }
@@ -39,6 +44,13 @@ export class InputStatistics implements Disposable {
     this.hessian.dispose();
     this.magnitudes[Symbol.dispose]();
   }
+}
+
+/** Rows whose outer products are those of x times the shares. */
+function scaledRows(x: Tensor, shares: Float32Array): Tensor {
+  using roots = vector(shares.map(Math.sqrt));
+  using scaled = scaleMatrix(x, roots, null);
+  return scaled.cast(x.dtype);
 }
 
 /** Statistics of what enters the linear layers of one decoder layer, gathered batch by batch. */

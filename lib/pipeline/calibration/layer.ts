@@ -29,6 +29,8 @@ import { type States, StateWriter } from './states';
 export interface LayerSettings {
   /** An expert with fewer tokens is given those that enter its layer too. */
   minExpertTokens: number;
+  /** Tokens of an expert count by the weight that the router gives them. */
+  routingWeights: boolean;
   maxMemoryBytes: number;
   signal?: AbortSignal;
 }
@@ -50,6 +52,8 @@ export interface Sink {
   write: (part: Write) => Promise<void>;
 }
 
+/** Of 8 bits, on both sides of 0. */
+const LARGEST_CODE = 127;
 /** The share of the memory that Hessians of experts may take; quantization itself needs the rest. */
 const HESSIAN_SHARE = 0.5;
 
@@ -77,7 +81,8 @@ export class LayerCalibration implements Disposable {
       .filter(({ linear }) => linear.expert === null)
       .map(({ linear }) => inputOf(linear.role, linear.projection));
     this.#inputs = new LayerInputs(new Set(experts ? [...wanted, FEED_FORWARD] : wanted));
-    this.#routed = original.experts.length > 0 ? new RoutedTokens(original.experts.length) : null;
+    this.#routed =
+      original.experts.length > 0 ? new RoutedTokens(original.experts.length, settings.routingWeights) : null;
   }
 
   /** @param inputsFile for what enters the feed-forward part, while it is needed */
@@ -205,6 +210,14 @@ export class LayerCalibration implements Disposable {
     return this.#quantizeMatrix(member, inputs, { tokens: own.tokens, hessian: own.source }, sink);
   }
 
+  /** Of static activations: the one scale that holds all values that calibration has seen. */
+  async #inputScale(member: PlannedMatrix, inputs: InputStatistics | null): Promise<number | undefined> {
+    if (member.activations !== 'static') return undefined;
+    const maxima = inputs === null ? new Float32Array() : await this.method.maxima(member, inputs);
+    const largest = maxima.reduce((most, magnitude) => Math.max(most, magnitude), 0);
+    return largest > 0 ? largest / LARGEST_CODE : 1;
+  }
+
   async #quantizeMatrix(
     member: PlannedMatrix,
     inputs: InputStatistics | null,
@@ -218,10 +231,16 @@ export class LayerCalibration implements Disposable {
       const made = await this.method.matrix(member, weight, inputs);
       const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
       this.#layer.replace(linear, quantized);
-      await writeQuantized(member, quantized, format, modelDtype, write);
+      const inputScale = await this.#inputScale(member, inputs);
+      await writeQuantized(member, quantized, format, modelDtype, write, inputScale);
       this.#result.errors[target.name] = made.relativeError;
       const outlierColumns = await countOutliers(inputs, member.scheme);
-      this.#result.calibration[target.name] = { ...from, ...measuresOf(made), outlierColumns };
+      this.#result.calibration[target.name] = {
+        ...from,
+        ...measuresOf(made),
+        outlierColumns,
+        ...(inputScale !== undefined && { inputScale }),
+      };
     } catch (error) {
       throw inTensor(linear.name, error);
     }

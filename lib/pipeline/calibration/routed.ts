@@ -10,11 +10,18 @@ import { STATE_DTYPE, type States } from './states';
 
 /** Tokens of each expert, batch by batch. */
 export class RoutedTokens {
-  readonly #batches: { tokens: Int32Array; offsets: Int32Array }[] = [];
+  readonly #batches: { tokens: Int32Array; offsets: Int32Array; weights: Float32Array | null }[] = [];
   readonly counts: number[];
+  /** Sums of the router's weights of each expert's tokens. */
+  readonly #sums: number[];
 
-  constructor(experts: number) {
+  /** @param weighted whether the router's weights are kept too */
+  constructor(
+    experts: number,
+    private readonly weighted: boolean,
+  ) {
     this.counts = new Array<number>(experts).fill(0);
+    this.#sums = new Array<number>(experts).fill(0);
   }
 
   async add(routing: Required<Routing>): Promise<void> {
@@ -23,9 +30,14 @@ export class RoutedTokens {
       Int32Array,
       Int32Array,
     ];
-    this.#batches.push({ tokens: order.map((slot) => Math.floor(slot / perToken)), offsets });
+    const all = this.weighted ? await routing.weights.toFloat32() : null;
+    const weights = all && Float32Array.from(order, (slot) => all[slot] as number);
+    this.#batches.push({ tokens: order.map((slot) => Math.floor(slot / perToken)), offsets, weights });
     for (const e of this.counts.keys()) {
       this.counts[e] = (this.counts[e] as number) + (offsets[e + 1] as number) - (offsets[e] as number);
+      for (let at = offsets[e] as number; weights !== null && at < (offsets[e + 1] as number); ++at) {
+        this.#sums[e] = (this.#sums[e] as number) + (weights[at] as number);
+      }
     }
   }
 
@@ -37,6 +49,21 @@ export class RoutedTokens {
   of(batch: number, expert: number): Int32Array {
     const { tokens, offsets } = this.#batches[batch] as { tokens: Int32Array; offsets: Int32Array };
     return tokens.subarray(offsets[expert], offsets[expert + 1]);
+  }
+
+  /**
+   * What those rows count, 1 on average over all of the expert's; null where all count the same. A router that gives an expert no
+   * weight at all leaves it as it is.
+   */
+  sharesOf(batch: number, expert: number): Float32Array | null {
+    const { weights, offsets } = this.#batches[batch] as {
+      weights: Float32Array | null;
+      offsets: Int32Array;
+    };
+    const sum = this.#sums[expert] as number;
+    if (weights === null || !(sum > 0)) return null;
+    const factor = (this.counts[expert] as number) / sum;
+    return weights.subarray(offsets[expert], offsets[expert + 1]).map((weight) => factor * weight);
   }
 }
 
@@ -82,7 +109,8 @@ export async function expertInputs(
       using x = inputs.batch(batch);
       for (const { index, weights } of experts) {
         const tokens = routed.of(batch, index);
-        if (tokens.length > 0) addTokens(made.get(index) as ExpertInputs, x, tokens, weights);
+        if (tokens.length === 0) continue;
+        addTokens(made.get(index) as ExpertInputs, x, tokens, routed.sharesOf(batch, index), weights);
       }
       // Memory is taken when work is queued.
       await synchronize();
@@ -124,20 +152,26 @@ function addTokens(
   { entering, down }: ExpertInputs,
   x: Tensor,
   tokens: Int32Array,
+  shares: Float32Array | null,
   weights: ExpertWeights,
 ): void {
   using ids = Tensor.from(tokens, [tokens.length], { dtype: 'int32' });
   using rows = embed(x, ids, STATE_DTYPE);
-  entering.add(rows);
-  addInner(down, rows, weights);
+  entering.add(rows, shares);
+  addInner(down, rows, weights, shares);
 }
 
 /** What enters `down` of an expert whose gate and up see these rows. */
-function addInner(down: InputStatistics, rows: Tensor, { gate, up }: ExpertWeights): void {
+function addInner(
+  down: InputStatistics,
+  rows: Tensor,
+  { gate, up }: ExpertWeights,
+  shares: Float32Array | null = null,
+): void {
   using gated = linear(rows, gate);
   using raised = linear(rows, up);
   using inner = swiglu(gated, raised);
-  down.add(inner);
+  down.add(inner, shares);
 }
 
 async function downOfAll(weights: ExpertWeights, inputs: States): Promise<InputStatistics> {

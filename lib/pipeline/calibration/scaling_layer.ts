@@ -71,6 +71,10 @@ export class ScalingLayer implements LayerMethod {
     return { ...made, ...(await this.#measured(linear, weight, made.quantized, inputs, scheme)) };
   }
 
+  async maxima({ linear }: PlannedMatrix, { magnitudes }: InputStatistics): Promise<Float32Array> {
+    return this.#factors.magnitudes(linear, await magnitudes.maxima());
+  }
+
   async finish(layer: QuantizedLayer, { write }: Sink): Promise<void> {
     for (const [name, gain] of this.#factors.gains) {
       const planned = this.folds.vectors.get(name);
