@@ -34,7 +34,7 @@ struct FutureFactor {
   }
   /// For CUDA devices.
   ops::ExpertMatrix matrix() const {
-    if (weight) return {{}, std::make_shared<const ops::DeviceWeight>(weight->coded())};
+    if (weight) return {{}, weight->on_device()};
     return {as_matrix(dense), nullptr};
   }
 };

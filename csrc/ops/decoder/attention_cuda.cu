@@ -127,12 +127,13 @@ __global__ void __launch_bounds__(kThreads) attend_queries(const __grid_constant
 #pragma unroll
     for (int j = 0; j < kKeysEach; ++j) {
       const int key = part + j * kOfQuery;
-      const float share = key >= begin && key < stop ? expf(score[j] - most) : 0.0f;
-      shared.share[row][key] = share;
-      tile += share;
+      score[j] = key >= begin && key < stop ? expf(score[j] - most) : 0.0f;
+      tile += score[j];
     }
     total = total * kept + sum_of_query(tile);
     largest = most;
+#pragma unroll
+    for (int j = 0; j < kKeysEach; ++j) shared.share[row][part + j * kOfQuery] = score[j];
     __syncwarp();  // a query's shares are written, and read, by one warp
 #pragma unroll
     for (int c = 0; c < kColumnsEach; ++c) sum[c] *= kept;

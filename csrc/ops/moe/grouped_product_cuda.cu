@@ -67,16 +67,17 @@ __global__ void __launch_bounds__(32) plan_tiles(TilePlan p) {
   if (wrong && p.verdict && lane == 0) cuda::refuse(p.verdict, 0);
 }
 
-/// What travels as the argument of a launch: no copy from host memory, and nothing to wait for.
-constexpr int kWords = 448;
+/// What travels as the argument of a launch, which has room for 32 KB: no copy from host memory, and nothing
+/// to wait for.
+constexpr int kWords = 2048;
+constexpr int kPutThreads = 256;
 struct Words {
   uint64_t word[kWords];
 };
 
-__global__ void __launch_bounds__(kWords)
+__global__ void __launch_bounds__(kPutThreads)
     put_words(const __grid_constant__ Words words, int count, uint64_t* to) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (i < count) simt::store(to + i, words.word[i]);
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kPutThreads) simt::store(to + i, words.word[i]);
 }
 
 bool same_strides(const ConstMatrix& a, const ConstMatrix& b) {
@@ -142,7 +143,7 @@ const Source* GroupedProducts::to_device(const std::vector<Source>& sources) {
     Words words{};
     std::memcpy(words.word, reinterpret_cast<const std::byte*>(sources.data()) + first * 8,
                 static_cast<size_t>(part) * 8);
-    simt::launch(put_words, dim3(1), dim3(kWords), 0, stream_, words, part, to + first);
+    simt::launch(put_words, dim3(1), dim3(kPutThreads), 0, stream_, words, part, to + first);
   }
   return reinterpret_cast<const Source*>(to);
 }
