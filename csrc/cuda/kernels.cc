@@ -9,11 +9,14 @@ const Kernels& kernels() {
                                .dequantize = ops::dequantize_cuda,
                                .dequant_matmul = ops::dequant_matmul_cuda,
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,
+                               .moe = ops::kMoeLaunchers,
+                               .decoder = ops::kDecoderLaunchers,
                                .quantize = ops::kQuantizeLaunchers,
                                .bits = ops::kBitLaunchers,
                                .compare = ops::kCompareLaunchers,
-                               .moe = ops::kMoeLaunchers,
-                               .decoder = ops::kDecoderLaunchers};
+                               .int8 = ops::kInt8Launchers,
+                               .llm_int8 = ops::kLlmInt8Launchers,
+                               .hadamard = ops::kHadamardLaunchers};
   return all;
 }
 

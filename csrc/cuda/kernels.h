@@ -6,6 +6,8 @@
 #include "ops/decoder/decoder_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/hadamard/hadamard_cuda.h"
+#include "ops/llm_int8/llm_int8_cuda.h"
 #include "ops/moe/moe_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 
@@ -20,11 +22,14 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+  ops::MoeLaunchers moe;
+  ops::DecoderLaunchers decoder;
   ops::QuantizeLaunchers quantize;
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;
-  ops::MoeLaunchers moe;
-  ops::DecoderLaunchers decoder;
+  ops::Int8Launchers int8;
+  ops::LlmInt8Launchers llm_int8;
+  ops::HadamardLaunchers hadamard;
 };
 
 /// Linked where there are kernels only.

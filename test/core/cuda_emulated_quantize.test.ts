@@ -4,11 +4,10 @@ import { getFormat } from '../../lib/formats';
 import { native } from '../../lib/native';
 import { offsetCodes, packBits, packPlanar, swapNibbles, unpackBits, unpackPlanar } from '../../lib/ops/bits';
 import type { IntScheme } from '../../lib/scheme';
+import { DEVICE, hasCuda } from './cuda_device';
 import { normals } from './random';
 
 // Quantization and the bit operations of formats by the emulated CUDA device: byte for byte what the CPU gives.
-const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
 
 const granularities = [
   { granularity: 'group', groupSize: 32 },
@@ -116,7 +115,7 @@ async function expectSameForm(w: q.Tensor, scheme: q.QuantScheme, transposed: bo
   }
 }
 
-describe.skipIf(!emulated)('on cuda-emulated', () => {
+describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
   test.each(SCHEMES.map((scheme) => [label(scheme), scheme] as const))(
     'quantize by %s gives the bytes of the CPU: ties, denormals, zeros, ends of float32',
     async (_, scheme) => {

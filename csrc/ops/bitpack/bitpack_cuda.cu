@@ -37,8 +37,9 @@ __device__ int64_t integer_at(const ConstMatrix& m, int64_t row, int64_t col) {
 }
 
 /// A thread makes a word, codes on its borders once more than needed.
-__global__ void __launch_bounds__(kThreads) pack(ConstMatrix codes, int bits, int32_t offset, RunOrder order,
-                                                 uint32_t* words, int64_t row_words, cuda::Verdict* verdict) {
+__global__ void __launch_bounds__(kThreads)
+    pack(ConstMatrix codes, int bits, int32_t offset, const __grid_constant__ RunOrder order, uint32_t* words,
+         int64_t row_words, cuda::Verdict* verdict) {
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t limit = int64_t{1} << bits;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < codes.rows * row_words; i += stride) {
@@ -60,8 +61,9 @@ __global__ void __launch_bounds__(kThreads) pack(ConstMatrix codes, int bits, in
   }
 }
 
-__global__ void __launch_bounds__(kThreads) unpack(const uint8_t* packed, int64_t packed_stride, int bits,
-                                                   int32_t offset, RunOrder order, Matrix codes) {
+__global__ void __launch_bounds__(kThreads)
+    unpack(const uint8_t* packed, int64_t packed_stride, int bits, int32_t offset,
+           const __grid_constant__ RunOrder order, Matrix codes) {
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < codes.rows * codes.cols; i += stride) {
     const int64_t row = i / codes.cols;

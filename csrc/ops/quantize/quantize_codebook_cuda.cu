@@ -128,31 +128,27 @@ struct NestShared {
   float of_warp[kNestedThreads / 32];
 };
 
-/// Each block of absmax values less their mean, in 8 bits of the dynamic map.
+/// A nested block of absmax values less their mean, in 8 bits of the dynamic map.
 __global__ void __launch_bounds__(kNestedThreads)
     nest_absmax(const float* absmax, const float* offset, int64_t blocks,
                 const __grid_constant__ Thresholds<256> book, uint8_t* codes, float* scales) {
   auto& shared = simt::shared<NestShared>();
   share(book, shared.book);
   const float mean = simt::load(offset);
-  const int64_t nested = (blocks + kNestedBlock - 1) / kNestedBlock;
-  for (int64_t n = blockIdx.x; n < nested; n += gridDim.x) {
-    const int64_t i = n * kNestedBlock + threadIdx.x;
-    const float centred = i < blocks ? simt::load(absmax + i) - mean : 0.0f;
-    float most = fabsf(centred);
-    for (int apart = 16; apart > 0; apart /= 2) {
-      const float other = __shfl_xor_sync(~0u, most, apart);
-      most = other > most ? other : most;
-    }
-    if (threadIdx.x % 32 == 0) shared.of_warp[threadIdx.x / 32] = most;
-    __syncthreads();  // every warp's absmax is there, and the book
-    for (const float other : shared.of_warp) most = other > most ? other : most;
-    if (threadIdx.x == 0) simt::store(scales + n, most);
-    if (i < blocks)
-      simt::store(codes + i, static_cast<uint8_t>(rank_among(shared.book.threshold,
-                                                             BlockNormaliser(most).normalised(centred))));
-    __syncthreads();  // all have left what the next block's warps write
+  const int64_t i = int64_t{blockIdx.x} * kNestedBlock + threadIdx.x;
+  const float centred = i < blocks ? simt::load(absmax + i) - mean : 0.0f;
+  float most = fabsf(centred);
+  for (int apart = 16; apart > 0; apart /= 2) {
+    const float other = __shfl_xor_sync(~0u, most, apart);
+    most = other > most ? other : most;
   }
+  if (threadIdx.x % 32 == 0) shared.of_warp[threadIdx.x / 32] = most;
+  __syncthreads();  // every warp's absmax is there, and the book
+  for (const float other : shared.of_warp) most = other > most ? other : most;
+  if (threadIdx.x == 0) simt::store(scales + blockIdx.x, most);
+  if (i < blocks)
+    simt::store(codes + i, static_cast<uint8_t>(
+                               rank_among(shared.book.threshold, BlockNormaliser(most).normalised(centred))));
 }
 
 constexpr int kThreads = 256;
@@ -199,8 +195,8 @@ void quantize_codebook_cuda(const QuantizeCall& call, const CodebookScheme& give
     simt::launch(cascade_mean_of, dim3(1), dim3(32), 0, stream, static_cast<const float*>(absmax), count,
                  to.absmax_offset);
     if (count > 0)
-      simt::launch(nest_absmax, cuda::blocks_for(count, kNestedBlock), dim3(kNestedThreads),
-                   sizeof(NestShared), stream, static_cast<const float*>(absmax),
+      simt::launch(nest_absmax, dim3(static_cast<unsigned>((count + kNestedBlock - 1) / kNestedBlock)),
+                   dim3(kNestedThreads), sizeof(NestShared), stream, static_cast<const float*>(absmax),
                    static_cast<const float*>(to.absmax_offset), count, dynamic_thresholds(), to.absmax_codes,
                    to.absmax_scales);
   }
