@@ -322,7 +322,7 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
         code: 'ERR_UNSUPPORTED',
         message: expect.stringMatching(new RegExp(`^${operation}: .*${DEVICE}`)),
       });
-    expect(() => native.decoderAdd(handle, handle, null)).toThrow(named('decoderAdd'));
+    expect(() => native.scaleMatrix(handle, null, null)).toThrow(named('scaleMatrix'));
   });
 
   test('tensors of two devices do not meet', () => {
