@@ -9,6 +9,7 @@ import {
   quantize,
   Tensor,
 } from '../../lib';
+import { quantizeBeside } from '../../lib/ops/gptq';
 import { DEVICE, hasCuda } from './cuda_device';
 import { normals } from './random';
 
@@ -336,7 +337,7 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     expect(messages[1]).toEqual(messages[0]);
   });
 
-  test('the error of any other weight is that of the CPU', async () => {
+  test('the error of any other weight is that of the CPU, by itself and beside a result', async () => {
     const [rows, columns] = [70, 65];
     const x = Tensor.from(states(100, columns, 11), [100, columns]);
     const w = Tensor.from(normals(rows * columns, 12), [rows, columns]);
@@ -345,6 +346,15 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     here.update(x);
     using there = new Hessian(columns, { device: DEVICE });
     there.update(x.to(DEVICE));
+    const scheme = int(4, { granularity: 'row' });
+    const nearest = quantize(w, scheme);
+    const beside = dequantize(nearest, { dtype: 'float32' });
+    const run = (weight: Tensor, hessian: Hessian, other: Tensor) =>
+      quantizeBeside(weight, hessian, { scheme, actOrder: true }, other);
+    const expected = await run(w, here, beside);
+    const got = await run(w.to(DEVICE), there, beside.to(DEVICE));
+    expect(Math.abs(got.besideError / expected.besideError - 1)).toBeLessThan(1e-5);
+    expect(got.error).toBeLessThan(got.besideError);
     for (const other of [null, values]) {
       const expected = await here.outputError(w, other);
       const got = await there.outputError(w.to(DEVICE), other === null ? null : other.to(DEVICE));

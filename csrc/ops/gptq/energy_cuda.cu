@@ -130,12 +130,15 @@ struct TotalShared {
 };
 
 /// Block (0, p).
-__global__ void __launch_bounds__(kThreads) total(GptqRun run, double GptqState::* to) {
+__global__ void __launch_bounds__(kThreads) total(GptqRun run, EnergyOf rows) {
   auto& shared = simt::shared<TotalShared>();
   GptqState* const state = run.state + blockIdx.y;
   if (simt::load(&state->stopped)) return;
   const double sum = total_of(shared.sum, run.partial, energy_tiles(run.rows, run.in));
-  if (threadIdx.x == 0) simt::store(&(state->*to), sum);
+  double* const to = rows == EnergyOf::weight   ? &state->energy
+                     : rows == EnergyOf::beside ? &state->beside
+                                                : &state->lost;
+  if (threadIdx.x == 0) simt::store(to, sum);
 }
 
 struct ReportShared {
@@ -191,9 +194,9 @@ void add_energy(void* stream, const GptqRun& run) {
                dim3(kThreads), sizeof(EnergyShared), static_cast<simt::Stream>(stream), run);
 }
 
-void close_energy(void* stream, const GptqRun& run, double GptqState::* sum) {
+void close_energy(void* stream, const GptqRun& run, EnergyOf rows) {
   simt::launch(total, dim3(1, static_cast<unsigned>(run.problems)), dim3(kThreads), sizeof(TotalShared),
-               static_cast<simt::Stream>(stream), run, sum);
+               static_cast<simt::Stream>(stream), run, rows);
 }
 
 void close_report(void* stream, const GptqRun& run, const PerProblem<ConstMatrix>& weights) {

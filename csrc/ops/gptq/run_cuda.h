@@ -128,8 +128,9 @@ void index_groups(void* stream, const GptqRun& run, const PerProblem<int32_t*>& 
 constexpr int64_t energy_tiles(int64_t rows, int64_t in) { return (rows + 63) / 64 * ((in + 63) / 64); }
 /// partial = x^T H x by tiles.
 void add_energy(void* stream, const GptqRun& run);
-/// state: one of its sums from partial.
-void close_energy(void* stream, const GptqRun& run, double GptqState::* sum);
+/// state: its sum of that name, from partial.
+enum class EnergyOf : uint8_t { weight, beside, residuals };
+void close_energy(void* stream, const GptqRun& run, EnergyOf rows);
 /// state, once the columns are quantized: errors, residuals, and what was bad.
 void close_report(void* stream, const GptqRun& run, const PerProblem<ConstMatrix>& weights);
 

@@ -84,6 +84,9 @@ GptqSolver::GptqSolver(const GptqQueue& queue, std::vector<GptqInput> inputs, co
     if (input.weight.rows != first.rows || input.weight.cols != first.cols)
       fail(ErrorCode::shape, "weights of ", first.rows, " x ", first.cols, " and of ", input.weight.rows,
            " x ", input.weight.cols, ", one shape expected");
+    if ((input.beside != nullptr) != measures_beside_)
+      fail(ErrorCode::argument, "beside: of some weights only");
+    if (measures_beside_) check_beside(*input.beside, first);
   }
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (first.rows > kMost || first.cols > kMost)
@@ -110,7 +113,7 @@ double GptqSolver::energy(const ConstMatrix* b) {
   measure_products(queue_.stream, run_, products_, false, 0);
   gather_hessian(queue_.stream, run_, products_);
   load_values(queue_.stream, run_, weights_, b == nullptr ? nullptr : &subtrahend, products_);
-  measure_values(&GptqState::energy);
+  measure_values(EnergyOf::weight);
   const GptqState state = read_states().front();
   return state.bad_column >= 0 ? std::numeric_limits<double>::quiet_NaN() : state.energy * state.mean;
 }
@@ -136,9 +139,9 @@ std::vector<GptqReport> GptqSolver::solve() {
   return reports_;
 }
 
-void GptqSolver::measure_values(double GptqState::* sum) {
+void GptqSolver::measure_values(EnergyOf rows) {
   add_energy(queue_.stream, run_);
-  close_energy(queue_.stream, run_, sum);
+  close_energy(queue_.stream, run_, rows);
 }
 
 /// Whether the weight is finite is the run's own to say.
@@ -174,10 +177,10 @@ void GptqSolver::queue_batch(std::span<const Pending> batch) {
   if (run_.rows > 0) {
     if (measures_beside_) {
       load_values(queue_.stream, run_, weights_, &beside, products_);
-      measure_values(&GptqState::beside);
+      measure_values(EnergyOf::beside);
     }
     load_values(queue_.stream, run_, weights_, nullptr, products_);
-    measure_values(&GptqState::energy);
+    measure_values(EnergyOf::weight);
   }
   factor_hessian(queue_.stream, run_, products_, damping);
   if (run_.rows == 0) return;
@@ -238,7 +241,7 @@ std::vector<GptqSolver::Pending> GptqSolver::solve_batch(std::span<const Pending
   std::vector<GptqState> measured;
   if (unsure && run_.rows > 0) {
     gather_hessian(queue_.stream, run_, products_);
-    measure_values(&GptqState::lost);
+    measure_values(EnergyOf::residuals);
     measured = read_states();
   }
   for (size_t i = 0; i < batch.size(); ++i)

@@ -46,7 +46,7 @@ class GptqSolver {
   void round_to_nearest(size_t problem, const ConstMatrix& weight);
   void round_live_columns(int64_t place, size_t problem);
   /// x^T H x over what lies in the run's `values`.
-  void measure_values(double GptqState::* sum);
+  void measure_values(EnergyOf rows);
   std::vector<GptqState> read_states();
   GptqReport report_of(const Pending& pending, const GptqState& state, double error) const;
 
