@@ -1,5 +1,7 @@
 #include "ops/copy/copy_tensor.h"
 
+#include <utility>
+
 #include "core/error.h"
 #include "cpu/device.h"
 #include "cuda/device.h"
@@ -21,8 +23,40 @@ void copy_flat(ThreadPool& pool, const Tensor& source, const Tensor& target, int
                  {target.data() + done * size_of(target.dtype), target.dtype, 1, rest, rest, 1});
 }
 
+/// The same elements in fewer dimensions: those of length 1 left out, and neighbours made one where both
+/// tensors lie evenly.
+void collapse(Tensor& source, Tensor& target) {
+  Shape shape;
+  Strides from;
+  Strides to;
+  for (size_t i = 0; i < source.shape.size(); ++i) {
+    const int64_t n = source.shape[i];
+    if (n == 1) continue;
+    const bool even =
+        !shape.empty() && from.back() == n * source.strides[i] && to.back() == n * target.strides[i];
+    if (!even) {
+      shape.push_back(n);
+      from.push_back(source.strides[i]);
+      to.push_back(target.strides[i]);
+      continue;
+    }
+    shape.back() *= n;
+    from.back() = source.strides[i];
+    to.back() = target.strides[i];
+  }
+  if (shape.empty()) {  // one element
+    shape.push_back(1);
+    from.push_back(1);
+    to.push_back(1);
+  }
+  source.shape = target.shape = std::move(shape);
+  source.strides = std::move(from);
+  target.strides = std::move(to);
+}
+
 /// Kernels share the work out by themselves: one launch for what is flat, else one for each matrix.
-void copy_by_cuda(cuda::Device& device, const Tensor& source, const Tensor& target) {
+void copy_by_cuda(cuda::Device& device, Tensor source, Tensor target) {
+  collapse(source, target);
   const int64_t count = source.elements();
   const auto copy = device.kernels().copy;
   if (source.contiguous() && target.contiguous()) {
