@@ -12,7 +12,7 @@
 #include "addon/weight.h"
 #include "core/device.h"
 #include "cpu/device.h"
-#include "cuda/data_flag.h"
+#include "cuda/refusal.h"
 #include "ops/gemm/dense_factor.h"
 #include "ops/moe/experts_cuda.h"
 
@@ -34,7 +34,7 @@ struct FutureFactor {
   }
   /// For CUDA devices.
   ops::ExpertMatrix matrix() const {
-    if (weight) return {{}, std::make_shared<const ops::DeviceWeight>(weight->coded())};
+    if (weight) return {{}, weight->on_device()};
     return {as_matrix(dense), nullptr};
   }
 };
@@ -240,10 +240,11 @@ void grouped_matmul_by_cuda(cuda::Device& device, const Tensor& x, const Tensor&
                             bool rounded, const Tensor& y) {
   std::vector<ops::ExpertMatrix> factors;
   for (int64_t e = 0; e < w.shape[0]; ++e) factors.push_back({as_matrix(select(w, 0, e)), nullptr});
-  const cuda::DataFlag wrong(device);
+  const auto verdict = device.allocate(cuda::kVerdictBytes);
+  cuda::clear_verdict(device, verdict->data());
   device.kernels().moe.grouped_matmul(device.stream(), as_matrix(x), counts.data_as<int32_t>(), factors,
-                                      rounded, wrong.word(), workspace_of(device), as_matrix(y));
-  if (wrong.raised())
+                                      rounded, verdict->data(), workspace_of(device), as_matrix(y));
+  if (cuda::refused(device, verdict->data()))
     ops::check_counts(cuda::values_of(device, counts.data_as<int32_t>(), counts.elements()).data(),
                       counts.elements(), x.shape[0]);
 }

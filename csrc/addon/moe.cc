@@ -8,7 +8,7 @@
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
-#include "cuda/data_flag.h"
+#include "cuda/refusal.h"
 #include "ops/moe/route.h"
 #include "ops/quantize/weight.h"
 
@@ -43,20 +43,21 @@ struct Slots {
 
 void route_by_cuda(cuda::Device& device, const Tensor& logits, const ops::RouteOptions& options,
                    const Tensor& indices, const Tensor& weights, const Slots& slots) {
-  const ops::MoeKernels& kernels = device.kernels().moe;
+  const ops::MoeLaunchers& kernels = device.kernels().moe;
   const auto workspace = device.allocate(kernels.sort_workspace(indices.elements(), logits.shape[1]));
   kernels.route(device.stream(), as_matrix(logits), options, indices.data_as<int32_t>(),
                 weights.data_as<float>(), slots.pointers(), workspace->data());
 }
 
 void sort_slots_by_cuda(cuda::Device& device, const Tensor& indices, int64_t experts, const Slots& slots) {
-  const ops::MoeKernels& kernels = device.kernels().moe;
+  const ops::MoeLaunchers& kernels = device.kernels().moe;
   const int64_t count = indices.elements();
   const auto workspace = device.allocate(kernels.sort_workspace(count, experts));
-  const cuda::DataFlag wrong(device);
+  const auto verdict = device.allocate(cuda::kVerdictBytes);
+  cuda::clear_verdict(device, verdict->data());
   kernels.sort_slots(device.stream(), indices.data_as<int32_t>(), count, experts, slots.pointers(),
-                     wrong.word(), workspace->data());
-  if (wrong.raised())
+                     verdict->data(), workspace->data());
+  if (cuda::refused(device, verdict->data()))
     ops::check_indices(cuda::values_of(device, indices.data_as<int32_t>(), count).data(), count,
                        indices.shape[1], experts);
 }

@@ -259,6 +259,11 @@ ops::WeightProducts StoredWeight::arrange_tiles() const {
   return weight;
 }
 
+const std::shared_ptr<const ops::DeviceWeight>& StoredWeight::on_device() const {
+  if (!made_on_device) made_on_device = std::make_shared<const ops::DeviceWeight>(coded());
+  return made_on_device;
+}
+
 std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {
   const ops::WeightProducts weight = arrange_tiles();
   return weight.factor(operand, packed.storage->scale_dtype());

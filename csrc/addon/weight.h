@@ -29,8 +29,13 @@ struct StoredWeight {
   /// reads.
   std::unique_ptr<ops::Factor> factor(ops::Operand operand) const;
 
+  /// On a CUDA device's queue: `coded`, made once, as the tensors stay where and as they are there.
+  const std::shared_ptr<const ops::DeviceWeight>& on_device() const;
+
   /// On the queue: brings the codes into the order that products read.
   ops::WeightProducts arrange_tiles() const;
+
+  mutable std::shared_ptr<const ops::DeviceWeight> made_on_device{};
 };
 
 /// A weight of a scheme and its stored form, on any device. Throws on anything that does not fit together.

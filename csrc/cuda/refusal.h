@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "core/matrix.h"
 #include "cuda/device.h"
@@ -16,6 +17,15 @@ void clear_verdict(Device& device, std::byte* verdict);
 
 /// The first element that was refused.
 std::optional<int64_t> refused(Device& device, const std::byte* verdict);
+
+/// Values in device memory, for the check that says what is wrong with them.
+template <class T>
+std::vector<T> values_of(Device& device, const T* from, int64_t count) {
+  std::vector<T> values(static_cast<size_t>(count));
+  device.copy_out(reinterpret_cast<const std::byte*>(from), reinterpret_cast<std::byte*>(values.data()),
+                  count * static_cast<int64_t>(sizeof(T)));
+  return values;
+}
 
 /// An element of a matrix in device memory, for an error's message: of a float32, float16 or bfloat16 one
 /// exact, of integers below 2^53 too.

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { type Compute, devices, moe, Tensor } from '../../lib';
+import { type Compute, moe, Tensor } from '../../lib';
 import type { Routing } from '../../lib/ops/moe_route';
+import { DEVICE, hasCuda } from './cuda_device';
 import { rejectsCode, throwsCode } from './errors';
 import { choiceOf, choose, column, FLOATS, int, type Make, make, nf4, row, rows } from './moe_layers';
 import {
@@ -13,9 +14,7 @@ import {
 import { sumsOf } from './products';
 import { normals, random } from './random';
 
-// Mixture-of-experts kernels run by the emulator: QUANTARIA_BUILD=emulated npx vitest run cuda_emulated
-const emulated = devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
+// Mixture-of-experts kernels on a GPU or run by the emulator: QUANTARIA_BUILD=emulated npx vitest run cuda_emulated
 
 const int32 = (values: number[]): Tensor => Tensor.from(Int32Array.from(values), [values.length]);
 const there = (routing: Routing): Routing => ({
@@ -26,7 +25,7 @@ const there = (routing: Routing): Routing => ({
 const moved = (experts: readonly Expert[]): Expert[] =>
   experts.map(({ gate, up, down }) => ({ gate: gate.to(DEVICE), up: up.to(DEVICE), down: down.to(DEVICE) }));
 
-describe.skipIf(!emulated)('moe.route on cuda-emulated', () => {
+describe.skipIf(!hasCuda)('moe.route on a CUDA device', () => {
   test.each([
     [1, 1, 1],
     [3, 8, 2],
@@ -96,7 +95,7 @@ describe.skipIf(!emulated)('moe.route on cuda-emulated', () => {
 });
 
 const COUNTS = [[1], [70], [0, 0, 0], [3, 0, 5, 1], [0, 33, 0, 64, 2], [63, 65, 17], [1, 2, 3, 4, 5, 6, 7]];
-describe.skipIf(!emulated)('moe.groupedMatmul on cuda-emulated', () => {
+describe.skipIf(!hasCuda)('moe.groupedMatmul on a CUDA device', () => {
   test.each(COUNTS.map((counts) => [counts]))(
     'runs of %j rows of integers come out exact',
     async (counts) => {
@@ -194,7 +193,7 @@ const KINDS: Record<string, readonly Make[]> = {
   ],
 };
 
-describe.skipIf(!emulated).each(Object.entries(KINDS))('experts of %s on cuda-emulated', (_, kinds) => {
+describe.skipIf(!hasCuda).each(Object.entries(KINDS))('experts of %s on a CUDA device', (_, kinds) => {
   const check = async (
     T: number,
     hidden: number,

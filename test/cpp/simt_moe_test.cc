@@ -185,15 +185,16 @@ bool layer_is_exact(const Kind& kind, DType dtype, const Layer& size, int64_t to
   }
   const ops::SlotOrder order{memory.room<int32_t>(experts), memory.room<int32_t>(experts + 1),
                              memory.room<int32_t>(rows)};
-  auto* const wrong = memory.with(std::vector<uint32_t>{0});
-  ops::sort_slots_cuda(nullptr, memory.with(indices), rows, experts, order, wrong,
+  auto* const verdict = memory.with(std::vector<uint64_t>{0});
+  ops::sort_slots_cuda(nullptr, memory.with(indices), rows, experts, order,
+                       reinterpret_cast<std::byte*>(verdict),
                        memory.room<std::byte>(ops::slot_sort_workspace(rows, experts)));
   auto* const y = memory.room<std::byte>(tokens * hidden * size_of(dtype));
   ops::experts_cuda(nullptr, {x, dtype, tokens, hidden, hidden, 1},
                     {tokens, top_k, experts, order.order, order.offsets, memory.with(weights)}, matrices,
                     rounded, memory.allocate(), {y, dtype, tokens, hidden, hidden, 1});
   memory.require_intact();
-  if (*wrong != 0) return false;
+  if (*verdict != 0) return false;
   for (int64_t t = 0; t < tokens; ++t) {
     std::vector<double> sum(static_cast<size_t>(hidden));
     for (int64_t k = 0; k < top_k; ++k) {
@@ -345,20 +346,22 @@ TEST("simt: routing is right in every order of threads, and needs each barrier")
 
 TEST("simt: an index or a count that is out of range is told, and writes nothing beside its tensors") {
   Memory memory;
-  auto* const wrong = memory.with(std::vector<uint32_t>{0});
+  auto* const verdict = memory.with(std::vector<uint64_t>{0});
   const ops::SlotOrder order{memory.room<int32_t>(3), memory.room<int32_t>(4), memory.room<int32_t>(4)};
-  ops::sort_slots_cuda(nullptr, memory.with(std::vector<int32_t>{0, 3, -1, 2}), 4, 3, order, wrong, nullptr);
-  CHECK_EQ(*wrong, 1u);
+  ops::sort_slots_cuda(nullptr, memory.with(std::vector<int32_t>{0, 3, -1, 2}), 4, 3, order,
+                       reinterpret_cast<std::byte*>(verdict), nullptr);
+  CHECK_EQ(*verdict, ~uint64_t{1});
   for (const std::vector<int32_t>& counts :
        {std::vector<int32_t>{1, -1, 3}, {2, 2, 0}, {9, 9, 9}, {1, 1, 0}}) {
-    *wrong = 0;
+    *verdict = 0;
     std::vector<ops::ExpertMatrix> factors(
         3, matrix_of(memory, {}, DType::float16, std::vector<float>(16, 1.0f), 4, 4));
     auto* const x = memory.room<std::byte>(3 * 4 * 2);
     auto* const y = memory.room<std::byte>(3 * 4 * 2);
     ops::grouped_matmul_cuda(nullptr, {x, DType::float16, 3, 4, 4, 1}, memory.with(counts), factors, true,
-                             wrong, memory.allocate(), {y, DType::float16, 3, 4, 4, 1});
-    CHECK_EQ(*wrong, 1u);
+                             reinterpret_cast<std::byte*>(verdict), memory.allocate(),
+                             {y, DType::float16, 3, 4, 4, 1});
+    CHECK_EQ(*verdict, ~uint64_t{0});
   }
   memory.require_intact();
 }

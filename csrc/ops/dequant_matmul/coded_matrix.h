@@ -23,18 +23,19 @@ enum class ScaleForm : uint8_t {
 
 /// Where a weight lies. All else of a CodedMatrix is the same for the experts of a layer.
 struct CodedSource {
-  const uint32_t* data = nullptr;  // the codes
+  const uint32_t* words = nullptr;
   const int32_t* zeros = nullptr;  // or null: none but what the table has
   const float* floats = nullptr;
   const uint8_t* bytes = nullptr;
   const float* offset = nullptr;
   const float* row_divisors = nullptr;  // of e8m0: null or [out]
+
+  constexpr bool there() const { return words != nullptr; }
 };
 
 /// value(n, k) = (table[code(n, k)] - zero) * scale, each step rounded to float32, in the order of the CPU's
 /// dequantization; over `divisor` last.
-struct CodedMatrix {
-  CodedSource own;
+struct CodedMatrix : CodedSource {
   int64_t out = 0;
   int64_t in = 0;
   int64_t row_bits = 0;            // from the first code of a row to that of the next one

@@ -96,7 +96,7 @@ struct CodedLoop {
       const int64_t word = int64_t{step} * Tile::kRuns * kBits + w;
       const TileColumn column = column_of<kRun>(p.tiles, n);
       const bool there = col0 + column.col < m.out && word < row_words;
-      const uint32_t* const words = shared.source[column.factor].data;
+      const uint32_t* const words = shared.source[column.factor].words;
       simt::cp_async<Words * 4>(&stage.codes[n][w],
                                 there ? words + (col0 + column.col) * row_words + word : words, there);
     }
@@ -184,12 +184,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   } else if (const int factor = static_cast<int>(threadIdx.x) - Tile::kTileRows;
              factor <= (p.tiles.paired ? 1 : 0)) {
     const int64_t source = int64_t{place.group} * (p.tiles.paired ? 2 : 1) + factor;
-    shared.source[factor] = p.sources ? simt::load(p.sources + source) : m.own;
+    shared.source[factor] = p.sources ? simt::load(p.sources + source) : p.weight.source();
   }
   if constexpr (Decoder::kTable) Decoder::prepare(shared.decoder, p.weight.table);
   if (m.form == ScaleForm::nested) p.weight.prepare_nested(shared.table);
   __syncthreads();  // the rows, the factors and what decodes scales are known to all
-  if (!shared.source[0].data) return;
+  if (!shared.source[0].there()) return;
   const bool with_zeros = shared.source[0].zeros != nullptr;
 
   const int warp_row = warp / Tile::kAcross * Tile::kRows * 16;

@@ -19,11 +19,15 @@ struct CodedRows {
   CodedMatrix matrix;
   CodeTable table;
 
-  __device__ const Source& source() const { return matrix.own; }
+  __device__ const Source& source() const { return matrix; }
 
-  /// Brings the table into shared memory, where every thread of a warp may look up another place at once. A
-  /// barrier has to follow.
+  /// Brings the table into shared memory, where every thread of a warp may look up another place at once.
   __device__ void prepare(Shared& shared) const {
+    fetch_table(shared);
+    __syncthreads();  // the table is there for all
+  }
+  /// Without the barrier, which has to follow.
+  __device__ void fetch_table(Shared& shared) const {
     const int entries = matrix.bits <= 8 ? 1 << matrix.bits : 0;
     for (int i = static_cast<int>(threadIdx.x); i < entries; i += static_cast<int>(blockDim.x))
       shared.table.values[i] = table.values[i];
@@ -46,6 +50,10 @@ struct CodedRows {
     return m.divisor == 1 ? value : value / m.divisor;
   }
 
+  __device__ float value(const Shared& shared, int64_t n, int64_t k) const {
+    return value(shared, source(), n, k);
+  }
+
   /// The same as one factor of (table[code] - zero), for row n.
   __device__ float scale(const CodeTable& shared, const Source& source, int64_t n, int64_t constant) const {
     float scale = scale_at(shared, source, constant);
@@ -55,7 +63,7 @@ struct CodedRows {
 
  private:
   __device__ uint32_t code_at(const Source& source, int64_t bit) const {
-    const uint32_t* const word = source.data + bit / 32;
+    const uint32_t* const word = source.words + bit / 32;
     const int shift = static_cast<int>(bit % 32);
     uint32_t code = simt::load(word) >> shift;
     if (shift + matrix.bits > 32) code |= simt::load(word + 1) << (32 - shift);

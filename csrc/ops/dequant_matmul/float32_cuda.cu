@@ -13,12 +13,11 @@ __global__ void __launch_bounds__(kThreads)
     write_values(const __grid_constant__ CodedRows weight, DType dtype, std::byte* values) {
   auto& shared = simt::shared<CodedRows::Shared>();
   weight.prepare(shared);
-  __syncthreads();  // the table is there for all
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t count = weight.matrix.out * weight.matrix.in;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride)
     store_value(dtype, values, i,
-                {true, weight.value(shared, weight.source(), i / weight.matrix.in, i % weight.matrix.in), 0});
+                {true, weight.value(shared, i / weight.matrix.in, i % weight.matrix.in), 0});
 }
 
 }  // namespace

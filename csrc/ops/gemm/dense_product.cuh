@@ -12,6 +12,7 @@ namespace quantaria::ops {
 /// Where a group's right factor lies; null: this launch is not for that group.
 struct DenseSource {
   const std::byte* data = nullptr;
+  constexpr bool there() const { return data != nullptr; }
 };
 
 /// c = a b + bias, or with groups as ProductTiles says. The right factor of group e is that of b's shape and

@@ -43,7 +43,7 @@ struct DenseRows {
   int64_t step_stride;
 
   __device__ const Source& source() const { return own; }
-  __device__ void prepare(Shared&) const {}
+  __device__ void fetch_table(Shared&) const {}
   template <class AnyShared>
   __device__ float value(const AnyShared&, const Source& source, int64_t row, int64_t k) const {
     return load_float(dtype, source.data, row * row_stride + k * step_stride);
@@ -67,9 +67,9 @@ __global__ void __launch_bounds__(kFmaThreads)
     const int64_t source = int64_t{place.group} * (tiles.paired ? 2 : 1) + factor;
     shared.source[factor] = sources ? simt::load(sources + source) : right.source();
   }
-  right.prepare(shared.decoder);
+  right.fetch_table(shared.decoder);
   __syncthreads();  // the rows and factors are known to all
-  if (!shared.source[0].data) return;
+  if (!shared.source[0].there()) return;
 
   constexpr int kRun = 1;  // pairs of columns are neighbours, as each thread's are
   constexpr int kEach = kFmaTile * kFmaStep / kFmaThreads;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cuda/grid.h"
 #include "ops/copy/cast_value.cuh"
 #include "ops/gemm/swiglu.cuh"
 #include "ops/moe/grouped_product.cuh"
@@ -10,11 +11,6 @@ namespace quantaria::ops {
 namespace {
 
 constexpr int kThreads = 256;
-
-dim3 blocks_for(int64_t work) {
-  constexpr int64_t kMostBlocks = 2048;
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>((work + kThreads - 1) / kThreads, 1, kMostBlocks)));
-}
 
 /// to = silu(gate) * up
 __global__ void __launch_bounds__(kThreads)
@@ -71,22 +67,22 @@ void experts_cuda(void* opaque_stream, const ConstMatrix& x, const Slots& slots,
     const Matrix up = rows_in(products.room(rows * inter * 4), DType::float32, rows, inter);
     products.multiply(x, experts.gate, nullptr, by_token, gate);
     products.multiply(x, experts.up, nullptr, by_token, up);
-    simt::launch(activate, blocks_for(rows * inter), dim3(kThreads), 0, stream,
+    simt::launch(activate, cuda::blocks_for(rows * inter, kThreads), dim3(kThreads), 0, stream,
                  reinterpret_cast<const float*>(gate.data), reinterpret_cast<const float*>(up.data),
                  rows * inter, between, activated.data);
   }
   ProductTiles by_slot;
   by_slot.result_order = slots.order;
   products.multiply(activated, experts.down, nullptr, by_slot, results);
-  simt::launch(combine, blocks_for(y.rows * y.cols), dim3(kThreads), 0, stream,
+  simt::launch(combine, cuda::blocks_for(y.rows * y.cols, kThreads), dim3(kThreads), 0, stream,
                reinterpret_cast<const float*>(results.data), slots.weights, slots.top_k, y);
 }
 
 void grouped_matmul_cuda(void* stream, const ConstMatrix& x, const int32_t* counts,
-                         const std::vector<ExpertMatrix>& factors, bool rounded, uint32_t* wrong,
+                         const std::vector<ExpertMatrix>& factors, bool rounded, std::byte* verdict,
                          const Allocate& allocate, const Matrix& y) {
   GroupedProducts products(static_cast<simt::Stream>(stream),
-                           {x.rows, static_cast<int64_t>(factors.size()), nullptr, counts, wrong}, rounded,
+                           {x.rows, static_cast<int64_t>(factors.size()), nullptr, counts, verdict}, rounded,
                            allocate);
   products.check_counts();
   products.multiply(x, factors, nullptr, {}, y);

@@ -45,10 +45,10 @@ using Allocate = std::function<std::shared_ptr<Storage>(int64_t)>;
 void experts_cuda(void* stream, const ConstMatrix& x, const Slots& slots, const ExpertMatrices& experts,
                   bool rounded, const Allocate& allocate, const Matrix& y);
 
-/// The contract of grouped_matmul, but for the error: *wrong is set to 1 if counts are negative or do not add
-/// up to x's rows, and else left as it is; y is then undefined.
+/// The contract of grouped_matmul, but for the error: `verdict` (cuda/verdict.h) refuses its element 0 if
+/// counts are negative or do not add up to x's rows; y is then undefined.
 void grouped_matmul_cuda(void* stream, const ConstMatrix& x, const int32_t* counts,
-                         const std::vector<ExpertMatrix>& factors, bool rounded, uint32_t* wrong,
+                         const std::vector<ExpertMatrix>& factors, bool rounded, std::byte* verdict,
                          const Allocate& allocate, const Matrix& y);
 
 }  // namespace quantaria::ops

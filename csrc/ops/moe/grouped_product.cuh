@@ -16,7 +16,7 @@ struct GroupedRows {
   int64_t experts;
   const int32_t* offsets;  // [experts + 1] in device memory, or null:
   const int32_t* counts;   // [experts]
-  uint32_t* wrong;         // set to 1 if the counts do not add up; null: they do
+  std::byte* verdict;      // refuses element 0 if the counts do not add up; null: they do
 };
 
 /// Row tiles and workspaces of one layer.
@@ -30,7 +30,7 @@ class GroupedProducts {
   void multiply(const ConstMatrix& x, const std::vector<ExpertMatrix>& factors,
                 const std::vector<ExpertMatrix>* second, const ProductTiles& orders, const Matrix& c);
 
-  /// Sets `wrong` if it has to be, also where there is nothing to multiply.
+  /// Sets the verdict, also where there is nothing to multiply.
   void check_counts() { tiles_of(kDenseTileRows); }
 
   /// Uninitialised, for the time of the layer.

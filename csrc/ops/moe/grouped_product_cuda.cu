@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/verdict.h"
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/dense_product.cuh"
@@ -18,8 +19,8 @@ struct TilePlan {
   int32_t rows;
   int32_t tile_rows;
   RowTile* tiles;
-  int64_t bound;    // of tiles
-  uint32_t* wrong;  // or null
+  int64_t bound;           // of tiles
+  cuda::Verdict* verdict;  // or null
 };
 
 /// One warp, 32 experts at a time: where an expert's tiles begin is the sum of those before it. Whatever the
@@ -63,19 +64,20 @@ __global__ void __launch_bounds__(32) plan_tiles(TilePlan p) {
   }
   for (int64_t i = first_tile + lane; i < p.bound; i += 32) simt::store(p.tiles + i, RowTile{-1, 0, 0});
   wrong = __any_sync(kAll, wrong) || first_row != p.rows;
-  if (wrong && p.wrong && lane == 0) simt::store(p.wrong, 1u);
+  if (wrong && p.verdict && lane == 0) cuda::refuse(p.verdict, 0);
 }
 
-/// What travels as the argument of a launch: no copy from host memory, and nothing to wait for.
-constexpr int kWords = 448;
+/// What travels as the argument of a launch, which has room for 32 KB: no copy from host memory, and nothing
+/// to wait for.
+constexpr int kWords = 2048;
+constexpr int kPutThreads = 256;
 struct Words {
   uint64_t word[kWords];
 };
 
-__global__ void __launch_bounds__(kWords)
+__global__ void __launch_bounds__(kPutThreads)
     put_words(const __grid_constant__ Words words, int count, uint64_t* to) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (i < count) simt::store(to + i, words.word[i]);
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kPutThreads) simt::store(to + i, words.word[i]);
 }
 
 bool same_strides(const ConstMatrix& a, const ConstMatrix& b) {
@@ -89,8 +91,7 @@ bool same_codes(const DeviceWeight& a, const DeviceWeight& b) {
   const bool same = m.out == n.out && m.in == n.in && m.row_bits == n.row_bits && m.bits == n.bits &&
                     m.first == n.first && m.table_of_integers == n.table_of_integers && m.flat == n.flat &&
                     m.row_step == n.row_step && m.group == n.group && m.form == n.form &&
-                    m.divisor == n.divisor && !m.own.zeros == !n.own.zeros &&
-                    !m.own.row_divisors == !n.own.row_divisors;
+                    m.divisor == n.divisor && !m.zeros == !n.zeros && !m.row_divisors == !n.row_divisors;
   const size_t entries = m.bits <= 8 ? size_t{1} << m.bits : 0;
   return same && std::memcmp(a.table.values, b.table.values, entries * sizeof(float)) == 0;
 }
@@ -119,7 +120,8 @@ const RowTile* GroupedProducts::tiles_of(int tile_rows) {
   auto* const made = reinterpret_cast<RowTile*>(room(bound * static_cast<int64_t>(sizeof(RowTile))));
   simt::launch(plan_tiles, dim3(1), dim3(32), 0, stream_,
                TilePlan{rows_.offsets, rows_.counts, static_cast<int32_t>(rows_.experts),
-                        static_cast<int32_t>(rows_.rows), tile_rows, made, bound, rows_.wrong});
+                        static_cast<int32_t>(rows_.rows), tile_rows, made, bound,
+                        reinterpret_cast<cuda::Verdict*>(rows_.verdict)});
   return tiles = made;
 }
 
@@ -141,7 +143,7 @@ const Source* GroupedProducts::to_device(const std::vector<Source>& sources) {
     Words words{};
     std::memcpy(words.word, reinterpret_cast<const std::byte*>(sources.data()) + first * 8,
                 static_cast<size_t>(part) * 8);
-    simt::launch(put_words, dim3(1), dim3(kWords), 0, stream_, words, part, to + first);
+    simt::launch(put_words, dim3(1), dim3(kPutThreads), 0, stream_, words, part, to + first);
   }
   return reinterpret_cast<const Source*>(to);
 }
@@ -165,7 +167,7 @@ void GroupedProducts::multiply_kind(const ConstMatrix& x, const std::vector<cons
   }
   std::vector<CodedSource> sources;
   for (const ExpertMatrix* factor : factors)
-    sources.push_back(factor ? factor->coded->matrix.own : CodedSource{});
+    sources.push_back(factor ? static_cast<const CodedSource&>(factor->coded->matrix) : CodedSource{});
   DeviceWeight weight = *like.coded;
   const bool tensor_cores =
       on_tensor_cores(x.dtype, weight.matrix, rounded_) && (x.col_stride == 1 || x.cols == 1);

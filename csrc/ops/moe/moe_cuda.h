@@ -5,13 +5,15 @@
 
 namespace quantaria::ops {
 
-/// The launchers of mixture-of-experts operations, each documented in its header.
-struct MoeKernels {
+/// The launchers of mixture-of-experts operations, as a device hands them out (cuda/kernels.h).
+struct MoeLaunchers {
   decltype(&route_cuda) route;
   decltype(&sort_slots_cuda) sort_slots;
   decltype(&slot_sort_workspace) sort_workspace;
   decltype(&experts_cuda) experts;
   decltype(&grouped_matmul_cuda) grouped_matmul;
 };
+inline constexpr MoeLaunchers kMoeLaunchers{route_cuda, sort_slots_cuda, slot_sort_workspace, experts_cuda,
+                                            grouped_matmul_cuda};
 
 }  // namespace quantaria::ops

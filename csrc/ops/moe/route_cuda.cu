@@ -1,9 +1,8 @@
 #include "ops/moe/route_cuda.h"
 
-#include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
+#include "cuda/verdict.h"
 #include "ops/copy/cast_value.cuh"
 #include "simt/simt.h"
 
@@ -83,16 +82,15 @@ struct SlotSort {
   int64_t count;
   int32_t experts;
   SlotOrder to;
-  uint32_t* wrong;  // or null
-  int32_t* chunk;   // [chunks, experts]: slots of an expert in each, then in those before
+  cuda::Verdict* verdict;  // or null
+  int32_t* chunk;          // [chunks, experts]: slots of an expert in each, then in those before
 };
 
 __device__ __forceinline__ void load_chunk(const SlotSort& s, SortShared& shared, int64_t first) {
   for (int i = static_cast<int>(threadIdx.x); i < kChunk; i += kSortThreads) {
     const int32_t e = first + i < s.count ? simt::load(s.indices + first + i) : -1;
     shared.expert[i] = e;
-    // Whoever finds one writes the same.
-    if (s.wrong && first + i < s.count && (e < 0 || e >= s.experts)) atomicOr(s.wrong, 1u);
+    if (s.verdict && first + i < s.count && (e < 0 || e >= s.experts)) cuda::refuse(s.verdict, first + i);
   }
 }
 
@@ -190,11 +188,15 @@ void route_cuda(void* opaque_stream, const ConstMatrix& logits, const RouteOptio
 }
 
 void sort_slots_cuda(void* opaque_stream, const int32_t* indices, int64_t count, int64_t experts,
-                     const SlotOrder& to, uint32_t* wrong, std::byte* workspace) {
+                     const SlotOrder& to, std::byte* verdict, std::byte* workspace) {
   const auto stream = static_cast<simt::Stream>(opaque_stream);
   const int64_t chunks = chunks_of(count);
-  const SlotSort sort{indices, count, static_cast<int32_t>(experts),
-                      to,      wrong, reinterpret_cast<int32_t*>(workspace)};
+  const SlotSort sort{indices,
+                      count,
+                      static_cast<int32_t>(experts),
+                      to,
+                      reinterpret_cast<cuda::Verdict*>(verdict),
+                      reinterpret_cast<int32_t*>(workspace)};
   const dim3 threads(kSortThreads);
   if (chunks <= 1) {
     simt::launch(sort_chunk, dim3(1), threads, sizeof(SortShared), stream, sort);

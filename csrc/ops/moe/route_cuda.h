@@ -15,10 +15,10 @@ namespace quantaria::ops {
 void route_cuda(void* stream, const ConstMatrix& logits, const RouteOptions& options, int32_t* indices,
                 float* weights, const SlotOrder& slots, std::byte* workspace);
 
-/// The contract of sort_slots, but for the error: *wrong, if it is not null, is set to 1 where an index is
-/// not in 0..experts-1, and else left as it is.
+/// The contract of sort_slots, but for the error: `verdict` (cuda/verdict.h), if it is not null, refuses the
+/// first slot whose index is not in 0..experts-1.
 void sort_slots_cuda(void* stream, const int32_t* indices, int64_t count, int64_t experts,
-                     const SlotOrder& to, uint32_t* wrong, std::byte* workspace);
+                     const SlotOrder& to, std::byte* verdict, std::byte* workspace);
 int64_t slot_sort_workspace(int64_t count, int64_t experts);
 
 }  // namespace quantaria::ops
