@@ -8,6 +8,7 @@
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/refusal.h"
 #include "ops/decoder/decoder.h"
 
 namespace quantaria::addon {
@@ -23,7 +24,7 @@ void check_float(const Tensor& tensor, const char* name) {
 
 /// A contiguous matrix of float values.
 Tensor matrix(Napi::Value value, const char* name, int64_t columns = -1) {
-  const Tensor tensor = TensorHandle::get(value, name);
+  const Tensor tensor = TensorHandle::get_anywhere(value, name);
   check_float(tensor, name);
   if (tensor.shape.size() != 2 || !tensor.contiguous() || (columns >= 0 && tensor.shape[1] != columns))
     fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", contiguous rows of ",
@@ -32,7 +33,7 @@ Tensor matrix(Napi::Value value, const char* name, int64_t columns = -1) {
 }
 
 Tensor vector(Napi::Value value, const char* name, DType dtype, int64_t size) {
-  const Tensor tensor = TensorHandle::get(value, name);
+  const Tensor tensor = TensorHandle::get_anywhere(value, name);
   if (tensor.dtype != dtype) fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), " came");
   if (tensor.elements() != size || !tensor.contiguous())
     fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", ", size, " elements expected");
@@ -43,25 +44,47 @@ int64_t extent(Napi::Value options, const char* name, int64_t min = 1) {
   return to_integer(field(options, name), name, min, kMaxExtent);
 }
 
-Tensor like(const Tensor& x) { return empty(cpu::device(), x.dtype, x.shape); }
+Tensor like(const Tensor& x) { return empty(*x.device, x.dtype, x.shape); }
+
+/// y of inputs that all live where the first one does: by the kernels of that device.
+void enqueue(std::vector<Tensor> inputs, const Tensor& y, std::function<void(ThreadPool&)> by_cpu,
+             std::function<void(cuda::Device&)> by_cuda) {
+  Device& device = *y.device;
+  for (const Tensor& input : inputs)
+    if (input.device != &device)
+      fail(ErrorCode::device, "one tensor is on ", input.device->id(), ", another on ", device.id());
+  device.enqueue(std::move(inputs), {y}, [=, &device] {
+    &device == &cpu::device() ? by_cpu(cpu::device().pool()) : by_cuda(cuda::of(&device));
+  });
+}
 
 void check_same(const Tensor& a, const Tensor& b) {
   if (a.shape != b.shape)
     fail(ErrorCode::shape, to_string(a.shape), " and ", to_string(b.shape), ", the same shape expected");
 }
 
+void check_ids_of(cuda::Device& gpu, const Storage& verdict, const Tensor& ids, int64_t vocabulary) {
+  if (cuda::refused(gpu, verdict.data()))
+    ops::check_ids(cuda::values_of(gpu, ids.data_as<int32_t>(), ids.elements()).data(), ids.elements(),
+                   vocabulary);
+}
+
 /// rmsNorm(x, gain, eps)
 Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   const Tensor x = matrix(info[0], "x");
-  const Tensor& gain = TensorHandle::get(info[1], "gain");
+  const Tensor& gain = TensorHandle::get_anywhere(info[1], "gain");
   const Tensor gains = vector(info[1], "gain", gain.dtype, x.shape[1]);
   check_float(gains, "gain");
   const auto eps = static_cast<float>(to_number(info[2], "eps"));
   const Tensor y = like(x);
-  cpu::device().enqueue({x, gains}, {y}, [=] {
-    if (y.elements() != 0)
-      ops::rms_norm(cpu::device().pool(), as_matrix(x), as_matrix(gains), eps, as_matrix(y));
-  });
+  enqueue(
+      {x, gains}, y,
+      [=](ThreadPool& pool) {
+        if (y.elements() != 0) ops::rms_norm(pool, as_matrix(x), as_matrix(gains), eps, as_matrix(y));
+      },
+      [=](cuda::Device& gpu) {
+        gpu.kernels().decoder.rms_norm(gpu.stream(), as_matrix(x), as_matrix(gains), eps, as_matrix(y));
+      });
   return TensorHandle::make(info.Env(), y);
 }
 
@@ -81,16 +104,19 @@ Napi::Value rotate(const Napi::CallbackInfo& info) {
   const Tensor x = matrix(info[0], "x", rotary.heads * rotary.head_dim);
   const int64_t positions = rotary.first + std::min(rotary.sequence, x.shape[0]);
   const int64_t table = positions * (rotary.dims / 2);
-  const Tensor cosines = TensorHandle::get(info[1], "cosines");
+  const Tensor cosines = TensorHandle::get_anywhere(info[1], "cosines");
   const Tensor sines = vector(info[2], "sines", DType::float32, cosines.elements());
   if (cosines.dtype != DType::float32 || !cosines.contiguous() || cosines.elements() < table)
     fail(ErrorCode::shape, "cosines: ", to_string(cosines.shape), ", float32 for ", positions,
          " positions expected");
   const Tensor y = like(x);
-  cpu::device().enqueue({x, cosines, sines}, {y}, [=] {
-    ops::rotate(cpu::device().pool(), as_matrix(x), cosines.data_as<float>(), sines.data_as<float>(), rotary,
-                as_matrix(y));
-  });
+  const auto [cosine, sine] = std::pair(cosines.data_as<float>(), sines.data_as<float>());
+  enqueue(
+      {x, cosines, sines}, y,
+      [=](ThreadPool& pool) { ops::rotate(pool, as_matrix(x), cosine, sine, rotary, as_matrix(y)); },
+      [=](cuda::Device& gpu) {
+        gpu.kernels().decoder.rotate(gpu.stream(), as_matrix(x), cosine, sine, rotary, as_matrix(y));
+      });
   return TensorHandle::make(info.Env(), y);
 }
 
@@ -116,22 +142,33 @@ Napi::Value attend(const Napi::CallbackInfo& info) {
   if (q.shape[0] != a.sequences * a.queries || k.shape[0] != a.sequences * a.keys || v.shape[0] != k.shape[0])
     fail(ErrorCode::shape, "q ", to_string(q.shape), ", k ", to_string(k.shape), ", v ", to_string(v.shape),
          " for ", a.sequences, " sequences");
-  const Tensor y = empty(cpu::device(), q.dtype, {q.shape[0], a.heads * a.value_dim});
-  cpu::device().enqueue({q, k, v}, {y}, [=] {
-    ops::attend(cpu::device().pool(), as_matrix(q), as_matrix(k), as_matrix(v), a, as_matrix(y));
-  });
+  const Tensor y = empty(*q.device, q.dtype, {q.shape[0], a.heads * a.value_dim});
+  enqueue(
+      {q, k, v}, y,
+      [=](ThreadPool& pool) { ops::attend(pool, as_matrix(q), as_matrix(k), as_matrix(v), a, as_matrix(y)); },
+      [=](cuda::Device& gpu) {
+        gpu.kernels().decoder.attend(gpu.stream(), as_matrix(q), as_matrix(k), as_matrix(v), a, as_matrix(y));
+      });
   return TensorHandle::make(info.Env(), y);
 }
 
 /// embed(table, ids, dtype)
 Napi::Value embed(const Napi::CallbackInfo& info) {
   const Tensor table = matrix(info[0], "table");
-  const Tensor ids = vector(info[1], "ids", DType::int32, TensorHandle::get(info[1], "ids").elements());
-  const Tensor y = empty(cpu::device(), to_dtype(info[2], "dtype"), {ids.elements(), table.shape[1]});
+  const Tensor ids =
+      vector(info[1], "ids", DType::int32, TensorHandle::get_anywhere(info[1], "ids").elements());
+  const Tensor y = empty(*table.device, to_dtype(info[2], "dtype"), {ids.elements(), table.shape[1]});
   check_float(y, "dtype");
-  cpu::device().enqueue({table, ids}, {y}, [=] {
-    ops::embed(cpu::device().pool(), as_matrix(table), ids.data_as<int32_t>(), as_matrix(y));
-  });
+  enqueue(
+      {table, ids}, y,
+      [=](ThreadPool& pool) { ops::embed(pool, as_matrix(table), ids.data_as<int32_t>(), as_matrix(y)); },
+      [=](cuda::Device& gpu) {
+        const auto verdict = gpu.allocate(cuda::kVerdictBytes);
+        cuda::clear_verdict(gpu, verdict->data());
+        gpu.kernels().decoder.embed(gpu.stream(), as_matrix(table), ids.data_as<int32_t>(), verdict->data(),
+                                    as_matrix(y));
+        check_ids_of(gpu, *verdict, ids, table.shape[0]);
+      });
   return TensorHandle::make(info.Env(), y);
 }
 
@@ -148,10 +185,17 @@ Napi::Value add(const Napi::CallbackInfo& info) {
     inputs.push_back(*gates);
   }
   const Tensor y = like(a);
-  cpu::device().enqueue(std::move(inputs), {y}, [=] {
-    const ConstMatrix logits = gates ? as_matrix(*gates) : Matrix{};
-    ops::add(cpu::device().pool(), as_matrix(a), as_matrix(b), gates ? &logits : nullptr, as_matrix(y));
-  });
+  const ConstMatrix logits = gates ? as_matrix(*gates) : Matrix{};
+  const bool gated = gates.has_value();
+  enqueue(
+      std::move(inputs), y,
+      [=](ThreadPool& pool) {
+        ops::add(pool, as_matrix(a), as_matrix(b), gated ? &logits : nullptr, as_matrix(y));
+      },
+      [=](cuda::Device& gpu) {
+        gpu.kernels().decoder.add(gpu.stream(), as_matrix(a), as_matrix(b), gated ? &logits : nullptr,
+                                  as_matrix(y));
+      });
   return TensorHandle::make(info.Env(), y);
 }
 
@@ -161,9 +205,12 @@ Napi::Value swiglu(const Napi::CallbackInfo& info) {
   const Tensor up = matrix(info[1], "up");
   check_same(gate, up);
   const Tensor y = like(gate);
-  cpu::device().enqueue({gate, up}, {y}, [=] {
-    ops::swiglu(cpu::device().pool(), as_matrix(gate), as_matrix(up), as_matrix(y));
-  });
+  enqueue(
+      {gate, up}, y,
+      [=](ThreadPool& pool) { ops::swiglu(pool, as_matrix(gate), as_matrix(up), as_matrix(y)); },
+      [=](cuda::Device& gpu) {
+        gpu.kernels().decoder.swiglu(gpu.stream(), as_matrix(gate), as_matrix(up), as_matrix(y));
+      });
   return TensorHandle::make(info.Env(), y);
 }
 
@@ -182,12 +229,22 @@ Napi::Value score_tokens(const Napi::CallbackInfo& info) {
   inputs.push_back(targets);
   if (logits.dtype != DType::float32 || (baseline && baseline->dtype != DType::float32))
     fail(ErrorCode::dtype, "logits: float32 expected");
-  const Tensor scores = empty(cpu::device(), DType::float32, {logits.shape[0], kFields});
-  cpu::device().enqueue(std::move(inputs), {scores}, [=] {
-    ops::score_tokens(cpu::device().pool(), logits.data_as<float>(),
-                      baseline ? baseline->data_as<float>() : nullptr, logits.shape[0], logits.shape[1],
-                      targets.data_as<int32_t>(), scores.data_as<ops::TokenScore>());
-  });
+  const Tensor scores = empty(*logits.device, DType::float32, {logits.shape[0], kFields});
+  const float* const other = baseline ? baseline->data_as<float>() : nullptr;
+  enqueue(
+      std::move(inputs), scores,
+      [=](ThreadPool& pool) {
+        ops::score_tokens(pool, logits.data_as<float>(), other, logits.shape[0], logits.shape[1],
+                          targets.data_as<int32_t>(), scores.data_as<ops::TokenScore>());
+      },
+      [=](cuda::Device& gpu) {
+        const auto verdict = gpu.allocate(cuda::kVerdictBytes);
+        cuda::clear_verdict(gpu, verdict->data());
+        gpu.kernels().decoder.score_tokens(gpu.stream(), logits.data_as<float>(), other, logits.shape[0],
+                                           logits.shape[1], targets.data_as<int32_t>(), verdict->data(),
+                                           scores.data_as<ops::TokenScore>());
+        check_ids_of(gpu, *verdict, targets, logits.shape[1]);
+      });
   return TensorHandle::make(info.Env(), scores);
 }
 

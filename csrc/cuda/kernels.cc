@@ -10,6 +10,7 @@ const Kernels& kernels() {
                                .dequant_matmul = ops::dequant_matmul_cuda,
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,
                                .moe = ops::kMoeLaunchers,
+                               .decoder = ops::kDecoderLaunchers,
                                .quantize = ops::kQuantizeLaunchers,
                                .bits = ops::kBitLaunchers,
                                .compare = ops::kCompareLaunchers,

@@ -3,6 +3,7 @@
 #include "ops/bitpack/bitpack_cuda.h"
 #include "ops/compare/compare_cuda.h"
 #include "ops/copy/copy_cuda.h"
+#include "ops/decoder/decoder_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/hadamard/hadamard_cuda.h"
@@ -22,6 +23,7 @@ struct Kernels {
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
   ops::MoeLaunchers moe;
+  ops::DecoderLaunchers decoder;
   ops::QuantizeLaunchers quantize;
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;

@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { type Evaluation, evaluateModel } from '../pipeline/evaluate';
 import { addToReport } from '../pipeline/evaluation_report';
-import { bytes, integer, useDevice } from './flags';
+import { bytes, integer, runOnDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { print, printJson } from './output';
 import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags';
@@ -35,7 +35,7 @@ export function evaluate(program: Command): void {
     .option('--max-memory <size>', 'beside the weights of a layer (default: 2GB)', bytes)
     .option('--report', "put the result into the report.html of the model's directory");
   addRunFlags(command).action(async (model: string, flags: Flags) => {
-    useDevice(flags);
+    runOnDevice(flags);
     const { signal, done } = abortOnInterrupt();
     const found = await evaluateModel(model, {
       ...runOptions(flags),

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { checkDevice, setThreads } from '../device';
+import { checkDevice, type DeviceId, setDefaultDevice, setThreads } from '../device';
 
 /** A value that a parser refuses is wrong usage: exit 2. */
 function refuse(expected: string): never {
@@ -90,4 +90,10 @@ export const threadsOption = (): Option =>
 export function useDevice({ device, threads }: DeviceFlags): void {
   if (device !== undefined) checkDevice(device);
   if (threads !== undefined) setThreads(threads);
+}
+
+/** The same for commands that run a model: it runs there. */
+export function runOnDevice(flags: DeviceFlags): void {
+  useDevice(flags);
+  if (flags.device !== undefined) setDefaultDevice(flags.device as DeviceId);
 }

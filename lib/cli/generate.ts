@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { type GenerateOptions, generateText } from '../pipeline/generate';
-import { bytes, type DeviceFlags, deviceOption, integer, number, threadsOption, useDevice } from './flags';
+import { bytes, type DeviceFlags, deviceOption, integer, number, runOnDevice, threadsOption } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { log, printJson } from './output';
 import { dtypeOption } from './run_flags';
@@ -31,7 +31,7 @@ export function generate(program: Command): void {
     .addOption(deviceOption())
     .addOption(threadsOption())
     .action(async (model: string, { json, device, threads, maxMemory, ...options }: Flags) => {
-      useDevice({ device, threads });
+      runOnDevice({ device, threads });
       const { signal, done } = abortOnInterrupt();
       if (!json) process.stdout.write(options.prompt);
       const onText = json ? undefined : (text: string) => void process.stdout.write(text);

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { expertUsage } from '../pipeline/usage';
-import { useDevice } from './flags';
+import { runOnDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { print, printJson, table } from './output';
 import { addRunFlags, type RunFlags, runOptions, shareLogger } from './run_flags';
@@ -12,7 +12,7 @@ export function usage(program: Command): void {
     .description('count how often each expert is chosen over a text')
     .argument('<model>', 'a directory or a .safetensors file');
   addRunFlags(command).action(async (model: string, flags: RunFlags) => {
-    useDevice(flags);
+    runOnDevice(flags);
     const { signal, done } = abortOnInterrupt();
     const onProgress = shareLogger('running');
     const found = await expertUsage(model, { ...runOptions(flags), signal, onProgress }).finally(done);

@@ -1,3 +1,4 @@
+import { getDefaultDevice } from '../device';
 import { QuantariaError } from '../errors';
 import type { StoredModule } from '../formats';
 import { describeModel, type Linear, type ModelMap, type Role } from '../models';
@@ -10,7 +11,9 @@ import {
   type Matrix,
 } from '../models/decoder';
 import { splitLayer } from '../models/names';
+import { native } from '../native';
 import { ACTIVATION_DTYPES } from '../ops/decoder';
+import { QuantizedTensor } from '../quantized';
 import { Tensor } from '../tensor';
 import { linearView } from './copy_units';
 import { openModel, type StoredModel } from './stored_model';
@@ -172,12 +175,12 @@ export class DecoderWeights implements Disposable {
   async #matrix(linear: Linear): Promise<Matrix> {
     const { format, stored, checkpoint } = this.#opened;
     const module = this.#modules.get(linear.source.tensor);
-    if (module !== undefined && format !== null) return format.decode(module, stored.read);
-    return computable(Tensor.wrap(linearView(checkpoint, linear)));
+    if (module !== undefined && format !== null) return placed(await format.decode(module, stored.read));
+    return placed(computable(Tensor.wrap(linearView(checkpoint, linear))));
   }
 
   #read(name: string): Tensor {
-    return computable(Tensor.wrap(this.#opened.checkpoint.view(name)));
+    return placed(computable(Tensor.wrap(this.#opened.checkpoint.view(name))));
   }
 
   /** What the checkpoint says of a linear layer's input. */
@@ -202,7 +205,7 @@ export class DecoderWeights implements Disposable {
     const name = this.#vectors.get(at ? `${at.layer} ${at.rest}.bias` : `${linear.name}.bias`);
     if (name === undefined) return undefined;
     using stored = Tensor.wrap(this.#opened.checkpoint.view(name));
-    return stored.cast('float32');
+    return placed(stored.cast('float32'));
   }
 
   #outerName(role: Role, pattern: RegExp, what: string): string {
@@ -221,6 +224,16 @@ function describeWhole({ checkpoint, model, modules }: StoredModel): ModelMap {
   const kept = checkpoint.entries().filter(({ name }) => !parts.has(name));
   const whole = modules.map(({ module, shape }) => ({ name: `${module}.weight`, dtype: 'F32', shape }));
   return describeModel(checkpoint.config, [...kept, ...whole]);
+}
+
+/** Where the model runs: on the default device. Takes what came from the checkpoint over, if that is elsewhere. */
+function placed<T extends Matrix>(item: T): T {
+  const device = getDefaultDevice();
+  if (item.device === device) return item;
+  using own: Matrix = item;
+  if (QuantizedTensor.is(own)) return own.to(device) as T;
+  using whole = Tensor.wrap(native.tensorCopy(Tensor.native(own, 'weight'), own.dtype)); // a view may have gaps
+  return whole.to(device) as T;
 }
 
 /** Products take three dtypes; others hold values that float32 holds too. */

@@ -161,6 +161,10 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     ['int8', 1, 70],
     ['int64', 31, 3],
     ['float16', 127, 129],
+    ['bfloat16', 72, 136], // in pieces of 16 bytes from here on
+    ['int32', 36, 100],
+    ['uint8', 144, 16],
+    ['int64', 34, 2],
   ] as const)('transposes and slices of %s [%i, %i] are those of the CPU', async (dtype, rows, cols) => {
     const values = Float32Array.from({ length: rows * cols }, (_, i) => (i * 37) % 127);
     using source = q.Tensor.from(values, [rows, cols], { dtype });
@@ -176,6 +180,7 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
   test.each([
     [3, 40, 24],
     [2, 33, 65],
+    [2, 72, 200],
     [1, 1, 1],
   ])(
     'expert layouts of %i experts, hidden %i, inter %i, convert byte for byte',
@@ -317,7 +322,7 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
         code: 'ERR_UNSUPPORTED',
         message: expect.stringMatching(new RegExp(`^${operation}: .*${DEVICE}`)),
       });
-    expect(() => native.decoderAdd(handle, handle, null)).toThrow(named('decoderAdd'));
+    expect(() => native.scaleMatrix(handle, null, null)).toThrow(named('scaleMatrix'));
   });
 
   test('tensors of two devices do not meet', () => {

@@ -29,11 +29,6 @@ int64_t largest_at(const float* row, int64_t n) {
   return best;
 }
 
-void check_index(const char* what, int32_t index, int64_t limit, int64_t row) {
-  if (index < 0 || index >= limit)
-    fail(ErrorCode::argument, what, " ", index, " at position ", row, " is not in the vocabulary of ", limit);
-}
-
 }  // namespace
 
 void rms_norm(ThreadPool& pool, const ConstMatrix& x, const ConstMatrix& gain, float eps, const Matrix& y) {
@@ -78,8 +73,15 @@ void rotate(ThreadPool& pool, const ConstMatrix& x, const float* cosines, const 
   });
 }
 
+void check_ids(const int32_t* ids, int64_t count, int64_t vocabulary) {
+  for (int64_t i = 0; i < count; ++i)
+    if (ids[i] < 0 || ids[i] >= vocabulary)
+      fail(ErrorCode::argument, "token id ", ids[i], " at position ", i, " is not in the vocabulary of ",
+           vocabulary);
+}
+
 void embed(ThreadPool& pool, const ConstMatrix& table, const int32_t* ids, const Matrix& y) {
-  for (int64_t t = 0; t < y.rows; ++t) check_index("token id", ids[t], table.rows, t);
+  check_ids(ids, y.rows, table.rows);
   for_rows(pool, y.rows, [&](int64_t first, int64_t end) {
     for (int64_t t = first; t < end; ++t)
       convert_row(table.dtype, row_of(table, ids[t]), y.dtype, y.data + t * y.row_stride * size_of(y.dtype),
@@ -118,7 +120,7 @@ void swiglu(ThreadPool& pool, const ConstMatrix& gate, const ConstMatrix& up, co
 
 void score_tokens(ThreadPool& pool, const float* logits, const float* baseline, int64_t rows,
                   int64_t vocabulary, const int32_t* targets, TokenScore* scores) {
-  for (int64_t t = 0; t < rows; ++t) check_index("token id", targets[t], vocabulary, t);
+  check_ids(targets, rows, vocabulary);
   const DecoderKernels& kernels = decoder_kernels();
   pool.parallel_for(rows, [&](int64_t t) {
     const float* row = logits + t * vocabulary;

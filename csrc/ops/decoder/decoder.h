@@ -52,6 +52,9 @@ void attend(ThreadPool& pool, const ConstMatrix& q, const ConstMatrix& k, const 
 /// y[t] = table[ids[t]]. ERR_ARGUMENT naming the first id that the table [V, n] does not have.
 void embed(ThreadPool& pool, const ConstMatrix& table, const int32_t* ids, const Matrix& y);
 
+/// That error alone, of `count` ids for a vocabulary.
+void check_ids(const int32_t* ids, int64_t count, int64_t vocabulary);
+
 /// y = a + b, or with gates [T, 1] (logits) a[t] + sigmoid(gates[t]) * b[t].
 void add(ThreadPool& pool, const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* gates,
          const Matrix& y);
