@@ -106,7 +106,7 @@ export class Decoder implements Disposable {
       }
       for (const [batch, x] of states.entries()) {
         using before = x;
-        states[batch] = this.#finalNorm(before);
+        states[batch] = this.finalNorm(before);
       }
       return states;
     } catch (error) {
@@ -143,7 +143,7 @@ export class Decoder implements Disposable {
       this,
       layers,
       (ids) => this.embed(ids),
-      (x) => this.#finalNorm(x),
+      (x) => this.finalNorm(x),
     );
   }
 
@@ -177,7 +177,8 @@ export class Decoder implements Disposable {
     return embed(this.outer.embedding, tensor, this.dtype);
   }
 
-  #finalNorm(x: Tensor): Tensor {
+  /** States `[T, hidden]` after the last layer, as the head takes them. */
+  finalNorm(x: Tensor): Tensor {
     return rmsNorm(x, this.outer.norm, this.shape.eps);
   }
 

@@ -25,10 +25,11 @@ import { type ExpertGroups, type FormatName, type ModelPlan, planModel, type Usa
 import { type QuantScheme, schemeLabel } from '../scheme';
 import { expertTargets } from './expert_targets';
 import { type PlanningOptions, recipeAndUsage } from './recipe_usage';
-import type { RowOptions } from './rows';
+import { DEFAULT_SAMPLES, type RowOptions } from './rows';
 import { spreadsFor } from './sensitivity';
 import { readSidecars } from './stored_model';
 import { mixHints, planForTarget, type TargetSummary } from './target_plan';
+import type { RunOptions } from './usage';
 
 /** What the command line or a program asks for. */
 export interface QuantizePlanOptions extends RowOptions {
@@ -157,13 +158,28 @@ export async function planQuantization(
       format: draft.format,
       stored: (linear, scheme) => storedForm(draft, linear, scheme),
       parameters,
+      data: dataOf(options),
       decoderBytes,
       bytesOf: (linear) => sizes.get(linear) ?? 0,
     },
     measuring,
   );
   const planned = layOut(source, model, chosen.decided, options);
-  return { ...planned, usage, target: chosen.target, warnings: [...planned.warnings, ...chosen.warnings] };
+  return {
+    ...planned,
+    usage,
+    target: chosen.target,
+    warnings: [...planned.warnings, ...chosen.warnings],
+    notes: [...planned.notes, ...chosen.notes],
+  };
+}
+
+/** What the model can be run on while it is planned; null without any. */
+function dataOf(options: QuantizePlanOptions & PlanningOptions): RunOptions | null {
+  const { text, tokens, seqLen, samples = DEFAULT_SAMPLES, signal, onPlanning } = options;
+  if (text === undefined && tokens === undefined) return null;
+  const onProgress = (done: number, total: number) => onPlanning?.('measuring costs', done, total);
+  return { text, tokens, seqLen, samples, signal, onProgress };
 }
 
 /** What a weight becomes in the plan's format under some scheme, and its bytes; null if the format cannot hold it. */

@@ -14,13 +14,18 @@ import {
   type TargetContext,
 } from '../recipe/target_bits';
 import { type IntBits, type QuantScheme, schemeLabel, validateScheme } from '../scheme';
+import { measuredCosts } from './measured_costs';
 import { type MeasureOptions, measureWeights, type WeightMeasure } from './sensitivity';
+import type { RunOptions } from './usage';
 
 /** Of a plan whose bits were chosen for an average. */
 export interface TargetSummary {
   bits: number;
   expertGroups: ExpertGroups;
-  /** Weighted relative error of rounding to nearest, by which plans of the same model compare. */
+  /**
+   * Weighted relative error of rounding to nearest, or with a text the sum of measured costs in nats an id, by which plans of the
+   * same model compare.
+   */
   predictedError: number;
 }
 
@@ -36,6 +41,8 @@ export interface TargetRequest {
   stored: (linear: Linear, scheme: QuantScheme) => { scheme: QuantScheme; bytes: number } | null;
   /** Of the decoder's linear weights under `decided`. */
   parameters: number;
+  /** A text or ids to measure costs on; null: weights alone decide. */
+  data: RunOptions | null;
   decoderBytes: number;
   bytesOf: (linear: Linear) => number;
 }
@@ -43,6 +50,7 @@ export interface TargetRequest {
 export interface TargetPlan {
   decided: ModelPlan;
   target: TargetSummary;
+  notes: string[];
   warnings: string[];
 }
 
@@ -79,6 +87,7 @@ export async function planForTarget(
     const kept = { key: 'kept', scheme: null, bytes: storedBytes(linear.dtype, linear.shape), error: 0 };
     return { linear, energy, outlierScore, options: [...rounded, kept] };
   });
+  const { costs, note } = await costsOf(source.directory, weights, request);
   const freeBytes = weights.reduce((sum, { linear }) => sum + request.bytesOf(linear), 0);
   const context = {
     model,
@@ -86,15 +95,32 @@ export async function planForTarget(
     targetBits: bits,
     parameters,
     fixedBytes: request.decoderBytes - freeBytes,
+    ...(costs && { cost: costs.of }),
   };
   const choice = chooseBits(weights, context, expertGroups);
   return {
     decided: withChoice(decided, choice, bits),
     target: { bits, expertGroups, predictedError: choice.predictedError },
+    notes: note === null ? [] : [`--target-bits: ${note}`],
     warnings: isAria(model)
       ? keptExpertsWarning(weights, context, choice)
       : mixWarnings(format, choice, (groups) => chooseBits(weights, context, groups)),
   };
+}
+
+/** A model that cannot be run is planned by its weights alone, which is said. */
+async function costsOf(
+  directory: string,
+  weights: readonly FreeWeight[],
+  request: TargetRequest,
+): Promise<{ costs: Awaited<ReturnType<typeof measuredCosts>>; note: string | null }> {
+  try {
+    const costs = await measuredCosts(directory, weights, request);
+    return { costs, note: costs?.note ?? null };
+  } catch (error) {
+    if (!(error instanceof QuantariaError && error.code === 'ERR_UNSUPPORTED')) throw error;
+    return { costs: null, note: `what errors cost cannot be measured: ${error.message}` };
+  }
 }
 
 interface Candidate {

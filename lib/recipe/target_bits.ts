@@ -32,12 +32,17 @@ export interface TargetContext {
   /** Of the decoder's linear weights: all of them, and bytes of those that are not free. */
   parameters: number;
   fixedBytes: number;
+  /** What an option of a weight costs the model's predictions, in any unit, where that was measured. */
+  cost?: (linear: Linear, option: WeightOption) => number;
 }
 
 export interface TargetChoice {
   schemes: Map<Linear, QuantScheme | null>;
   averageBits: number;
-  /** Root of the squared errors over the squared weights, both weighted by how much each weight matters. */
+  /**
+   * Root of the squared errors over the squared weights, both weighted by how much each weight matters; where costs were measured
+   * their sum.
+   */
   predictedError: number;
 }
 
@@ -48,7 +53,7 @@ const ATTENTION_WEIGHT = 2;
 /** An expert that a text never reached may be used by another one: it counts as this share of an average expert. */
 const UNSEEN_SHARE = 0.1;
 
-/** Attention does not stand fewer bits. */
+/** Where nothing was measured: attention does not stand fewer bits. */
 const FEWEST_BITS: Partial<Record<Role, number>> = { attention: 3 };
 /** Beside routed experts, dense layers are a small part of the model, and errors in them cost most. */
 const FEWEST_BITS_BESIDE_EXPERTS: Partial<Record<Role, number>> = { ...FEWEST_BITS, 'dense-ffn': 4 };
@@ -67,7 +72,6 @@ export function chooseBits(
   groups: ExpertGroups,
 ): TargetChoice {
   const { targetBits, parameters, fixedBytes } = context;
-  const importance = importanceIn(context);
   const { units, unitMembers } = unitsOf(weights, context, groups);
   const chosen = chooseOptions(units, (targetBits * parameters) / 8 - fixedBytes);
   const averageOf = (bytes: number) => (parameters === 0 ? 0 : (8 * (bytes + fixedBytes)) / parameters);
@@ -86,11 +90,13 @@ export function chooseBits(
     }
   }
   const error = chosen.reduce((sum, option) => sum + option.error, 0);
+  const importance = importanceIn(context);
   const energy = weights.reduce((sum, weight) => sum + importance(weight.linear) * weight.energy, 0);
+  const predictedError = context.cost ? error : energy === 0 ? 0 : Math.sqrt(error / energy);
   return {
     schemes,
     averageBits: averageOf(chosen.reduce((sum, { bytes }) => sum + bytes, 0)),
-    predictedError: energy === 0 ? 0 : Math.sqrt(error / energy),
+    predictedError,
   };
 }
 
@@ -107,7 +113,7 @@ export function averageRange(
 
 /** Weights that share a choice, and what they can choose. */
 function unitsOf(weights: readonly FreeWeight[], context: TargetContext, groups: ExpertGroups) {
-  const importance = importanceIn(context);
+  const cost = costIn(context);
   const members = new Map<string, FreeWeight[]>();
   for (const weight of weights) {
     const key = unitKey(weight.linear, groups);
@@ -116,7 +122,7 @@ function unitsOf(weights: readonly FreeWeight[], context: TargetContext, groups:
     else members.set(key, [weight]);
   }
   const unitMembers = [...members.values()];
-  return { units: unitMembers.map((own) => unitOf(own, importance, context.model)), unitMembers };
+  return { units: unitMembers.map((own) => unitOf(own, cost, context)), unitMembers };
 }
 
 /** Bounds that hold when they are typed in. */
@@ -141,16 +147,17 @@ function unitKey({ name, role, layer, expert, projection }: Linear, groups: Expe
 
 function unitOf(
   members: readonly FreeWeight[],
-  importance: (linear: Linear) => number,
-  { experts }: ModelMap,
+  cost: NonNullable<TargetContext['cost']>,
+  { model, cost: measured }: TargetContext,
 ): BitUnit<Option> {
   const [first, ...others] = members as [FreeWeight, ...FreeWeight[]];
   const shared = first.options.filter(({ key }) =>
     others.every(({ options }) => options.some((option) => option.key === key)),
   );
-  const fewest = (experts > 0 ? FEWEST_BITS_BESIDE_EXPERTS : FEWEST_BITS)[first.linear.role] ?? 0;
+  const fewest = (model.experts > 0 ? FEWEST_BITS_BESIDE_EXPERTS : FEWEST_BITS)[first.linear.role] ?? 0;
+  const isFree = measured !== undefined;
   const enough = shared.filter(
-    ({ scheme }) => scheme === null || scheme.kind !== 'int' || scheme.bits >= fewest,
+    ({ scheme }) => isFree || scheme === null || scheme.kind !== 'int' || scheme.bits >= fewest,
   );
   // Where the format has no more bits than too few, these are better than none.
   const options = enough.some(({ scheme }) => scheme !== null) ? enough : shared;
@@ -162,7 +169,7 @@ function unitOf(
       for (const member of members) {
         const own = member.options.find((option) => option.key === key) as WeightOption;
         bytes += own.bytes;
-        error += importance(member.linear) * own.error;
+        error += cost(member.linear, own);
       }
       return { key, bytes, error };
     }),
@@ -170,16 +177,38 @@ function unitOf(
 }
 
 /** How much an error in a weight matters: the share of the tokens that it sees, more in attention and in the first layers. */
-function importanceIn({ model, usage }: TargetContext): (linear: Linear) => number {
+function importanceIn(context: TargetContext): (linear: Linear) => number {
+  const shareOf = sharesIn(context);
+  const placeOf = placesIn(context);
+  return (linear) => shareOf(linear) * placeOf(linear);
+}
+
+/** What an option costs: as it was measured, else its error by how much it matters. */
+function costIn(context: TargetContext): NonNullable<TargetContext['cost']> {
+  const importance = importanceIn(context);
+  return context.cost ?? ((linear, { error }) => importance(linear) * error);
+}
+
+/** What is known of layers and roles where nothing was measured. */
+function placesIn({ model }: TargetContext): (linear: Linear) => number {
   const first = new Set(firstExpertLayers(model));
+  return ({ role, layer }) => {
+    const depth = layer !== null && first.has(layer) ? FIRST_LAYERS_WEIGHT : 1;
+    return role === 'attention' && model.experts > 0 ? depth * ATTENTION_WEIGHT : depth;
+  };
+}
+
+/** The share of the tokens that a weight sees. */
+export function sharesIn({
+  model,
+  usage,
+}: Pick<TargetContext, 'model' | 'usage'>): (linear: Linear) => number {
   const average = model.experts > 0 ? (model.topK ?? 1) / model.experts : 1;
   const counts = new Map(usage?.layers.map(({ layer, counts: own }) => [layer, own]));
   return ({ role, layer, expert }) => {
-    const depth = layer !== null && first.has(layer) ? FIRST_LAYERS_WEIGHT : 1;
-    if (role === 'attention' && model.experts > 0) return depth * ATTENTION_WEIGHT;
-    if (role !== 'expert') return depth;
+    if (role !== 'expert') return 1;
     const count = layer === null || expert === null ? undefined : counts.get(layer)?.[expert];
     const seen = count === undefined || usage === null || usage.tokens === 0 ? average : count / usage.tokens;
-    return depth * Math.max(seen, UNSEEN_SHARE * average);
+    return Math.max(seen, UNSEEN_SHARE * average);
   };
 }

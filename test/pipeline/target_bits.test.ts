@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../lib/checkpoint/reader';
 import { describeModel } from '../../lib/models';
 import { evaluateModel } from '../../lib/pipeline/evaluate';
+import { measureParts, partOf } from '../../lib/pipeline/measured_sensitivity';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { planQuantization } from '../../lib/pipeline/quantize_plan';
 import { measureWeights } from '../../lib/pipeline/sensitivity';
@@ -297,6 +298,84 @@ test('Aria: the nearest plan that stock loaders take keeps the experts, and is w
   const nearest = await planned({ targetBits: Number(said[0]) + 0.001, recipe: file });
   expect(nearest.averageBits).toBeCloseTo(Number(said[0]), 2);
   expect(nearest.warnings.join()).not.toMatch(/experts/);
+});
+
+describe('costs measured on a text', () => {
+  const data = { text, samples: 8 };
+
+  test('of a part of a layer: the divergence of the model in which it alone is rounded', {
+    timeout: 60_000,
+  }, async () => {
+    const scheme = {
+      kind: 'int',
+      bits: 3,
+      symmetric: true,
+      range: 'full',
+      granularity: 'row',
+      scaleDtype: 'bfloat16',
+    } as const;
+    using source = await openCheckpoint(EXAMPLE);
+    const { linears } = describeModel(source.config, source.entries());
+    const names = ['0 attention qkv', '1 expert gate-up', '2 shared-expert down'];
+    const parts = names.map((name) => ({
+      name,
+      members: linears
+        .filter((linear) => linear.layer !== null && linear.role !== 'vision' && partOf(linear) === name)
+        .map((linear) => ({ linear, scheme })),
+    }));
+    expect(parts.map(({ members }) => members.length)).toEqual([3, 32, 1]);
+    const found = await measureParts(EXAMPLE, parts, data);
+    for (const { name, members } of parts) {
+      const file = path.join(work, 'part.json');
+      const rules = members.map(({ linear }) => ({ match: { name: linear.name }, scheme }));
+      fs.writeFileSync(file, JSON.stringify({ rules: [...rules, { match: {}, scheme: null }] }));
+      const out = newOut();
+      await quantizeCheckpoint(EXAMPLE, { recipe: file, out });
+      const { baseline } = await evaluateModel(out, { ...data, baseline: EXAMPLE });
+      // The same weights; sums differ in their order.
+      const ratio = (found.get(name) as number) / (baseline?.klDivergence as number);
+      expect(Math.abs(ratio - 1), name).toBeLessThan(1e-3);
+    }
+  });
+
+  test('the plan is the same each time, says what it rests on, and keeps within its average', async () => {
+    const options = { targetBits: 3.5, ...data };
+    const [first, again] = [await planned(options), await planned(options)];
+    expect(again.tensors.map(({ scheme }) => scheme)).toEqual(first.tensors.map(({ scheme }) => scheme));
+    expect(first.notes.join()).toMatch(/measured on the text, for 18 parts of layers/);
+    expect(first.averageBits).toBeLessThanOrEqual(3.5);
+    expect(first.averageBits).toBeGreaterThan(0.99 * 3.5);
+    expect((await planned({ targetBits: 3.5, usage })).notes.join()).not.toMatch(/measured/);
+  });
+
+  test('it is nearer to the original than uniform bits of the same size, on another text', async () => {
+    const out = { uniform: newOut(), planned: newOut() };
+    const { averageBits } = await quantizeCheckpoint(EXAMPLE, { bits: 3, groupSize: 32, out: out.uniform });
+    const mixed = await quantizeCheckpoint(EXAMPLE, {
+      targetBits: averageBits,
+      groupSize: 32,
+      ...data,
+      out: out.planned,
+    });
+    expect(mixed.averageBits).toBeLessThanOrEqual(averageBits);
+    const held = { text: path.join(EXAMPLE, 'eval.txt'), samples: 16, baseline: EXAMPLE };
+    const [own, uniform] = [await evaluateModel(out.planned, held), await evaluateModel(out.uniform, held)];
+    expect(own.baseline?.klDivergence).toBeLessThan(0.7 * (uniform.baseline?.klDivergence as number));
+  });
+
+  test('a model that cannot be run is planned by its weights, which is said', async () => {
+    const { config, tensors } = llama();
+    const model = writeModel(path.join(work, 'unknown'), {
+      config: { ...config, hidden_act: 'gelu' },
+      tensors,
+    });
+    const tokens = path.join(work, 'unknown.u16');
+    fs.writeFileSync(tokens, Buffer.from(new Uint16Array(64).buffer));
+    const { notes, tensors: found } = await planned({ targetBits: 4, tokens, seqLen: 16 }, model);
+    expect(notes.join()).toMatch(/--target-bits: what errors cost cannot be measured: .*hidden_act gelu/);
+    const plain = await planned({ targetBits: 4 }, model);
+    expect(found.map(({ scheme }) => scheme)).toEqual(plain.tensors.map(({ scheme }) => scheme));
+  });
 });
 
 test('weights are measured as a plain loop measures them', async () => {

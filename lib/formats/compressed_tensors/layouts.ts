@@ -127,7 +127,7 @@ export const inputActivations = (activations: Activations): JsonObject => ({
   actorder: null,
   ...common,
   dynamic: activations === 'dynamic',
-  observer: activations === 'dynamic' ? null : 'minmax',
+  observer: activations === 'dynamic' ? null : 'mse',
 });
 
 /** 8-bit integers as they are, for products with activations of 8 bits. */

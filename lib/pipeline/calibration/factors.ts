@@ -85,12 +85,6 @@ export class LayerFactors {
     return scaleMatrix(products, inverse, inverse);
   }
 
-  /** Magnitudes of an input's features as they are when it is divided by the factors. */
-  magnitudes(key: LinearKey, magnitudes: Float32Array): Float32Array {
-    const columns = this.columns.get(keyOf(key));
-    return columns === undefined ? magnitudes : magnitudes.map((value, i) => value / (columns[i] as number));
-  }
-
   bias(key: LinearKey, bias: Tensor): Tensor {
     const rows = this.rows.get(keyOf(key));
     if (rows === undefined) return bias.to('cpu');

@@ -1,9 +1,10 @@
 import { vector } from '../../methods/awq';
 import type { LayerWeights } from '../../models/decoder';
 import type { Role } from '../../models/types';
+import { native } from '../../native';
 import { Hessian } from '../../ops/gptq';
 import { ColumnMagnitudes, scaleMatrix } from '../../ops/scaling';
-import type { Tensor } from '../../tensor';
+import { Tensor } from '../../tensor';
 
 /** What enters the feed-forward part of a layer: its router, shared experts and routed experts, or dense gate and up. */
 export const FEED_FORWARD = 'feed-forward input';
@@ -22,6 +23,8 @@ export function inputOf(role: Role, projection: string): string {
 export class InputStatistics implements Disposable {
   readonly hessian: Hessian;
   readonly magnitudes: ColumnMagnitudes;
+  /** Some rows of each batch, float32. */
+  readonly #rows: Tensor[] = [];
 
   constructor(width: number) {
     this.hessian = new Hessian(width);
@@ -40,7 +43,29 @@ export class InputStatistics implements Disposable {
     this.magnitudes.update(x);
   }
 
+  /** Keeps so many rows, evenly taken. @param x `[rows, in]` */
+  keepRows(x: Tensor, count: number): void {
+    const rows = x.shape[0] as number;
+    const step = Math.max(1, Math.floor(rows / count));
+    const some = native.tensorSlice(Tensor.native(x, 'x'), 0, 0, rows, step);
+    this.#rows.push(Tensor.wrap(native.tensorCopy(some, 'float32')));
+    native.tensorDispose(some);
+  }
+
+  /** The rows that were kept, one after the other. */
+  async sample(): Promise<Float32Array> {
+    const parts = await Promise.all(this.#rows.map((rows) => rows.toFloat32()));
+    const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      all.set(part, at);
+      at += part.length;
+    }
+    return all;
+  }
+
   [Symbol.dispose](): void {
+    for (const rows of this.#rows) rows.dispose();
     this.hessian.dispose();
     this.magnitudes[Symbol.dispose]();
   }
@@ -59,8 +84,14 @@ export class LayerInputs implements Disposable {
   /** Inputs of the batch under way that were looked at. */
   readonly #seen = new Set<string>();
 
-  /** @param wanted inputs; others are passed over */
-  constructor(private readonly wanted: ReadonlySet<string>) {}
+  /**
+   * @param wanted inputs; others are passed over
+   * @param sampled rows of each batch that are kept
+   */
+  constructor(
+    private readonly wanted: ReadonlySet<string>,
+    private readonly sampled = 0,
+  ) {}
 
   /** The layer's weights, with every input looked at on its way. */
   watch(weights: LayerWeights): LayerWeights {
@@ -78,6 +109,7 @@ export class LayerInputs implements Disposable {
     const own = this.#inputs.get(input) ?? new InputStatistics(x.shape[1] as number);
     this.#inputs.set(input, own);
     own.add(x);
+    if (this.sampled > 0) own.keepRows(x, this.sampled);
   }
 
   get(input: string): InputStatistics | null {

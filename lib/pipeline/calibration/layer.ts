@@ -2,6 +2,7 @@ import type { DType } from '../../dtype';
 import { QuantariaError } from '../../errors';
 import type { Format } from '../../formats';
 import { type CalibratedMatrix, withGroupIndex } from '../../methods/gptq';
+import { staticScale } from '../../methods/static_scale';
 import {
   attentionHalf,
   decoderBlock,
@@ -52,8 +53,8 @@ export interface Sink {
   write: (part: Write) => Promise<void>;
 }
 
-/** Of 8 bits, on both sides of 0. */
-const LARGEST_CODE = 127;
+/** Rows of an input that are kept where static activations need them. */
+const SAMPLED_ROWS = 512;
 /** The share of the memory that Hessians of experts may take; quantization itself needs the rest. */
 const HESSIAN_SHARE = 0.5;
 
@@ -80,7 +81,9 @@ export class LayerCalibration implements Disposable {
     const wanted = members
       .filter(({ linear }) => linear.expert === null)
       .map(({ linear }) => inputOf(linear.role, linear.projection));
-    this.#inputs = new LayerInputs(new Set(experts ? [...wanted, FEED_FORWARD] : wanted));
+    const isStatic = members.some(({ activations }) => activations === 'static');
+    const sampled = isStatic ? Math.max(1, Math.floor(SAMPLED_ROWS / batches.rows.length)) : 0;
+    this.#inputs = new LayerInputs(new Set(experts ? [...wanted, FEED_FORWARD] : wanted), sampled);
     this.#routed =
       original.experts.length > 0 ? new RoutedTokens(original.experts.length, settings.routingWeights) : null;
   }
@@ -210,12 +213,17 @@ export class LayerCalibration implements Disposable {
     return this.#quantizeMatrix(member, inputs, { tokens: own.tokens, hessian: own.source }, sink);
   }
 
-  /** Of static activations: the one scale that holds all values that calibration has seen. */
   async #inputScale(member: PlannedMatrix, inputs: InputStatistics | null): Promise<number | undefined> {
     if (member.activations !== 'static') return undefined;
-    const maxima = inputs === null ? new Float32Array() : await this.method.maxima(member, inputs);
+    if (inputs === null) return staticScale([], 0);
+    const divisors = this.method.divisors(member);
+    const divided = (values: Float32Array) =>
+      divisors === null
+        ? values
+        : values.map((value, i) => value / (divisors[i % divisors.length] as number));
+    const maxima = divided(await inputs.magnitudes.maxima());
     const largest = maxima.reduce((most, magnitude) => Math.max(most, magnitude), 0);
-    return largest > 0 ? largest / LARGEST_CODE : 1;
+    return staticScale(divided(await inputs.sample()), largest);
   }
 
   async #quantizeMatrix(

@@ -15,8 +15,8 @@ export interface LayerMethod extends Disposable {
   beginExpert(index: number, inputs: ExpertInputs): Promise<void>;
   /** @param inputs what enters the linear layer; null if nothing does */
   matrix(member: PlannedMatrix, weight: Tensor, inputs: InputStatistics | null): Promise<CalibratedMatrix>;
-  /** The largest magnitude of each input feature as the weight will see it. */
-  maxima(member: PlannedMatrix, inputs: InputStatistics): Promise<Float32Array>;
+  /** What the weight's input features will be divided by; null for nothing. */
+  divisors(member: PlannedMatrix): Float32Array | null;
   /** After all matrices: what else of the layer has changed is replaced and written. */
   finish(layer: QuantizedLayer, sink: Sink): Promise<void>;
   /** What weights, norms and biases were multiplied by, by their names in the output. */
@@ -38,8 +38,8 @@ export class SingleWeights implements LayerMethod {
     return quantizeCalibrated(weight, inputs?.hessian ?? null, scheme, this.settings);
   }
 
-  maxima(_: PlannedMatrix, { magnitudes }: InputStatistics): Promise<Float32Array> {
-    return magnitudes.maxima();
+  divisors(): null {
+    return null;
   }
 
   async finish(): Promise<void> {}

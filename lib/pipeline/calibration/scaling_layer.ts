@@ -71,8 +71,8 @@ export class ScalingLayer implements LayerMethod {
     return { ...made, ...(await this.#measured(linear, weight, made.quantized, inputs, scheme)) };
   }
 
-  async maxima({ linear }: PlannedMatrix, { magnitudes }: InputStatistics): Promise<Float32Array> {
-    return this.#factors.magnitudes(linear, await magnitudes.maxima());
+  divisors({ linear }: PlannedMatrix): Float32Array | null {
+    return this.#factors.columns.get(keyOf(linear)) ?? null;
   }
 
   async finish(layer: QuantizedLayer, { write }: Sink): Promise<void> {
