@@ -120,10 +120,12 @@ export interface Native {
       damping: number;
       blockSize: number;
     },
+    beside: NativeTensor | null,
   ): Promise<{
     stored: Record<string, NativeTensor>;
     error: number;
     weight: number;
+    beside: number;
     damping: number;
     attempts: number;
     deadColumns: number;

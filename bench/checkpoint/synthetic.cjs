@@ -1,7 +1,9 @@
 'use strict';
 // Writes a synthetic checkpoint with the tensor names and shapes of Aria: grouped experts, bfloat16, one shard a layer. The
 // values are normal, with a standard deviation of 0.02.
-//   node bench/checkpoint/synthetic.cjs DIR [--layers 2] [--vocab 1024]
+//   node bench/checkpoint/synthetic.cjs DIR [--layers 2] [--vocab 1024] [--unreached 0]
+// --unreached: so many experts of each layer that no token is routed to. The first feature of every token is then large and
+// positive, and their routers' weights for it are negative.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -13,6 +15,9 @@ const WIDTH = 1664;
 const EXPERTS = 64;
 const SHARED = 2 * WIDTH;
 const POOL = 1 << 23;
+/** In bfloat16. */
+const ONE = 0x3f80;
+const MINUS_ONE = 0xbf80;
 
 /** A pool of normal values that every tensor is cut from at an offset of its own. */
 function makePool() {
@@ -71,7 +76,15 @@ function configOf(layers, vocab) {
   };
 }
 
-async function writeShard(directory, file, tensors, pool) {
+/** The value that a row of a tensor (a norm is one row) has in its first column instead of the pool's; undefined for most. */
+function firstOfRow(name, row, unreached) {
+  if (unreached === 0) return undefined;
+  if (/embed_tokens|post_attention_layernorm/.test(name)) return ONE;
+  if (!/mlp\.router/.test(name)) return undefined;
+  return row < EXPERTS - unreached ? 0 : MINUS_ONE;
+}
+
+async function writeShard(directory, file, tensors, pool, unreached) {
   const entries = tensors.map(([name, shape]) => ({ name, dtype: 'BF16', shape }));
   const writer = new SafetensorsWriter(path.join(directory, file), entries);
   for (const [name, shape] of tensors) {
@@ -84,6 +97,10 @@ async function writeShard(directory, file, tensors, pool) {
       bits.set(part, at);
       at += part.length;
     }
+    const width = shape.at(-1);
+    for (let row = 0; row * width < size; ++row) {
+      bits[row * width] = firstOfRow(name, row, unreached) ?? bits[row * width];
+    }
     const tensor = Tensor.from(bits, shape, { dtype: 'bfloat16' });
     await writer.write(name, tensor);
   }
@@ -92,7 +109,7 @@ async function writeShard(directory, file, tensors, pool) {
 }
 
 /** Writes the checkpoint unless it is there; returns the bytes of its tensors. */
-async function makeSynthetic(directory, { layers = 2, vocab = 1024 } = {}) {
+async function makeSynthetic(directory, { layers = 2, vocab = 1024, unreached = 0 } = {}) {
   fs.mkdirSync(directory, { recursive: true });
   const values = Tensor.from(makePool(), [POOL]);
   const rounded = values.cast('bfloat16');
@@ -101,14 +118,14 @@ async function makeSynthetic(directory, { layers = 2, vocab = 1024 } = {}) {
   const name = (i) => `model-${String(i + 1).padStart(5, '0')}-of-${total}.safetensors`;
   const map = [];
   for (let layer = 0; layer < layers; layer++) {
-    map.push(...(await writeShard(directory, name(layer), layerTensors(layer), pool)));
+    map.push(...(await writeShard(directory, name(layer), layerTensors(layer), pool, unreached)));
   }
   const rest = [
     ['language_model.model.embed_tokens.weight', [vocab, HIDDEN]],
     ['language_model.model.norm.weight', [HIDDEN]],
     ['language_model.lm_head.weight', [vocab, HIDDEN]],
   ];
-  map.push(...(await writeShard(directory, name(layers), rest, pool)));
+  map.push(...(await writeShard(directory, name(layers), rest, pool, unreached)));
   fs.writeFileSync(path.join(directory, 'config.json'), JSON.stringify(configOf(layers, vocab), null, 2));
   const index = { metadata: {}, weight_map: Object.fromEntries(map) };
   fs.writeFileSync(path.join(directory, 'model.safetensors.index.json'), JSON.stringify(index, null, 2));
@@ -119,8 +136,13 @@ module.exports = { makeSynthetic };
 if (require.main === module) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { layers: { type: 'string', default: '2' }, vocab: { type: 'string', default: '1024' } },
+    options: {
+      layers: { type: 'string', default: '2' },
+      vocab: { type: 'string', default: '1024' },
+      unreached: { type: 'string', default: '0' },
+    },
   });
   if (positionals.length !== 1) throw new Error('usage: synthetic.cjs DIR [--layers N] [--vocab N]');
-  void makeSynthetic(positionals[0], { layers: Number(values.layers), vocab: Number(values.vocab) });
+  const [layers, vocab, unreached] = [values.layers, values.vocab, values.unreached].map(Number);
+  void makeSynthetic(positionals[0], { layers, vocab, unreached });
 }

@@ -100,7 +100,8 @@ class Form {
   std::vector<std::pair<const char*, Tensor>> tensors_;
 };
 
-using Solve = std::function<ops::GptqReport(const float* products, int64_t samples)>;
+using Solve =
+    std::function<ops::GptqReport(const float* products, int64_t samples, const ConstMatrix* beside)>;
 
 Solve int_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
   const ops::IntScheme s = to_int_scheme(scheme);
@@ -109,8 +110,8 @@ Solve int_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& op
   const bool indexed = s.granularity == ops::Granularity::group && options.act_order &&
                        !options.group_order && !options.static_groups;
   const Tensor index = indexed ? form.add("groupIndex", DType::int32, {w.shape[1]}) : Tensor{};
-  return [=](const float* products, int64_t samples) {
-    const ops::GptqProblem problem{{m, products, samples}, to.pointers(), pointer<int32_t>(index)};
+  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+    const ops::GptqProblem problem{{m, products, samples, beside}, to.pointers(), pointer<int32_t>(index)};
     return ops::quantize_gptq(cpu::device().pool(), problem, s, options, scratch);
   };
 }
@@ -119,8 +120,8 @@ Solve codebook_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOption
   const ops::CodebookScheme s = to_codebook_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, false);
   const CodebookTensors to = add_codebook(form, m, s);
-  return [=](const float* products, int64_t samples) {
-    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples}, s, to.pointers(), options,
+  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
                               scratch);
   };
 }
@@ -129,8 +130,8 @@ Solve fp8_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& op
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.per_row);
   const Fp8Tensors to = add_fp8(form, w, s);
-  return [=](const float* products, int64_t samples) {
-    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples}, s, to.pointers(), options,
+  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
                               scratch);
   };
 }
@@ -139,8 +140,8 @@ Solve mx_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& opt
   const ops::MxScheme s = to_mx_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.pre_scale);
   const MxTensors to = add_mx(form, w, s);
-  return [=](const float* products, int64_t samples) {
-    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples}, s, to.pointers(), options,
+  return [=](const float* products, int64_t samples, const ConstMatrix* beside) {
+    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
                               scratch);
   };
 }
@@ -158,8 +159,8 @@ MakeSolve solver_of(Napi::Value scheme) {
                             {"mx", mx_solver}});
 }
 
-/// gptqQuantize(weight, products, samples, scheme, options): a promise of {stored, error, weight, damping,
-/// attempts, deadColumns}
+/// gptqQuantize(weight, products, samples, scheme, options, beside [out, in] | null): a promise of {stored,
+/// error, weight, beside, damping, attempts, deadColumns}
 Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
   const Tensor w = TensorHandle::get(info[0], "weight");
   if (w.shape.size() != 2) fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, in] expected");
@@ -167,6 +168,10 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
   if (products.shape[0] != w.shape[1])
     fail(ErrorCode::shape, "hessian: of ", products.shape[0], " columns, ", w.shape[1], " expected");
   const int64_t samples = to_integer(info[2], "samples");
+  const bool has_beside = !info[5].IsNull() && !info[5].IsUndefined();
+  const Tensor beside = has_beside ? TensorHandle::get(info[5], "beside") : Tensor{};
+  if (has_beside && beside.shape != w.shape)
+    fail(ErrorCode::shape, "beside: ", to_string(beside.shape), ", ", to_string(w.shape), " expected");
   Form stored;
   const Solve solve = solver_of(info[3])(w, info[3], to_options(info[4]), stored);
 
@@ -175,13 +180,19 @@ Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
   cpu::device().post([=, settle = settle] {
     std::shared_ptr<const Error> failure = w.storage->failure();
     if (!failure) failure = products.storage->failure();
+    if (!failure && has_beside) failure = beside.storage->failure();
     cpu::device().told(failure);
-    if (!failure) failure = failure_of([&] { *report = solve(products.data_as<float>(), samples); });
+    if (!failure)
+      failure = failure_of([&] {
+        const ConstMatrix other = has_beside ? as_matrix(beside) : ConstMatrix{};
+        *report = solve(products.data_as<float>(), samples, has_beside ? &other : nullptr);
+      });
     settle(failure, [=](Napi::Env env) {
       Napi::Object result = Napi::Object::New(env);
       result.Set("stored", stored.object(env));
       result.Set("error", report->error);
       result.Set("weight", report->weight);
+      result.Set("beside", report->beside);
       result.Set("damping", report->damping);
       result.Set("attempts", static_cast<double>(report->attempts));
       result.Set("deadColumns", static_cast<double>(report->dead_columns));

@@ -235,14 +235,6 @@ const std::shared_ptr<const StoredWeight>& live(const std::shared_ptr<const Stor
   return weight;
 }
 
-const std::shared_ptr<const StoredWeight>& on_the_cpu(const std::shared_ptr<const StoredWeight>& weight,
-                                                      const char* name) {
-  if (weight->packed.device != &cpu::device())
-    fail(ErrorCode::unsupported, name, " is on ", weight->packed.device->id(),
-         ", for which there is no kernel");
-  return weight;
-}
-
 }  // namespace
 
 std::shared_ptr<const StoredWeight> WeightHandle::get_anywhere(Napi::Value value, const char* name) {
@@ -252,12 +244,16 @@ std::shared_ptr<const StoredWeight> WeightHandle::get_anywhere(Napi::Value value
 }
 
 std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
-  return on_the_cpu(get_anywhere(value, name), name);
+  std::shared_ptr<const StoredWeight> weight = get_anywhere(value, name);
+  if (weight->packed.device != &cpu::device())
+    fail(ErrorCode::unsupported, name, " is on ", weight->packed.device->id(),
+         ", for which there is no kernel");
+  return weight;
 }
 
 std::shared_ptr<const StoredWeight> WeightHandle::find(Napi::Value value, const char* name) {
   const WeightHandle* const handle = unwrap(value);
-  return handle == nullptr ? nullptr : on_the_cpu(live(handle->weight_, name), name);
+  return handle == nullptr ? nullptr : live(handle->weight_, name);
 }
 
 void WeightHandle::dispose(Napi::Value value) {

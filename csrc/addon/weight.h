@@ -51,7 +51,7 @@ class WeightHandle : public Napi::ObjectWrap<WeightHandle> {
   /// elsewhere.
   static std::shared_ptr<const StoredWeight> get(Napi::Value value, const char* name);
 
-  /// The same, or null if the value is no handle of a weight.
+  /// As get_anywhere, but null if the value is no handle of a weight.
   static std::shared_ptr<const StoredWeight> find(Napi::Value value, const char* name);
 
   static void dispose(Napi::Value value);

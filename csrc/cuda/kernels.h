@@ -7,6 +7,7 @@
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/hadamard/hadamard_cuda.h"
 #include "ops/llm_int8/llm_int8_cuda.h"
+#include "ops/moe/moe_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 #include "ops/scaling/scaling_cuda.h"
 
@@ -21,6 +22,7 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+  ops::MoeKernels moe;
   ops::QuantizeLaunchers quantize;
   ops::BitLaunchers bits;
   ops::CompareLaunchers compare;

@@ -49,18 +49,18 @@ export async function quantizeCalibrated(
     if (hessian === null || hessian.samples === 0) {
       return { ...rounded, quantized: nearest.to('cpu'), outputError: null };
     }
-    const lost = await outputError(hessian, weight, nearest);
+    using values = dequantize(nearest);
     if (settings === null || !compensable(scheme)) {
+      const lost = await hessian.outputError(weight, values);
       const own = relative(lost, await hessian.outputError(weight, null));
       return { ...rounded, quantized: nearest.to('cpu'), outputError: { rtn: own, own } };
     }
-    const found = await gptq.quantize(weight, hessian, { ...settings, scheme });
-    const energy = (found.energy * hessian.samples) / 2;
+    const found = await gptq.quantizeBeside(weight, hessian, { ...settings, scheme }, values);
     return {
       quantized: found.quantized,
       method: 'gptq',
       relativeError: await weightError(weight, found.quantized),
-      outputError: { rtn: relative(lost, energy), own: found.relativeError },
+      outputError: { rtn: relative(found.besideError, found.energy), own: found.relativeError },
       damping: found.damping,
       deadColumns: found.deadColumns,
     };
@@ -70,15 +70,6 @@ export async function quantizeCalibrated(
 }
 
 const relative = (error: number, energy: number): number => (error > 0 ? Math.sqrt(error / energy) : 0);
-
-async function outputError(
-  hessian: gptq.Hessian,
-  weight: Tensor,
-  quantized: QuantizedTensor,
-): Promise<number> {
-  using values = dequantize(quantized);
-  return await hessian.outputError(weight, values);
-}
 
 async function weightError(weight: Tensor, quantized: QuantizedTensor): Promise<number> {
   using values = dequantize(quantized);

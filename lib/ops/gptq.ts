@@ -157,6 +157,17 @@ export interface GptqResult {
  *   `ERR_UNSUPPORTED` for 16-bit integers, `llm.int8` and `spqr`
  */
 export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): Promise<GptqResult> {
+  const { besideError: _, ...result } = await quantizeBeside(w, hessian, opts, null);
+  return result;
+}
+
+/** @internal The same, with the squared error of another weight `[out, in]` measured on the way, as `error` is. */
+export async function quantizeBeside(
+  w: Tensor,
+  hessian: Hessian,
+  opts: GptqOptions,
+  beside: Tensor | null,
+): Promise<GptqResult & { besideError: number }> {
   const weight = Tensor.native(w, 'w');
   const products = Hessian.native(hessian, 'hessian');
   const options = checkOptions<Partial<GptqOptions>>(opts);
@@ -175,19 +186,28 @@ export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): 
     stored,
     error,
     weight: energy,
+    beside: besideError,
     damping,
     deadColumns,
-  } = await native.gptqQuantize(weight, products, hessian.samples, scheme, {
-    actOrder: checkFlag('actOrder', options.actOrder),
-    groupAware: checkFlag('groupAware', options.groupAware),
-    staticGroups: checkFlag('staticGroups', options.staticGroups),
-    damping: checkDamping(options.damping ?? 0.01),
-    blockSize: checkInteger('blockSize', options.blockSize ?? 128, 1, Number.MAX_SAFE_INTEGER),
-  });
+  } = await native.gptqQuantize(
+    weight,
+    products,
+    hessian.samples,
+    scheme,
+    {
+      actOrder: checkFlag('actOrder', options.actOrder),
+      groupAware: checkFlag('groupAware', options.groupAware),
+      staticGroups: checkFlag('staticGroups', options.staticGroups),
+      damping: checkDamping(options.damping ?? 0.01),
+      blockSize: checkInteger('blockSize', options.blockSize ?? 128, 1, Number.MAX_SAFE_INTEGER),
+    },
+    beside === null ? null : Tensor.native(beside, 'beside'),
+  );
   const tensors = Object.entries(stored).map(([name, handle]) => [name, Tensor.wrap(handle)] as const);
   return {
     quantized: QuantizedTensor.fromStored(scheme, w.shape, Object.fromEntries(tensors)),
     error,
+    besideError,
     energy,
     relativeError: error > 0 ? Math.sqrt(error / energy) : 0,
     damping,

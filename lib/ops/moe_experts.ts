@@ -1,4 +1,3 @@
-import type { DType } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeTensor, type NativeWeight, native } from '../native';
 import { QuantizedTensor } from '../quantized';
@@ -49,13 +48,13 @@ export function groupedMatmul(x: Tensor, w: Tensor, counts: Tensor): Tensor {
       `x [${x.shape}], w [${w.shape}], counts [${counts.shape}] came, expected [rows, K], [E, K, N], [E]`,
     );
   }
-  return Tensor.wrap(native.moeGroupedMatmul(rows, weights, groups, products('auto', x.dtype, [w])));
+  return Tensor.wrap(native.moeGroupedMatmul(rows, weights, groups, products('auto', x, [w])));
 }
 
 /**
  * The routed experts of a layer: `y[t] = sum_k weight[t, k] * down(silu(gate x[t]) * (up x[t]))` over t's experts, in the
  * order of k. Each expert's weights are read once for all its tokens (for some hundred at a time); what lies between
- * the products is float32.
+ * the products is float32, on CUDA x's dtype where products are in 16 bits.
  * @param x `[T, hidden]`, float32, float16 or bfloat16
  * @param experts stacked as for a grouped GEMM, or one by one, dense or quantized
  * @param routing of `moe.route`, or indices, weights and counts from elsewhere
@@ -76,7 +75,7 @@ export function experts(
   if (hidden !== null && x.shape[1] !== hidden) {
     throw new QuantariaError('ERR_SHAPE', `x: [${x.shape}] came, the experts take [T, ${hidden}]`);
   }
-  const run = products(compute, x.dtype, matrices);
+  const run = products(compute, x, matrices);
   return withRouting(routing, x.shape[0] as number, count, (tensors) =>
     Tensor.wrap(native.moeExperts(rows, handles(), tensors, run)),
   );
@@ -153,8 +152,11 @@ function checkList(list: readonly (SequentialExpert | QuantizedExpert)[]): Check
 
 const nameOf = (i: number): string => `experts[${Math.floor(i / 3)}].${PROJECTIONS[i % 3]}`;
 
-/** One kind of products for all: bfloat16 where the activations are, and every dense matrix. */
-function products(compute: Compute, dtype: DType, matrices: readonly Matrix[]): Compute {
+/**
+ * One kind of products for all: in 16 bits where the activations have them, and every dense matrix the same dtype. On the CPU
+ * that is bfloat16 alone.
+ */
+function products(compute: Compute, x: Tensor, matrices: readonly Matrix[]): Compute {
   if (compute === 'int8') {
     const other = matrices.find((matrix) => !QuantizedTensor.is(matrix) || matrix.scheme.kind !== 'int');
     if (other) {
@@ -166,6 +168,7 @@ function products(compute: Compute, dtype: DType, matrices: readonly Matrix[]): 
     }
   }
   if (compute !== 'auto') return compute;
-  const all = matrices.every((matrix) => QuantizedTensor.is(matrix) || matrix.dtype === 'bfloat16');
-  return dtype === 'bfloat16' && all ? 'bfloat16' : 'float32';
+  const in16Bits = x.dtype === 'bfloat16' || (x.dtype === 'float16' && x.device !== 'cpu');
+  const all = matrices.every((matrix) => QuantizedTensor.is(matrix) || matrix.dtype === x.dtype);
+  return in16Bits && all ? 'bfloat16' : 'float32';
 }

@@ -171,6 +171,26 @@ TEST("gptq gives the codes of the float64 algorithm but for weights that lie wit
   }
 }
 
+TEST("gptq measures a weight beside its own, of any dtype and layout") {
+  const Weight w = make_weight(37, 150, DType::float16, true);
+  const Square products = products_of(make_states(100, w.cols, 8, {5}), w.cols);
+  for (const DType dtype : {DType::float32, DType::bfloat16})
+    for (const bool transposed : {false, true}) {
+      Weight other = make_weight(w.rows, w.cols, dtype, transposed);
+      for (size_t i = 0; i < other.values.size(); ++i) other.values[i] = 0.9f * w.values[i];
+      store_values(other);
+      std::vector<float> difference(w.values.size());
+      for (size_t i = 0; i < difference.size(); ++i) difference[i] = w.values[i] - other.values[i];
+      const double expected = energy(difference, products, w.cols);
+      on_every_machine([&](ThreadPool& pool) {
+        const ConstMatrix beside = other.view();
+        const GptqResult actual = run_gptq(pool, w, as_floats(products), {.bits = 4, .group_size = 32},
+                                           {.act_order = true}, 2, &beside);
+        CHECK(std::abs(actual.report.beside - expected) <= 1e-5 * expected);
+      });
+    }
+}
+
 TEST("gptq gives the same bits for any thread count") {
   const Weight w = make_weight(70, 150, DType::float16, true);
   const std::vector<float> products = as_floats(products_of(make_states(100, w.cols, 8), w.cols));
@@ -301,9 +321,7 @@ TEST("gptq of several weights gives what it gives for each alone") {
     std::vector<std::vector<int32_t>> zeros(5, std::vector<int32_t>(33 * 3));
     std::vector<GptqProblem> problems;
     for (size_t i = 0; i < 5; ++i)
-      problems.push_back({weights[i].view(),
-                          products[i].data(),
-                          2,
+      problems.push_back({{weights[i].view(), products[i].data(), 2},
                           {packed[i].data(), scales[i].data(), zeros[i].data()},
                           nullptr});
     const std::vector<GptqReport> reports =

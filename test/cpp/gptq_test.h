@@ -210,7 +210,8 @@ inline std::vector<float> as_floats(const Square& values) { return {values.begin
 
 /// The operation, with poisoned outputs; `products` [in, in].
 inline GptqResult run_gptq(ThreadPool& pool, const Weight& w, const std::vector<float>& products,
-                           const IntScheme& scheme, const GptqOptions& options, int64_t samples = 2) {
+                           const IntScheme& scheme, const GptqOptions& options, int64_t samples = 2,
+                           const ConstMatrix* beside = nullptr) {
   const ops::ConstantsShape shape = ops::constants_shape(scheme, w.rows, w.cols);
   const int64_t row_bytes = ops::packed_row_bytes(w.cols, scheme.bits);
   GptqResult result;
@@ -222,8 +223,9 @@ inline GptqResult run_gptq(ThreadPool& pool, const Weight& w, const std::vector<
   if (indexed) result.group_index.assign(static_cast<size_t>(w.cols), -7);
   int32_t* const zeros = scheme.symmetric ? nullptr : result.zeros.data();
   int32_t* const group_index = indexed ? result.group_index.data() : nullptr;
-  const ops::GptqProblem problem{
-      w.view(), products.data(), samples, {packed.data(), result.scales.data(), zeros}, group_index};
+  const ops::GptqProblem problem{{w.view(), products.data(), samples, beside},
+                                 {packed.data(), result.scales.data(), zeros},
+                                 group_index};
   result.report = ops::quantize_gptq(pool, problem, scheme, options, scratch);
   if (scheme.symmetric) std::fill(result.zeros.begin(), result.zeros.end(), 0);
   result.codes.assign(w.values.size(), -1);

@@ -75,7 +75,14 @@ GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, con
   const int64_t block_cols = std::min(options.block_size, kBlockCols);
   const GptqFactor factor(pool, input, options, block_cols, fitted_group, scratch);
   prepare(pool, w, factor, grids, scratch);
+  if (input.beside != nullptr) {
+    check_weight(*input.beside, "beside");
+    if (input.beside->rows != w.rows || input.beside->cols != w.cols)
+      fail(ErrorCode::shape, "beside: [", input.beside->rows, ", ", input.beside->cols, "], [", w.rows, ", ",
+           w.cols, "] expected");
+  }
   const GptqRows shared{.weight = w,
+                        .beside = input.beside,
                         .grids = grids,
                         .factor = factor,
                         .fitted_group = fitted_group,
@@ -100,10 +107,12 @@ GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, con
   for (const RowSums& rows : sums) {
     report.error += rows.error;
     report.weight += rows.weight;
+    report.beside += rows.beside;
   }
   // A form that is never negative can come out so by rounding.
   report.error = std::max(0.0, report.error * factor.unit());
   report.weight = std::max(0.0, report.weight * factor.unit());
+  report.beside = std::max(0.0, report.beside * factor.unit());
   return report;
 }
 

@@ -48,6 +48,8 @@ struct GptqInput {
   ConstMatrix weight;     // float32, float16 or bfloat16, any strides
   const float* products;  // of add_outer_products, [in, in]
   int64_t samples;        // in `products`, > 0
+  /// Another weight that is measured beside the result, such as the nearest one. Null: none.
+  const ConstMatrix* beside = nullptr;  // as `weight`
 };
 
 /// A problem whose result is integers.
@@ -72,6 +74,7 @@ struct MxStored {
 struct GptqReport {
   double error = 0;   // tr((W - Q) H (W - Q)^T), H without damping
   double weight = 0;  // tr(W H W^T)
+  double beside = 0;  // the error of the weight beside
   double damping = 0;
   int64_t attempts =
       0;  // factorisations: more than one if H was not positive definite and damping was raised

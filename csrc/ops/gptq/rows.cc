@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "ops/bitpack/kernels.h"
@@ -49,6 +50,8 @@ class Rows {
         residuals_(errors_.size()) {}
 
   bool load(FiniteCheck& check);
+  /// `values` = weights less those beside.
+  void load_beside();
   void quantize();
   /// x^T H x of each row x of what `values` holds: the weights, and after quantize() their residuals.
   void add_energy(double RowSums::* member, RowSums* sums);
@@ -104,6 +107,20 @@ bool Rows::load(FiniteCheck& check) {
       for (int64_t s = 0; s < strips_; ++s) std::fill_n(values(s, p), kStripRows, 0.0f);
   if (shared_.fitted_group == 0) load_grids();
   return finite;
+}
+
+void Rows::load_beside() {
+  const std::vector<int64_t>& order = shared_.factor.order();
+  std::fill_n(values(0, 0), strips_ * strip_elements(), 0.0f);
+  // One after the other: strips of one thread share their memory.
+  for (const auto& [weight, sign] : {std::pair{&shared_.weight, 1.0f}, std::pair{shared_.beside, -1.0f}}) {
+    const Strip strip(part_of(*weight, first_, rows_, 0, in_));
+    for (int64_t r = 0; r < rows_; ++r) {
+      float* const to = values(r / kStripRows, 0) + r % kStripRows;
+      const float* const row = strip.row(r);
+      for (int64_t p = 0; p < in_; ++p) to[p * kStripRows] += sign * row[order[static_cast<size_t>(p)]];
+    }
+  }
 }
 
 void Rows::load_grids() {
@@ -242,6 +259,10 @@ void Rows::write() const {
 
 void quantize_rows(const GptqRows& shared, int64_t first, int64_t rows, FiniteCheck& check, RowSums* sums) {
   Rows task(shared, first, rows);
+  if (shared.beside != nullptr) {
+    task.load_beside();
+    task.add_energy(&RowSums::beside, sums);
+  }
   if (!task.load(check)) return;
   task.add_energy(&RowSums::weight, sums);
   task.quantize();

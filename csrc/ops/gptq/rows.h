@@ -13,6 +13,7 @@ namespace quantaria::ops {
 /// What all rows of a problem share.
 struct GptqRows {
   const ConstMatrix& weight;
+  const ConstMatrix* beside;  // null: none
   const GptqGrids& grids;
   const GptqFactor& factor;
   /// Columns of a group that is fitted when it is reached; 0 if all grids are there already.
@@ -28,6 +29,7 @@ struct GptqRows {
 struct RowSums {
   double error = 0;
   double weight = 0;
+  double beside = 0;
 };
 void quantize_rows(const GptqRows& shared, int64_t first, int64_t rows, FiniteCheck& check, RowSums* sums);
 
