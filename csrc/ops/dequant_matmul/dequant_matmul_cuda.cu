@@ -29,7 +29,7 @@ bool one_of_16_bits(DType dtype) { return dtype == DType::float16 || dtype == DT
 /// columns.
 bool fits_loop(const CodedMatrix& m) {
   const bool width = m.table_of_integers ? m.bits <= 4 || m.bits == 8 : m.bits == 4 || m.bits == 8;
-  return width && !m.flat && !m.own.index && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
+  return width && !m.flat && !m.index && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
 }
 
 /// Few rows leave most of a GPU idle unless the columns are shared out too: until there are two blocks for
