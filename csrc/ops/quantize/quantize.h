@@ -128,6 +128,9 @@ struct Fp8Scheme {
   bool per_row = true;  // else one scale for the tensor
 };
 
+/// 448 or 57344
+float largest_finite(Float8 format);
+
 /// packed: out bit rows of 8-bit patterns; scales: float32 [out] or [1], absmax / 448 or / 57344
 /// (1 where all is zero).
 void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed,

@@ -6,12 +6,13 @@
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
-namespace {
 
-float largest_of(Float8 format) {
+float largest_finite(Float8 format) {
   return format == Float8::e4m3 ? numerics::kMaxFinite<numerics::kE4M3>
                                 : numerics::kMaxFinite<numerics::kE5M2>;
 }
+
+namespace {
 
 /// absmax / largest; 1 for zeros, and never 0 for anything else.
 float fp8_scale(float absmax, float largest) {
@@ -55,7 +56,7 @@ void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& schem
                   float* scales, ErrorSums* sums) {
   check_weight(w);
   const int64_t row_bytes = packed_row_bytes(w.cols, 8);
-  const float largest = largest_of(scheme.format);
+  const float largest = largest_finite(scheme.format);
   FiniteCheck check;
   PartSums parts(sums, w.rows);
   if (!scheme.per_row) *scales = fp8_scale(tensor_absmax(pool, w, check), largest);

@@ -80,11 +80,11 @@ void quantize_fp8_cuda(const QuantizeCall& call, const Fp8Scheme& scheme, uint8_
   const ConstMatrix& w = call.w;
   Walk walk{};
   walk.w = w;
-  const float largest = scheme.format == Float8::e4m3 ? numerics::kMaxFinite<numerics::kE4M3>
-                                                      : numerics::kMaxFinite<numerics::kE5M2>;
-  const FitFp8 fit{scales, largest};
-  scheme.per_row ? launch_fit(stream, rows_of(walk), fit, room.verdict)
-                 : launch_fit_whole(stream, walk, fit, room.floats(), room.verdict);
+  const FitFp8 fit{scales, largest_finite(scheme.format)};
+  if (scheme.per_row)
+    launch_fit(stream, rows_of(walk), fit, room.verdict);
+  else
+    launch_fit_whole(stream, walk, fit, room.floats(), room.verdict);
   launch_pack(stream, walk, bit_rows(packed, 8, w.rows, w.cols),
               EncodeFp8{scales, scheme.per_row ? 1 : 0, scheme.format});
   relative_error_cuda(stream, w, coded_fp8(scheme, packed, scales, w.rows, w.cols), room.errors,

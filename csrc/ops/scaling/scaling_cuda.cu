@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) round_values(ConstMatrix x, float sc
   }
 }
 
-constexpr int kErrorRows = 8;  // of a block, for which an element of P is read once
+constexpr int kErrorRows = 4;  // of a block, for which an element of P is read once
 constexpr int kErrorThreads = 128;
 
 struct ErrorShared {
@@ -89,7 +89,7 @@ struct ErrorShared {
 
 /// Some rows of one group: columns of P's block are shared out between threads, their terms added up in a
 /// fixed order.
-__global__ void __launch_bounds__(kErrorThreads)
+__global__ void __launch_bounds__(kErrorThreads, 2)
     add_errors(ConstMatrix w, ConstMatrix v, const float* products, int64_t group, int64_t groups,
                float* errors) {
   auto& shared = simt::shared<ErrorShared>();
