@@ -22,6 +22,8 @@ export interface CudaStatus {
   driver?: string;
   /** The CUDA version of this build; null in a build without CUDA. */
   runtime: string | null;
+  /** Devices that the driver has and this build cannot use, each with the reason. */
+  refused?: Record<string, string>;
 }
 
 /** The devices that tensors can live on. The first is the CPU. */
@@ -61,15 +63,25 @@ export function getDefaultDevice(): DeviceId {
   return defaultDevice;
 }
 
+/** Why a CUDA device cannot be used, of which `devices` does not know. */
+function whyNot(id: string): string {
+  const status = cudaStatus();
+  const refused = status.refused?.[id];
+  if (refused !== undefined) return `it cannot be used: ${refused}`;
+  if (!status.available) return `no CUDA device can be used: ${status.reason}`;
+  return `the devices here are ${devices()
+    .map((device) => device.id)
+    .join(', ')}`;
+}
+
 /** @throws QuantariaError `ERR_DEVICE` saying why the device cannot be used */
 export function checkDevice(id: unknown): DeviceId {
   if (id === 'cpu') return id;
   if (native.cudaDevices().some((device) => device.id === id)) return id as DeviceId;
   if (typeof id === 'string' && /^cuda:\d+$/.test(id)) {
-    const status = cudaStatus();
     throw new QuantariaError(
       'ERR_DEVICE',
-      `${id} asked for, but no CUDA device can be used: ${status.reason} (\`quantaria info\` has the details)`,
+      `${id} asked for, but ${whyNot(id)} (\`quantaria info\` has the details)`,
     );
   }
   if (id === 'cuda-emulated') {
@@ -104,7 +116,23 @@ export function setThreads(threads: number): void {
   native.setThreads(threads);
 }
 
-/** Bytes and blocks that live CPU tensors hold, and bytes that are kept for reuse. */
-export function memory(): { liveBytes: number; liveBlocks: number; cachedBytes: number } {
-  return native.memory();
+/** Bytes and blocks that a device's live tensors hold, and bytes that are kept for reuse. */
+export function memory(id: DeviceId = 'cpu'): { liveBytes: number; liveBlocks: number; cachedBytes: number } {
+  return native.memory(checkDevice(id));
+}
+
+/**
+ * Starts a device's timer when its queue comes to it. On CUDA both ends are events of its stream, so what the host does
+ * meanwhile is not in the time, unless the device waits for it.
+ */
+export async function startTimer(id: DeviceId = defaultDevice): Promise<void> {
+  await native.startTimer(checkDevice(id));
+}
+
+/**
+ * Waits for what was queued since `startTimer`.
+ * @returns the seconds that it took on the device
+ */
+export async function stopTimer(id: DeviceId = defaultDevice): Promise<number> {
+  return native.stopTimer(checkDevice(id));
 }

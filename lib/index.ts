@@ -11,6 +11,8 @@ export {
   memory,
   setDefaultDevice,
   setThreads,
+  startTimer,
+  stopTimer,
   synchronize,
 } from './device';
 export type { DType, TypedArray } from './dtype';

@@ -15,13 +15,6 @@ export interface NativeOutputFile {
   readonly __outputFile: never;
 }
 
-export interface NativeTensorInfo {
-  shape: number[];
-  dtype: DType;
-  device: string;
-  contiguous: boolean;
-}
-
 export interface NativeHeader {
   file: NativeMappedFile;
   tensors: { name: string; dtype: string; shape: number[]; begin: number; end: number }[];
@@ -34,7 +27,9 @@ export interface NativeWeight {
 
 /** The addon's functions: csrc/addon, a file per group. They check, queue and return; decisions are made in TypeScript. */
 export interface Native {
-  tensorInfo(tensor: NativeTensor): NativeTensorInfo;
+  /** See `tensorInfo` of tensor_info.ts. */
+  tensorFacts(tensor: NativeTensor, into: Float64Array): void;
+  dtypes(): DType[];
   tensorSlice(tensor: NativeTensor, dim: number, start: number, end: number, step: number): NativeTensor;
   tensorSelect(tensor: NativeTensor, dim: number, index: number): NativeTensor;
   tensorTransposed(tensor: NativeTensor): NativeTensor;
@@ -191,7 +186,9 @@ export interface Native {
 
   buildId(): string;
   cpuInfo(): { threads: number; isa: string; memoryBytes: number };
-  memory(): { liveBytes: number; liveBlocks: number; cachedBytes: number };
+  memory(device: string): { liveBytes: number; liveBlocks: number; cachedBytes: number };
+  startTimer(device: string): Promise<void>;
+  stopTimer(device: string): Promise<number>;
   setThreads(threads: number): void;
   selectIsa(isa: string): void;
   /** The devices beside the CPU that this build and machine have. */
@@ -202,7 +199,13 @@ export interface Native {
     memoryBytes: number;
     computeCapability: string;
   }[];
-  cudaStatus(): { available: boolean; reason: string | null; driver?: string; runtime: string | null };
+  cudaStatus(): {
+    available: boolean;
+    reason: string | null;
+    driver?: string;
+    runtime: string | null;
+    refused?: Record<string, string>;
+  };
 }
 
 /** An error of the addon as the library's own. What is not supported is told with the operation. Anything else passes through. */

@@ -2,6 +2,7 @@ import { checkDevice, type DeviceId, getDefaultDevice } from './device';
 import { arrayOf, bytesOf, checkDType, type DType, isFloat, type TypedArray } from './dtype';
 import { QuantariaError } from './errors';
 import { type NativeTensor, native } from './native';
+import { tensorInfo } from './tensor_info';
 
 export type { DeviceId } from './device';
 export type { DType, TypedArray } from './dtype';
@@ -137,10 +138,10 @@ export class Tensor<D extends DType = DType> implements Disposable {
   #disposed = false;
 
   private constructor(handle: NativeTensor) {
-    const { shape, dtype, device } = native.tensorInfo(handle);
+    const { shape, dtype, device } = tensorInfo(handle);
     this.shape = Object.freeze(shape);
     this.dtype = dtype as D;
-    this.device = device as DeviceId;
+    this.device = device;
     this.#native = handle;
     Object.freeze(this); // private state may still change
   }
@@ -281,7 +282,7 @@ export class Tensor<D extends DType = DType> implements Disposable {
 
   /** A strided view becomes a tensor without gaps; one that already is, stays a view. */
   static #materialised<D extends DType>(view: NativeTensor): Tensor<D> {
-    const { contiguous, dtype } = native.tensorInfo(view);
+    const { contiguous, dtype } = tensorInfo(view);
     if (contiguous) return new Tensor<D>(view);
     const copy = native.tensorCopy(view, dtype);
     native.tensorDispose(view);

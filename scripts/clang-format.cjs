@@ -8,7 +8,7 @@ const path = require('node:path');
 const { root } = require('./cmake.cjs');
 
 const write = process.argv[2] === '--write';
-const files = ['csrc', 'test/cpp', 'bench']
+const files = ['csrc', 'test/cpp', 'test/golden', 'bench']
   .filter((folder) => fs.existsSync(path.join(root, folder)))
   .flatMap((folder) =>
     fs.readdirSync(path.join(root, folder), { recursive: true }).map((file) => path.join(folder, file)),

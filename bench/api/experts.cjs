@@ -1,7 +1,7 @@
 'use strict';
 // A mixture-of-experts layer of Aria's shape: 64 experts, 6 a token, 2560 -> 1664, int4 weights; random routing.
 
-const { normals } = require('./measure.cjs');
+const { normals, passes } = require('./measure.cjs');
 
 const [HIDDEN, INTER, EXPERTS, TOP_K] = [2560, 1664, 64, 6];
 const SCHEME = {
@@ -51,11 +51,13 @@ const layer = (m) => ({
     for (const { counts } of routings) hit += (await counts.read()).filter((count) => count > 0).length;
     // Scales of 16 bits are stored as float32, but read as they are.
     const bytes = ['gate', 'up', 'down'].reduce((sum, part) => sum + all[0][part].byteLength, 0) - SCALES * 2;
+    const turns = m === 1 ? passes(routings.length, m) : 1;
     return {
-      units: routings.length,
+      units: turns * routings.length,
       work: { bytes: (bytes * hit) / routings.length, operations: 2 * m * TOP_K * 3 * HIDDEN * INTER },
       async run() {
-        for (const routing of routings) q.moe.experts(x, all, routing).dispose();
+        for (let turn = 0; turn < turns; turn++)
+          for (const routing of routings) q.moe.experts(x, all, routing).dispose();
         await q.synchronize();
       },
       dispose() {

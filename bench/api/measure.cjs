@@ -10,6 +10,9 @@ const ROTATION_BYTES = 160 * 2 ** 20;
 const rotation = (weightBytes, rows) =>
   rows <= 16 ? Math.max(2, Math.ceil(ROTATION_BYTES / weightBytes)) : 2;
 
+/** How often products of few rows go over so many weights before they wait: a token is some hundred products, queued ahead. */
+const passes = (weights, rows) => (rows <= 16 ? Math.ceil(64 / weights) : 1);
+
 /**
  * Seconds of one unit of work.
  * @param run does `units` units and resolves when they are done
@@ -51,4 +54,4 @@ function normals(count, deviation = 0.02, seed = 1) {
   );
 }
 
-module.exports = { normals, rotation, time };
+module.exports = { normals, passes, rotation, time };

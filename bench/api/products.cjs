@@ -1,7 +1,7 @@
 'use strict';
 // linear with quantized and dense weights: y [M, N] = x [M, K] w [N, K] transposed.
 
-const { normals, rotation } = require('./measure.cjs');
+const { normals, passes, rotation } = require('./measure.cjs');
 
 const ARIA = [
   [3328, 2560],
@@ -49,11 +49,13 @@ function product({ name, scheme, compute, dtype, shape: [n, k], m, outliers = fa
       plain.dispose();
       await q.synchronize();
       const options = scheme ? { compute } : {};
+      const turns = passes(weights.length, m);
       return {
-        units: weights.length,
+        units: turns * weights.length,
         work: { bytes, operations: 2 * m * n * k },
         async run() {
-          for (const weight of weights) q.linear(x, weight, options).dispose();
+          for (let turn = 0; turn < turns; turn++)
+            for (const weight of weights) q.linear(x, weight, options).dispose();
           await q.synchronize();
         },
         dispose() {

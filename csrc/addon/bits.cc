@@ -6,13 +6,15 @@
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/device.h"
+#include "cuda/refusal.h"
 #include "ops/bitpack/bitpack.h"
 
 namespace quantaria::addon {
 namespace {
 
 const Tensor& contiguous_bytes(Napi::Value value, const char* name) {
-  const Tensor& tensor = TensorHandle::get(value, name);
+  const Tensor& tensor = TensorHandle::get_anywhere(value, name);
   if (tensor.dtype != DType::uint8)
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", uint8 expected");
   if (!tensor.contiguous()) fail(ErrorCode::shape, name, ": a contiguous tensor expected");
@@ -22,6 +24,24 @@ const Tensor& contiguous_bytes(Napi::Value value, const char* name) {
 void require_matrix(const Tensor& tensor, const char* name) {
   if (tensor.shape.size() != 2)
     fail(ErrorCode::shape, name, ": ", to_string(tensor.shape), ", a matrix expected");
+}
+
+bool on_cpu(const Tensor& tensor) { return tensor.device == &cpu::device(); }
+
+/// On the device's queue, which waits for its kernels, so that codes that are refused fail here:
+/// launch(launchers, stream, verdict), then refuse(code, row, column) of the first one.
+template <class Launch, class Refuse>
+void checked_by_cuda(const Tensor& codes, const Launch& launch, const Refuse& refuse) {
+  cuda::Device& device = cuda::of(codes.device);
+  const std::shared_ptr<Storage> verdict = device.allocate(cuda::kVerdictBytes);
+  cuda::clear_verdict(device, verdict->data());
+  launch(device.kernels().bits, device.stream(), verdict->data());
+  const std::optional<int64_t> at = cuda::refused(device, verdict->data());
+  if (!at) return;
+  const ConstMatrix m = as_matrix(codes);
+  const int64_t row = *at / m.cols;
+  const int64_t col = *at % m.cols;
+  refuse(static_cast<int64_t>(cuda::element_at(device, m, row, col)), row, col);
 }
 
 std::optional<ops::NibbleOrder> to_order(Napi::Value value) {
@@ -40,14 +60,21 @@ std::optional<ops::NibbleOrder> to_order(Napi::Value value) {
 
 /// packBits(codes, bits, offset, order): uint8 [rows, bytes of a bit row]
 Napi::Value pack_bits(const Napi::CallbackInfo& info) {
-  const Tensor codes = TensorHandle::get(info[0], "codes");
+  const Tensor codes = TensorHandle::get_anywhere(info[0], "codes");
   require_matrix(codes, "codes");
   const int bits = static_cast<int>(to_integer(info[1], "bits", 2, 16));
   const auto offset = static_cast<int32_t>(to_integer(info[2], "offset", 0, 1 << 16));
   const auto order = to_order(info[3]);
   Tensor packed =
-      empty(cpu::device(), DType::uint8, {codes.shape[0], ops::packed_row_bytes(codes.shape[1], bits)});
-  cpu::device().enqueue({codes}, {packed}, [=] {
+      empty(*codes.device, DType::uint8, {codes.shape[0], ops::packed_row_bytes(codes.shape[1], bits)});
+  codes.device->enqueue({codes}, {packed}, [=] {
+    if (!on_cpu(codes))
+      return checked_by_cuda(
+          codes,
+          [&](const ops::BitLaunchers& kernels, void* stream, std::byte* verdict) {
+            kernels.pack(stream, as_matrix(codes), bits, offset, packed.data_as<uint8_t>(), order, verdict);
+          },
+          [&](int64_t code, int64_t row, int64_t col) { ops::refuse_packed(code, row, col, bits, offset); });
     ops::pack_bits(cpu::device().pool(), as_matrix(codes), bits, offset, packed.data_as<uint8_t>(), order);
   });
   return TensorHandle::make(info.Env(), std::move(packed));
@@ -64,8 +91,13 @@ Napi::Value unpack_bits(const Napi::CallbackInfo& info) {
   if (columns > kMaxSafeInteger / 32 || (columns * bits + 7) / 8 > packed.shape[1])
     fail(ErrorCode::shape, "packed: ", to_string(packed.shape), " does not hold ", columns, " codes of ",
          bits, " bits a row");
-  Tensor codes = empty(cpu::device(), to_dtype(info[4], "dtype"), {packed.shape[0], columns});
-  cpu::device().enqueue({packed}, {codes}, [=] {
+  Tensor codes = empty(*packed.device, to_dtype(info[4], "dtype"), {packed.shape[0], columns});
+  packed.device->enqueue({packed}, {codes}, [=] {
+    if (!on_cpu(packed)) {
+      cuda::Device& device = cuda::of(packed.device);
+      return device.kernels().bits.unpack(device.stream(), packed.data_as<uint8_t>(), packed.shape[1], bits,
+                                          offset, as_matrix(codes), order);
+    }
     ops::unpack_bits(cpu::device().pool(), packed.data_as<uint8_t>(), packed.shape[1], bits, offset,
                      as_matrix(codes), order);
   });
@@ -75,8 +107,13 @@ Napi::Value unpack_bits(const Napi::CallbackInfo& info) {
 /// swapNibbles(bytes): uint8 of the same shape
 Napi::Value swap_nibbles(const Napi::CallbackInfo& info) {
   const Tensor in = contiguous_bytes(info[0], "bytes");
-  Tensor out = empty(cpu::device(), DType::uint8, in.shape);
-  cpu::device().enqueue({in}, {out}, [=] {
+  Tensor out = empty(*in.device, DType::uint8, in.shape);
+  in.device->enqueue({in}, {out}, [=] {
+    if (!on_cpu(in)) {
+      cuda::Device& device = cuda::of(in.device);
+      return device.kernels().bits.swap_nibbles(device.stream(), in.data_as<uint8_t>(), in.bytes(),
+                                                out.data_as<uint8_t>());
+    }
     ops::swap_nibbles(cpu::device().pool(), in.data_as<uint8_t>(), in.bytes(), out.data_as<uint8_t>());
   });
   return TensorHandle::make(info.Env(), std::move(out));
@@ -95,8 +132,16 @@ Napi::Value pack_planar(const Napi::CallbackInfo& info) {
   const int bits = planar_bits(info[1]);
   const int64_t planes = 8 / bits;
   const Shape shape{(codes.shape[0] + planes - 1) / planes, codes.shape[1]};
-  Tensor packed = empty(cpu::device(), DType::uint8, shape);
-  cpu::device().enqueue({codes}, {packed}, [=] {
+  Tensor packed = empty(*codes.device, DType::uint8, shape);
+  codes.device->enqueue({codes}, {packed}, [=] {
+    if (!on_cpu(codes))
+      return checked_by_cuda(
+          codes,
+          [&](const ops::BitLaunchers& kernels, void* stream, std::byte* verdict) {
+            kernels.pack_planar(stream, codes.data_as<uint8_t>(), codes.shape[0], codes.shape[1], bits,
+                                packed.data_as<uint8_t>(), verdict);
+          },
+          [&](int64_t code, int64_t row, int64_t col) { ops::refuse_planar(code, row, col, bits); });
     ops::pack_planar(cpu::device().pool(), codes.data_as<uint8_t>(), codes.shape[0], codes.shape[1], bits,
                      packed.data_as<uint8_t>());
   });
@@ -113,8 +158,13 @@ Napi::Value unpack_planar(const Napi::CallbackInfo& info) {
   if (rows / planes + (rows % planes != 0) != packed.shape[0])
     fail(ErrorCode::shape, "packed: ", to_string(packed.shape), " does not hold ", rows, " rows of ", bits,
          " bits");
-  Tensor codes = empty(cpu::device(), DType::uint8, {rows, packed.shape[1]});
-  cpu::device().enqueue({packed}, {codes}, [=] {
+  Tensor codes = empty(*packed.device, DType::uint8, {rows, packed.shape[1]});
+  packed.device->enqueue({packed}, {codes}, [=] {
+    if (!on_cpu(packed)) {
+      cuda::Device& device = cuda::of(packed.device);
+      return device.kernels().bits.unpack_planar(device.stream(), packed.data_as<uint8_t>(), rows,
+                                                 packed.shape[1], bits, codes.data_as<uint8_t>());
+    }
     ops::unpack_planar(cpu::device().pool(), packed.data_as<uint8_t>(), rows, packed.shape[1], bits,
                        codes.data_as<uint8_t>());
   });
@@ -123,7 +173,7 @@ Napi::Value unpack_planar(const Napi::CallbackInfo& info) {
 
 /// offsetCodes(codes, delta, dtype, low, high): the codes plus delta as another integer dtype
 Napi::Value offset_codes(const Napi::CallbackInfo& info) {
-  const Tensor in = TensorHandle::get(info[0], "codes");
+  const Tensor in = TensorHandle::get_anywhere(info[0], "codes");
   const int64_t delta = to_integer(info[1], "delta", -kMaxSafeInteger);
   const DType dtype = to_dtype(info[2], "dtype");
   for (const DType d : {in.dtype, dtype})
@@ -133,10 +183,17 @@ Napi::Value offset_codes(const Napi::CallbackInfo& info) {
   if (!info[3].IsUndefined())
     clamp = ops::CodeRange{to_integer(info[3], "low", -kMaxSafeInteger),
                            to_integer(info[4], "high", -kMaxSafeInteger)};
-  Tensor out = empty(cpu::device(), dtype, in.shape);
+  Tensor out = empty(*in.device, dtype, in.shape);
   const Tensor flat_in = in.shape.size() == 2 ? in : reshaped(in, {1, in.elements()});
   const Tensor flat_out = reshaped(out, flat_in.shape);
-  cpu::device().enqueue({in}, {out}, [=] {
+  in.device->enqueue({in}, {out}, [=] {
+    if (!on_cpu(in))
+      return checked_by_cuda(
+          flat_in,
+          [&](const ops::BitLaunchers& kernels, void* stream, std::byte* verdict) {
+            kernels.offset_codes(stream, as_matrix(flat_in), delta, clamp, as_matrix(flat_out), verdict);
+          },
+          [&](int64_t code, int64_t row, int64_t col) { ops::refuse_offset(code, delta, row, col, dtype); });
     ops::offset_codes(cpu::device().pool(), as_matrix(flat_in), delta, clamp, as_matrix(flat_out));
   });
   return TensorHandle::make(info.Env(), std::move(out));

@@ -1,5 +1,6 @@
 #include "ops/moe/experts.h"
 
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -11,25 +12,41 @@
 #include "addon/weight.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/data_flag.h"
 #include "ops/gemm/dense_factor.h"
+#include "ops/moe/experts_cuda.h"
 
 namespace quantaria::addon {
 namespace {
 
-/// A right factor, and the shape that it has: made when the queue comes to it.
+/// A right factor that is to be made when the queue comes to it: of a quantized weight, or of a dense matrix
+/// [in, out].
 struct FutureFactor {
   int64_t in;
   int64_t out;
-  std::function<std::unique_ptr<ops::Factor>()> make;
+  std::shared_ptr<const StoredWeight> weight;  // or null
+  Tensor dense;
+
+  /// For the CPU.
+  std::unique_ptr<ops::Factor> make(ops::Operand products) const {
+    if (weight) return weight->factor(products);
+    return std::make_unique<ops::DenseFactor>(as_matrix(dense), products == ops::Operand::bfloat16);
+  }
+  /// For CUDA devices.
+  ops::ExpertMatrix matrix() const {
+    if (weight) return {{}, std::make_shared<const ops::DeviceWeight>(weight->coded())};
+    return {as_matrix(dense), nullptr};
+  }
 };
 
-FutureFactor dense(const Tensor& in_by_out, bool bfloat16) {
-  return {in_by_out.shape[0], in_by_out.shape[1],
-          [=] { return std::make_unique<ops::DenseFactor>(as_matrix(in_by_out), bfloat16); }};
+FutureFactor dense(Tensor in_by_out) {
+  const int64_t in = in_by_out.shape[0];
+  const int64_t out = in_by_out.shape[1];
+  return {in, out, nullptr, std::move(in_by_out)};
 }
 
 Tensor floats(Napi::Value value, const char* name, size_t rank) {
-  const Tensor tensor = TensorHandle::get(value, name);
+  const Tensor tensor = TensorHandle::get_anywhere(value, name);
   if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16)
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", float32, float16 or bfloat16 expected");
   if (tensor.shape.size() != rank)
@@ -37,24 +54,28 @@ Tensor floats(Napi::Value value, const char* name, size_t rank) {
   return tensor;
 }
 
+void check_device(const Tensor& tensor, const char* name, const Device& device) {
+  if (tensor.device != &device)
+    fail(ErrorCode::device, name, " is on ", tensor.device->id(), ", x on ", device.id());
+}
+
 void refuse_int8(ops::Operand products) {
   if (products == ops::Operand::int8)
     fail(ErrorCode::unsupported, "compute: int8 needs quantized weights, but one is dense");
 }
 
-/// Experts as they come from JavaScript: {fc1, fc2}, or an array of {gate, up, down} of tensors or weights.
+/// Experts as they come from JavaScript: {fc1, fc2}, or gate, up and down, tensors or weights, of one expert
+/// after the other in an array. A layer has hundreds of them, which every call takes anew while the layer
+/// before is still computed: nothing here may cost more than it must.
 class Experts {
  public:
-  Experts(Napi::Value experts, ops::Operand products) : products_(products) {
-    if (experts.IsArray()) {
-      const auto array = experts.As<Napi::Array>();
-      for (uint32_t e = 0; e < array.Length(); ++e) {
-        const Napi::Value expert = array.Get(e);
-        all_.push_back({matrix(expert, "gate"), matrix(expert, "up"), matrix(expert, "down")});
-      }
-    } else {
+  Experts(Napi::Value experts, ops::Operand products, Device& device) : products_(products), device_(device) {
+    if (products == ops::Operand::int8 && &device != &cpu::device())
+      fail(ErrorCode::unsupported, "compute: int8 on ", device.id(), ", for which there is no kernel");
+    if (experts.IsArray())
+      take_list(experts.As<Napi::Array>());
+    else
       take_stacks(experts);
-    }
     for (const Expert& expert : all_) {
       const bool fits = expert.gate.in == hidden() && expert.up.in == hidden() &&
                         expert.down.out == hidden() && expert.gate.out == inter() &&
@@ -68,11 +89,29 @@ class Experts {
   int64_t count() const { return static_cast<int64_t>(all_.size()); }
   int64_t hidden() const { return all_.empty() ? 0 : all_[0].gate.in; }
   int64_t inter() const { return all_.empty() ? 0 : all_[0].gate.out; }
-  std::vector<Tensor> inputs() const { return inputs_; }
+
+  /// What products read.
+  Storages inputs() const {
+    Storages inputs(dense_);
+    for (const Expert& expert : all_)
+      for (const FutureFactor* factor : {&expert.gate, &expert.up, &expert.down})
+        if (factor->weight) inputs.add(factor->weight->tensors);
+    return inputs;
+  }
+
+  ops::ExpertMatrices matrices() const {
+    ops::ExpertMatrices matrices;
+    for (const Expert& expert : all_) {
+      matrices.gate.push_back(expert.gate.matrix());
+      matrices.up.push_back(expert.up.matrix());
+      matrices.down.push_back(expert.down.matrix());
+    }
+    return matrices;
+  }
 
   ops::ExpertFactors factors(int64_t e) const {
     const Expert& expert = all_[static_cast<size_t>(e)];
-    return {expert.gate.make(), expert.up.make(), expert.down.make()};
+    return {expert.gate.make(products_), expert.up.make(products_), expert.down.make(products_)};
   }
 
  private:
@@ -80,17 +119,23 @@ class Experts {
     FutureFactor gate, up, down;
   };
 
-  FutureFactor matrix(Napi::Value expert, const char* name) {
-    const Napi::Value value = field(expert, name);
-    if (WeightHandle::is(value)) {
-      const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(value, name);
+  void take_list(const Napi::Array& matrices) {
+    const uint32_t length = matrices.Length();
+    if (length % 3 != 0) fail(ErrorCode::argument, "experts: three matrices each expected");
+    all_.reserve(length / 3);
+    for (uint32_t i = 0; i < length; i += 3)
+      all_.push_back(
+          {matrix(matrices[i], "gate"), matrix(matrices[i + 1], "up"), matrix(matrices[i + 2], "down")});
+  }
+
+  FutureFactor matrix(Napi::Value value, const char* name) {
+    if (std::shared_ptr<const StoredWeight> weight = WeightHandle::find(value, name)) {
+      check_device(weight->packed, name, device_);
       if (products_ == ops::Operand::int8 && weight->int8_obstacle != nullptr)
         fail(ErrorCode::unsupported, "experts: ", name, ": ", weight->int8_obstacle);
-      inputs_.insert(inputs_.end(), weight->tensors.begin(), weight->tensors.end());
-      return {weight->in, weight->out, [weight, products = products_] { return weight->factor(products); }};
+      return {weight->in, weight->out, std::move(weight), {}};
     }
-    const Tensor tensor = checked(value, name, 2);
-    return dense(transposed(tensor), products_ == ops::Operand::bfloat16);
+    return dense(transposed(checked(value, name, 2)));
   }
 
   void take_stacks(Napi::Value experts) {
@@ -100,29 +145,31 @@ class Experts {
       fail(ErrorCode::shape, "fc1 ", to_string(fc1.shape), " and fc2 ", to_string(fc2.shape),
            ", [E, hidden, 2 inter] and [E, inter, hidden] expected");
     const int64_t inter = fc1.shape[2] / 2;
-    const bool bfloat16 = products_ == ops::Operand::bfloat16;
     for (int64_t e = 0; e < fc1.shape[0]; ++e) {
       const Tensor both = select(fc1, 0, e);
-      all_.push_back({dense(slice(both, 1, 0, inter), bfloat16),
-                      dense(slice(both, 1, inter, 2 * inter), bfloat16), dense(select(fc2, 0, e), bfloat16)});
+      all_.push_back({dense(slice(both, 1, 0, inter)), dense(slice(both, 1, inter, 2 * inter)),
+                      dense(select(fc2, 0, e))});
     }
   }
 
   /// A dense matrix, or a stack of them.
   Tensor checked(Napi::Value value, const char* name, size_t rank) {
     const Tensor tensor = floats(value, name, rank);
+    check_device(tensor, name, device_);
     refuse_int8(products_);
-    inputs_.push_back(tensor);
+    dense_.push_back(tensor);
     return tensor;
   }
 
   ops::Operand products_;
+  Device& device_;
   std::vector<Expert> all_;
-  std::vector<Tensor> inputs_;
+  std::vector<Tensor> dense_;
 };
 
-Tensor integers(Napi::Value routing, const char* name, int64_t elements) {
-  const Tensor tensor = TensorHandle::get(field(routing, name), name);
+Tensor integers(Napi::Value routing, const char* name, int64_t elements, const Device& device) {
+  const Tensor tensor = TensorHandle::get_anywhere(field(routing, name), name);
+  check_device(tensor, name, device);
   if (tensor.dtype != DType::int32)
     fail(ErrorCode::dtype, name, ": ", name_of(tensor.dtype), ", int32 expected");
   if (tensor.elements() != elements || !tensor.contiguous())
@@ -142,24 +189,32 @@ void check_sorted(const ops::Slots& slots) {
   if (!sorted) fail(ErrorCode::argument, "routing: order and offsets are not the slots sorted by expert");
 }
 
+/// Memory that a CUDA device's queue gives out for a while.
+ops::Allocate workspace_of(Device& device) {
+  return [&device](int64_t bytes) { return device.allocate(bytes); };
+}
+
 /// moeExperts(x, experts, routing, compute): routing with order and offsets as made by moeRoute or
 /// moeSortSlots
 Napi::Value moe_experts(const Napi::CallbackInfo& info) {
   const Tensor x = floats(info[0], "x", 2);
-  const auto experts = std::make_shared<const Experts>(info[1], to_operand(info[3]));
+  Device& device = *x.device;
+  const ops::Operand operand = to_operand(info[3]);
+  const auto experts = std::make_shared<const Experts>(info[1], operand, device);
   if (x.shape[1] != experts->hidden() && experts->count() > 0)
     fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [T, ", experts->hidden(), "] expected");
-  const Tensor weights = TensorHandle::get(field(info[2], "weights"), "weights");
+  const Tensor weights = TensorHandle::get_anywhere(field(info[2], "weights"), "weights");
+  check_device(weights, "weights", device);
   if (weights.dtype != DType::float32 || weights.shape.size() != 2 || weights.shape[0] != x.shape[0] ||
       !weights.contiguous())
     fail(ErrorCode::shape, "weights: ", to_string(weights.shape), ", float32 [T, K] expected");
   const int64_t top_k = weights.shape[1];
-  const Tensor order = integers(info[2], "order", weights.elements());
-  const Tensor offsets = integers(info[2], "offsets", experts->count() + 1);
-  std::vector<Tensor> inputs = experts->inputs();
-  inputs.insert(inputs.end(), {x, weights, order, offsets});
-  const Tensor y = empty(cpu::device(), x.dtype, x.shape);
-  cpu::device().enqueue(std::move(inputs), {y}, [=] {
+  const Tensor order = integers(info[2], "order", weights.elements(), device);
+  const Tensor offsets = integers(info[2], "offsets", experts->count() + 1, device);
+  Storages inputs = experts->inputs();
+  for (const Tensor* tensor : {&x, &weights, &order, &offsets}) inputs.add(*tensor);
+  const Tensor y = empty(device, x.dtype, x.shape);
+  device.enqueue(std::move(inputs), {y}, [=, &device] {
     if (y.elements() == 0) return;
     const ops::Slots slots{x.shape[0],
                            top_k,
@@ -167,6 +222,11 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
                            order.data_as<int32_t>(),
                            offsets.data_as<int32_t>(),
                            weights.data_as<float>()};
+    if (&device != &cpu::device()) {
+      cuda::Device& gpu = cuda::of(&device);
+      return gpu.kernels().moe.experts(gpu.stream(), as_matrix(x), slots, experts->matrices(),
+                                       operand == ops::Operand::bfloat16, workspace_of(device), as_matrix(y));
+    }
     check_sorted(slots);
     ops::experts(
         cpu::device().pool(), as_matrix(x), experts->inter(), slots,
@@ -176,22 +236,41 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
   return TensorHandle::make(info.Env(), y);
 }
 
+void grouped_matmul_by_cuda(cuda::Device& device, const Tensor& x, const Tensor& w, const Tensor& counts,
+                            bool rounded, const Tensor& y) {
+  std::vector<ops::ExpertMatrix> factors;
+  for (int64_t e = 0; e < w.shape[0]; ++e) factors.push_back({as_matrix(select(w, 0, e)), nullptr});
+  const cuda::DataFlag wrong(device);
+  device.kernels().moe.grouped_matmul(device.stream(), as_matrix(x), counts.data_as<int32_t>(), factors,
+                                      rounded, wrong.word(), workspace_of(device), as_matrix(y));
+  if (wrong.raised())
+    ops::check_counts(cuda::values_of(device, counts.data_as<int32_t>(), counts.elements()).data(),
+                      counts.elements(), x.shape[0]);
+}
+
 /// moeGroupedMatmul(x, w, counts, compute): y [rows, N]
 Napi::Value moe_grouped_matmul(const Napi::CallbackInfo& info) {
   const Tensor x = floats(info[0], "x", 2);
   const Tensor w = floats(info[1], "w", 3);
-  const Tensor counts = TensorHandle::get(info[2], "counts");
+  const Tensor counts = TensorHandle::get_anywhere(info[2], "counts");
+  Device& device = *x.device;
+  check_device(w, "w", device);
+  check_device(counts, "counts", device);
   if (x.shape[1] != w.shape[1])
     fail(ErrorCode::shape, "x ", to_string(x.shape), " and w ", to_string(w.shape),
          ", [rows, K] and [E, K, N] expected");
   if (counts.dtype != DType::int32 || counts.shape.size() != 1 || counts.elements() != w.shape[0] ||
       !counts.contiguous())
     fail(ErrorCode::shape, "counts: ", to_string(counts.shape), ", int32 [", w.shape[0], "] expected");
+  if (&device != &cpu::device() && x.shape[0] > std::numeric_limits<int32_t>::max())
+    fail(ErrorCode::unsupported, "x: ", x.shape[0], " rows on ", device.id(), ", at most 2^31 - 1 expected");
   const ops::Operand products = to_operand(info[3]);
   refuse_int8(products);
   const bool bfloat16 = products == ops::Operand::bfloat16;
-  const Tensor y = empty(cpu::device(), x.dtype, {x.shape[0], w.shape[2]});
-  cpu::device().enqueue({x, w, counts}, {y}, [=] {
+  const Tensor y = empty(device, x.dtype, {x.shape[0], w.shape[2]});
+  device.enqueue({x, w, counts}, {y}, [=, &device] {
+    if (&device != &cpu::device())
+      return grouped_matmul_by_cuda(cuda::of(&device), x, w, counts, bfloat16, y);
     std::vector<std::unique_ptr<ops::Factor>> factors;
     for (int64_t e = 0; e < w.shape[0]; ++e)
       factors.push_back(std::make_unique<ops::DenseFactor>(as_matrix(select(w, 0, e)), bfloat16));

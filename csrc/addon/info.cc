@@ -25,16 +25,6 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   return result;
 }
 
-/// memory(): bytes and blocks that tensors hold, and bytes that are kept for reuse
-Napi::Value memory(const Napi::CallbackInfo& info) {
-  const MemoryCounters now = cpu::device().memory();
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("liveBytes", static_cast<double>(now.live_bytes));
-  result.Set("liveBlocks", static_cast<double>(now.live_blocks));
-  result.Set("cachedBytes", static_cast<double>(now.cached_bytes));
-  return result;
-}
-
 Napi::Value set_threads(const Napi::CallbackInfo& info) {
   cpu::device().set_threads(static_cast<int>(to_integer(info[0], "threads", 1, 1024)));
   return info.Env().Undefined();
@@ -51,7 +41,7 @@ Napi::Value select_isa_by_name(const Napi::CallbackInfo& info) {
   fail(ErrorCode::argument, "isa: '", name, "', scalar, avx2, avx512, avx512vnni or avx512bf16 expected");
 }
 
-/// cudaStatus(): {available, reason, driver, runtime}
+/// cudaStatus(): {available, reason, driver, runtime, refused: {id: reason}}
 Napi::Value cuda_status(const Napi::CallbackInfo& info) {
   const cuda::Status status = cuda::status();
   const Napi::Env env = info.Env();
@@ -63,6 +53,11 @@ Napi::Value cuda_status(const Napi::CallbackInfo& info) {
   result.Set("reason", text_or_null(status.reason));
   if (!status.driver.empty()) result.Set("driver", status.driver);
   result.Set("runtime", text_or_null(status.runtime));
+  if (!status.refused.empty()) {
+    Napi::Object refused = Napi::Object::New(env);
+    for (const auto& [id, reason] : status.refused) refused.Set(id, reason);
+    result.Set("refused", refused);
+  }
   return result;
 }
 
@@ -71,7 +66,6 @@ Napi::Value cuda_status(const Napi::CallbackInfo& info) {
 void define_info(Napi::Env env, Napi::Object exports) {
   exports.Set("buildId", Napi::Function::New<guarded<build_id_text>>(env));
   exports.Set("cpuInfo", Napi::Function::New<guarded<cpu_info>>(env));
-  exports.Set("memory", Napi::Function::New<guarded<memory>>(env));
   exports.Set("setThreads", Napi::Function::New<guarded<set_threads>>(env));
   exports.Set("selectIsa", Napi::Function::New<guarded<select_isa_by_name>>(env));
   exports.Set("cudaStatus", Napi::Function::New<guarded<cuda_status>>(env));

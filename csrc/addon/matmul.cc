@@ -98,14 +98,16 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
 
 Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
                            const std::shared_ptr<const StoredWeight>& weight, ops::Operand operand) {
-  if (operand == ops::Operand::int8)
-    fail(ErrorCode::unsupported, "compute: int8 on ", x.device->id(), ", for which there is no kernel");
   const bool rounded = operand == ops::Operand::bfloat16;
   return product(
       info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
       [=, &device = cuda::of(x.device)](const Operands& o) {
         const ops::DeviceWeight coded = weight->coded();
         const cuda::Kernels& kernels = device.kernels();
+        if (operand == ops::Operand::int8) {
+          const auto room = device.allocate(kernels.int8.workspace(o.x.rows, coded.matrix));
+          return kernels.int8.matmul(device.stream(), o.x, coded, o.added(), o.y, room->data());
+        }
         const auto workspace =
             device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, coded.matrix, rounded));
         kernels.dequant_matmul(device.stream(), o.x, coded, o.added(), o.y, rounded, workspace->data());
@@ -119,9 +121,9 @@ Napi::Value linear(const Napi::CallbackInfo& info) {
   if (x.device != weight->packed.device)
     fail(ErrorCode::device, "x is on ", x.device->id(), ", weight on ", weight->packed.device->id());
   const ops::Operand operand = to_operand(info[4]);
-  if (x.device != &cpu::device()) return linear_by_cuda(info, x, weight, operand);
   if (operand == ops::Operand::int8 && weight->int8_obstacle != nullptr)
     fail(ErrorCode::unsupported, weight->int8_obstacle);
+  if (x.device != &cpu::device()) return linear_by_cuda(info, x, weight, operand);
   return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {
     ops::linear(cpu::device().pool(), o.x, *weight->factor(operand), o.added(), o.y);
   });
@@ -129,12 +131,25 @@ Napi::Value linear(const Napi::CallbackInfo& info) {
 
 /// llmInt8Linear(x, weight, bias | null, outDtype, threshold)
 Napi::Value llm_int8_linear(const Napi::CallbackInfo& info) {
-  const Tensor x = TensorHandle::get(info[0], "x");
-  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get(info[1], "weight");
+  const Tensor x = TensorHandle::get_anywhere(info[0], "x");
+  const std::shared_ptr<const StoredWeight> weight = WeightHandle::get_anywhere(info[1], "weight");
+  if (x.device != weight->packed.device)
+    fail(ErrorCode::device, "x is on ", x.device->id(), ", weight on ", weight->packed.device->id());
   if (!weight->llm_int8) fail(ErrorCode::argument, "weight: one of LLM.int8 expected");
   const Tensor scales = weight->constants[0];
   if (const char* const obstacle = ops::llm_int8_obstacle(weight->in)) fail(ErrorCode::unsupported, obstacle);
   const float threshold = to_threshold(info[4]);
+  if (x.device != &cpu::device()) {
+    return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
+                   [=, &device = cuda::of(x.device)](const Operands& o) {
+                     const ops::DeviceWeight coded = weight->coded();
+                     const ops::LlmInt8Launchers& kernels = device.kernels().llm_int8;
+                     const auto workspace = device.allocate(kernels.workspace(o.x.rows, coded.matrix));
+                     device.zero(workspace->data(), kernels.zeroed(coded.matrix));
+                     kernels.matmul(device.stream(), o.x, threshold, coded, o.added(), o.y,
+                                    workspace->data());
+                   });
+  }
   return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3], [=](const Operands& o) {
     weight->arrange_tiles();
     ops::llm_int8_linear(cpu::device().pool(), o.x, threshold, weight->packed.data_as<uint8_t>(),

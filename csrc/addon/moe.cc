@@ -8,7 +8,9 @@
 #include "addon/tensor_handle.h"
 #include "core/device.h"
 #include "cpu/device.h"
+#include "cuda/data_flag.h"
 #include "ops/moe/route.h"
+#include "ops/quantize/weight.h"
 
 namespace quantaria::addon {
 namespace {
@@ -24,10 +26,10 @@ int64_t to_number_of_slots(int64_t tokens, int64_t top_k, const char* name) {
 
 /// counts, offsets and order of a routing, as tensors and as their pointers.
 struct Slots {
-  Slots(int64_t slots, int64_t experts)
-      : counts(empty(cpu::device(), DType::int32, {experts})),
-        offsets(empty(cpu::device(), DType::int32, {experts + 1})),
-        order(empty(cpu::device(), DType::int32, {slots})) {}
+  Slots(Device& device, int64_t slots, int64_t experts)
+      : counts(empty(device, DType::int32, {experts})),
+        offsets(empty(device, DType::int32, {experts + 1})),
+        order(empty(device, DType::int32, {slots})) {}
   ops::SlotOrder pointers() const {
     return {counts.data_as<int32_t>(), offsets.data_as<int32_t>(), order.data_as<int32_t>()};
   }
@@ -39,11 +41,32 @@ struct Slots {
   Tensor counts, offsets, order;
 };
 
+void route_by_cuda(cuda::Device& device, const Tensor& logits, const ops::RouteOptions& options,
+                   const Tensor& indices, const Tensor& weights, const Slots& slots) {
+  const ops::MoeKernels& kernels = device.kernels().moe;
+  const auto workspace = device.allocate(kernels.sort_workspace(indices.elements(), logits.shape[1]));
+  kernels.route(device.stream(), as_matrix(logits), options, indices.data_as<int32_t>(),
+                weights.data_as<float>(), slots.pointers(), workspace->data());
+}
+
+void sort_slots_by_cuda(cuda::Device& device, const Tensor& indices, int64_t experts, const Slots& slots) {
+  const ops::MoeKernels& kernels = device.kernels().moe;
+  const int64_t count = indices.elements();
+  const auto workspace = device.allocate(kernels.sort_workspace(count, experts));
+  const cuda::DataFlag wrong(device);
+  kernels.sort_slots(device.stream(), indices.data_as<int32_t>(), count, experts, slots.pointers(),
+                     wrong.word(), workspace->data());
+  if (wrong.raised())
+    ops::check_indices(cuda::values_of(device, indices.data_as<int32_t>(), count).data(), count,
+                       indices.shape[1], experts);
+}
+
 /// moeRoute(logits, topK, softmaxFirst, normalize, scale): {indices, weights, counts, offsets, order}
 Napi::Value moe_route(const Napi::CallbackInfo& info) {
-  const Tensor logits = TensorHandle::get(info[0], "logits");
+  const Tensor logits = TensorHandle::get_anywhere(info[0], "logits");
   if (logits.shape.size() != 2)
     fail(ErrorCode::shape, "logits: ", to_string(logits.shape), ", [T, E] expected");
+  ops::check_weight(as_matrix(logits), "logits");
   const int64_t experts = logits.shape[1];
   ops::RouteOptions options;
   options.top_k = to_integer(info[1], "topK", 1, std::min(experts, kMaxSlots - 1));
@@ -51,10 +74,13 @@ Napi::Value moe_route(const Napi::CallbackInfo& info) {
   options.normalize = to_bool(info[3], "normalize");
   options.scale = to_number(info[4], "scale");
   const int64_t tokens = logits.shape[0];
-  const Slots slots(to_number_of_slots(tokens, options.top_k, "logits"), experts);
-  const Tensor indices = empty(cpu::device(), DType::int32, {tokens, options.top_k});
-  const Tensor weights = empty(cpu::device(), DType::float32, {tokens, options.top_k});
-  cpu::device().enqueue({logits}, {indices, weights, slots.counts, slots.offsets, slots.order}, [=] {
+  Device& device = *logits.device;
+  const Slots slots(device, to_number_of_slots(tokens, options.top_k, "logits"), experts);
+  const Tensor indices = empty(device, DType::int32, {tokens, options.top_k});
+  const Tensor weights = empty(device, DType::float32, {tokens, options.top_k});
+  device.enqueue({logits}, {indices, weights, slots.counts, slots.offsets, slots.order}, [=, &device] {
+    if (&device != &cpu::device())
+      return route_by_cuda(cuda::of(&device), logits, options, indices, weights, slots);
     ops::route(cpu::device().pool(), as_matrix(logits), options, indices.data_as<int32_t>(),
                weights.data_as<float>(), slots.pointers());
   });
@@ -67,7 +93,7 @@ Napi::Value moe_route(const Napi::CallbackInfo& info) {
 
 /// moeSortSlots(indices, experts): {counts, offsets, order}
 Napi::Value moe_sort_slots(const Napi::CallbackInfo& info) {
-  const Tensor indices = TensorHandle::get(info[0], "indices");
+  const Tensor indices = TensorHandle::get_anywhere(info[0], "indices");
   if (indices.dtype != DType::int32)
     fail(ErrorCode::dtype, "indices: ", name_of(indices.dtype), ", int32 expected");
   if (indices.shape.size() != 2 || !indices.contiguous())
@@ -75,8 +101,10 @@ Napi::Value moe_sort_slots(const Napi::CallbackInfo& info) {
   const int64_t experts = to_integer(info[1], "experts", 0, kMaxSlots - 1);
   const int64_t top_k = indices.shape[1];
   const int64_t count = to_number_of_slots(indices.shape[0], top_k, "indices");
-  const Slots slots(count, experts);
-  cpu::device().enqueue({indices}, {slots.counts, slots.offsets, slots.order}, [=] {
+  Device& device = *indices.device;
+  const Slots slots(device, count, experts);
+  device.enqueue({indices}, {slots.counts, slots.offsets, slots.order}, [=, &device] {
+    if (&device != &cpu::device()) return sort_slots_by_cuda(cuda::of(&device), indices, experts, slots);
     ops::sort_slots(indices.data_as<int32_t>(), count, top_k, experts, slots.pointers());
   });
   Napi::Object result = Napi::Object::New(info.Env());

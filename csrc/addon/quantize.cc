@@ -2,6 +2,9 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,8 +18,10 @@
 #include "core/device.h"
 #include "cpu/device.h"
 #include "cuda/device.h"
+#include "cuda/refusal.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/quantize/quantize.h"
+#include "ops/quantize/weight.h"
 
 namespace quantaria::addon {
 namespace {
@@ -24,10 +29,10 @@ namespace {
 /// The tensors of a stored form, by name, as they are made.
 class Stored {
  public:
-  explicit Stored(Napi::Env env) : object_(Napi::Object::New(env)) {}
+  Stored(Napi::Env env, Device& device) : device_(device), object_(Napi::Object::New(env)) {}
 
   Tensor add(const char* name, DType dtype, Shape shape) {
-    Tensor tensor = empty(cpu::device(), dtype, std::move(shape));
+    Tensor tensor = empty(device_, dtype, std::move(shape));
     tensors_.push_back(tensor);
     object_.Set(name, TensorHandle::make(object_.Env(), tensor));
     return tensor;
@@ -36,58 +41,94 @@ class Stored {
   Napi::Object object() const { return object_; }
 
  private:
+  Device& device_;
   Napi::Object object_;
   std::vector<Tensor> tensors_;
 };
 
-using Body = std::function<void(ops::ErrorSums*)>;
+/// A quantization, ready to be queued on either kind of device.
+struct Quantization {
+  ConstMatrix w;
+  std::function<void(ops::ErrorSums*)> by_cpu;
+  std::function<int64_t(const ops::QuantizeLaunchers&)> workspace;
+  std::function<void(const ops::QuantizeLaunchers&, const ops::QuantizeCall&)> by_cuda;
+  float bound = std::numeric_limits<float>::infinity();  // of magnitudes
+};
 
-Body int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+using Launchers = ops::QuantizeLaunchers;
+using Call = ops::QuantizeCall;
+
+Quantization int_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::IntScheme s = to_int_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
   const IntTensors to = add_int(stored, w, s);
-  return [=](ops::ErrorSums* sums) { ops::quantize_int(cpu::device().pool(), m, s, to.pointers(), sums); };
+  return {m,
+          [=](ops::ErrorSums* sums) { ops::quantize_int(cpu::device().pool(), m, s, to.pointers(), sums); },
+          [=](const Launchers& l) { return l.int_workspace(s, m.rows, m.cols); },
+          [=](const Launchers& l, const Call& call) { l.integers(call, s, to.pointers()); }};
 }
 
-Body codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+Quantization codebook_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::CodebookScheme s = to_codebook_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, false);
   const CodebookTensors to = add_codebook(stored, m, s);
-  return
-      [=](ops::ErrorSums* sums) { ops::quantize_codebook(cpu::device().pool(), m, s, to.pointers(), sums); };
+  return {
+      m,
+      [=](ops::ErrorSums* sums) { ops::quantize_codebook(cpu::device().pool(), m, s, to.pointers(), sums); },
+      [=](const Launchers& l) { return l.codebook_workspace(s, m.rows, m.cols); },
+      [=](const Launchers& l, const Call& call) { l.codebook(call, s, to.pointers()); }};
 }
 
-Body fp8_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+Quantization fp8_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.per_row);
   const Fp8Tensors to = add_fp8(stored, w, s);
-  return [=](ops::ErrorSums* sums) {
-    const ops::Fp8Stored stored_to = to.pointers();
-    ops::quantize_fp8(cpu::device().pool(), m, s, stored_to.packed, stored_to.scales, sums);
-  };
+  return {m,
+          [=](ops::ErrorSums* sums) {
+            const ops::Fp8Stored stored_to = to.pointers();
+            ops::quantize_fp8(cpu::device().pool(), m, s, stored_to.packed, stored_to.scales, sums);
+          },
+          [=](const Launchers& l) { return l.rows_workspace(m.rows, m.cols); },
+          [=](const Launchers& l, const Call& call) {
+            const ops::Fp8Stored stored_to = to.pointers();
+            l.fp8(call, s, stored_to.packed, stored_to.scales);
+          }};
 }
 
-Body mx_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
+Quantization mx_body(const Tensor& w, Napi::Value scheme, Stored& stored) {
   const ops::MxScheme s = to_mx_scheme(scheme);
   const ConstMatrix m = weight_matrix(w, s.pre_scale);
   const MxTensors to = add_mx(stored, w, s);
-  return [=](ops::ErrorSums* sums) {
-    const ops::MxStored stored_to = to.pointers();
-    ops::quantize_mx(cpu::device().pool(), m, s, stored_to.packed, stored_to.scales, stored_to.pre_scale,
-                     sums);
-  };
+  return {m,
+          [=](ops::ErrorSums* sums) {
+            const ops::MxStored stored_to = to.pointers();
+            ops::quantize_mx(cpu::device().pool(), m, s, stored_to.packed, stored_to.scales,
+                             stored_to.pre_scale, sums);
+          },
+          [=](const Launchers& l) { return l.rows_workspace(m.rows, m.cols); },
+          [=](const Launchers& l, const Call& call) {
+            const ops::MxStored stored_to = to.pointers();
+            l.mx(call, s, stored_to.packed, stored_to.scales, stored_to.pre_scale);
+          }};
 }
 
-Body llm_int8_body(const Tensor& w, Napi::Value, Stored& stored) {
+Quantization llm_int8_body(const Tensor& w, Napi::Value, Stored& stored) {
   const ConstMatrix m = as_matrix(w);
   const Tensor packed = stored.add("packed", DType::uint8, {m.rows, ops::packed_row_bytes(m.cols, 8)});
   const Tensor scales = stored.add("scales", DType::float32, {m.rows});
-  return [=](ops::ErrorSums* sums) {
-    ops::quantize_llm_int8(cpu::device().pool(), m, pointer<uint8_t>(packed), pointer<float>(scales), sums);
-  };
+  return {m,
+          [=](ops::ErrorSums* sums) {
+            ops::quantize_llm_int8(cpu::device().pool(), m, pointer<uint8_t>(packed), pointer<float>(scales),
+                                   sums);
+          },
+          [=](const Launchers& l) { return l.rows_workspace(m.rows, m.cols); },
+          [=](const Launchers& l, const Call& call) {
+            l.llm_int8(call, pointer<uint8_t>(packed), pointer<float>(scales));
+          },
+          ops::kLlmInt8Bound};
 }
 
-using MakeBody = Body (*)(const Tensor&, Napi::Value, Stored&);
+using MakeBody = Quantization (*)(const Tensor&, Napi::Value, Stored&);
 
 MakeBody quantizer_of(Napi::Value scheme) {
   return choice<MakeBody>(field(scheme, "kind"), "kind",
@@ -101,17 +142,33 @@ MakeBody quantizer_of(Napi::Value scheme) {
                            {"llm.int8", llm_int8_body}});
 }
 
+/// On the device's queue, which waits for its kernels, so that a weight that is refused fails here.
+void quantize_by_cuda(cuda::Device& device, const Quantization& q, float* relative_error) {
+  ops::check_weight(q.w);
+  const Launchers& launchers = device.kernels().quantize;
+  const std::shared_ptr<Storage> workspace = device.allocate(q.workspace(launchers));
+  cuda::clear_verdict(device, workspace->data());
+  q.by_cuda(launchers, {device.stream(), q.w, relative_error, workspace->data()});
+  const std::optional<int64_t> at = cuda::refused(device, workspace->data());
+  if (!at) return;
+  const int64_t row = *at / q.w.cols;
+  const int64_t col = *at % q.w.cols;
+  ops::refuse_weight(static_cast<float>(cuda::element_at(device, q.w, row, col)), row, col, q.bound);
+}
+
 /// quantize(weight, scheme): the stored form by name, and `relativeError` float32 [1]: the Frobenius norm of
 /// weight - dequantized over that of the weight.
 Napi::Value quantize(const Napi::CallbackInfo& info) {
-  const Tensor w = TensorHandle::get(info[0], "weight");
+  const Tensor w = TensorHandle::get_anywhere(info[0], "weight");
   if (w.shape.size() != 2) fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, in] expected");
-  Stored stored(info.Env());
-  const Body body = quantizer_of(info[1])(w, info[1], stored);
+  Stored stored(info.Env(), *w.device);
+  const Quantization body = quantizer_of(info[1])(w, info[1], stored);
   const Tensor relative_error = stored.add("relativeError", DType::float32, {1});
-  cpu::device().enqueue({w}, stored.tensors(), [=] {
+  w.device->enqueue({w}, stored.tensors(), [=] {
+    if (w.device != &cpu::device())
+      return quantize_by_cuda(cuda::of(w.device), body, relative_error.data_as<float>());
     ops::ErrorSums sums;
-    body(&sums);
+    body.by_cpu(&sums);
     const double relative = sums.error > 0 ? std::sqrt(sums.error / sums.weight) : 0;
     *relative_error.data_as<float>() = static_cast<float>(relative);
   });
@@ -232,18 +289,24 @@ Napi::Value dequantize(const Napi::CallbackInfo& info) {
 
 /// nestedAbsmax(codes, scales, offset): float32 [blocks]
 Napi::Value nested_absmax(const Napi::CallbackInfo& info) {
-  const Tensor codes = TensorHandle::get(info[0], "absmaxCodes");
+  const Tensor codes = TensorHandle::get_anywhere(info[0], "absmaxCodes");
   const int64_t blocks = codes.elements();
-  const Tensor scales = TensorHandle::get(info[1], "absmaxScales");
-  const Tensor offset = TensorHandle::get(info[2], "absmaxOffset");
+  const Tensor scales = TensorHandle::get_with(codes, info[1], "absmaxScales");
+  const Tensor offset = TensorHandle::get_with(codes, info[2], "absmaxOffset");
   if (codes.dtype != DType::uint8 || scales.dtype != DType::float32 || offset.dtype != DType::float32)
     fail(ErrorCode::dtype, "absmaxCodes uint8, absmaxScales and absmaxOffset float32 expected");
   if (scales.elements() != (blocks + ops::kNestedBlock - 1) / ops::kNestedBlock || offset.elements() != 1 ||
       !codes.contiguous() || !scales.contiguous())
     fail(ErrorCode::shape, "absmaxScales: one for each ", ops::kNestedBlock, " of ", blocks,
          " blocks expected");
-  Tensor absmax = empty(cpu::device(), DType::float32, {blocks});
-  cpu::device().enqueue({codes, scales, offset}, {absmax}, [=] {
+  Tensor absmax = empty(*codes.device, DType::float32, {blocks});
+  codes.device->enqueue({codes, scales, offset}, {absmax}, [=] {
+    if (codes.device != &cpu::device()) {
+      cuda::Device& device = cuda::of(codes.device);
+      return device.kernels().quantize.nested_absmax(device.stream(), codes.data_as<uint8_t>(),
+                                                     scales.data_as<float>(), offset.data_as<float>(), blocks,
+                                                     absmax.data_as<float>());
+    }
     ops::decode_nested_absmax(codes.data_as<uint8_t>(), scales.data_as<float>(), *offset.data_as<float>(),
                               blocks, absmax.data_as<float>());
   });

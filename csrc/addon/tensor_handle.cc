@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "addon/arguments.h"
+#include "addon/devices.h"
 #include "core/device.h"
 #include "cpu/device.h"
 
@@ -17,16 +18,29 @@ struct Payload {
   int64_t accounted;
 };
 
-Napi::Value tensor_info(const Napi::CallbackInfo& info) {
+/// tensorFacts(tensor, into): a Float64Array of [dtype, device, contiguous, rank, shape ...], where dtype
+/// counts kDTypes and device the CPU and then cudaDevices(). Every operation asks for its result's: an object
+/// with an array and texts would cost more than the rest of many a call.
+Napi::Value tensor_facts(const Napi::CallbackInfo& info) {
   const Tensor& tensor = TensorHandle::get_anywhere(info[0], "tensor");
-  Napi::Array shape = Napi::Array::New(info.Env(), tensor.shape.size());
-  for (uint32_t i = 0; i < tensor.shape.size(); ++i) shape.Set(i, static_cast<double>(tensor.shape[i]));
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("shape", shape);
-  result.Set("dtype", std::string(name_of(tensor.dtype)));
-  result.Set("device", tensor.device->id());
-  result.Set("contiguous", tensor.contiguous());
-  return result;
+  const Bytes bytes = to_bytes(info[1], "into");
+  const size_t rank = tensor.shape.size();
+  if (bytes.size < static_cast<int64_t>((4 + rank) * sizeof(double)))
+    fail(ErrorCode::argument, "into: no room for ", rank, " dimensions");
+  auto* const into = reinterpret_cast<double*>(bytes.data);
+  into[0] = static_cast<double>(tensor.dtype);
+  into[1] = static_cast<double>(index_of(*tensor.device));
+  into[2] = tensor.contiguous() ? 1 : 0;
+  into[3] = static_cast<double>(rank);
+  for (size_t i = 0; i < rank; ++i) into[4 + i] = static_cast<double>(tensor.shape[i]);
+  return info.Env().Undefined();
+}
+
+/// dtypes(): their names, in the order in which tensorFacts counts them
+Napi::Value dtype_names(const Napi::CallbackInfo& info) {
+  Napi::Array names = Napi::Array::New(info.Env(), kDTypes.size());
+  for (uint32_t i = 0; i < kDTypes.size(); ++i) names.Set(i, std::string(kDTypes[i].name));
+  return names;
 }
 
 Napi::Value tensor_slice(const Napi::CallbackInfo& info) {
@@ -107,6 +121,13 @@ const Tensor& TensorHandle::get_anywhere(Napi::Value value, const char* name) {
   return *handle.tensor_;
 }
 
+const Tensor& TensorHandle::get_with(const Tensor& other, Napi::Value value, const char* name) {
+  const Tensor& tensor = get_anywhere(value, name);
+  if (tensor.device != other.device)
+    fail(ErrorCode::device, name, " is on ", tensor.device->id(), ", the rest on ", other.device->id());
+  return tensor;
+}
+
 const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
   const Tensor& tensor = get_anywhere(value, name);
   if (tensor.device != &cpu::device())
@@ -123,7 +144,8 @@ void TensorHandle::dispose(Napi::Env env) {
 
 void define_tensor(Napi::Env env, Napi::Object exports, Environment& environment) {
   environment.tensor_class = Napi::Persistent(TensorHandle::DefineClass(env, "NativeTensor", {}));
-  exports.Set("tensorInfo", Napi::Function::New<guarded<tensor_info>>(env));
+  exports.Set("tensorFacts", Napi::Function::New<guarded<tensor_facts>>(env));
+  exports.Set("dtypes", Napi::Function::New<guarded<dtype_names>>(env));
   exports.Set("tensorSlice", Napi::Function::New<guarded<tensor_slice>>(env));
   exports.Set("tensorSelect", Napi::Function::New<guarded<tensor_select>>(env));
   exports.Set("tensorTransposed", Napi::Function::New<guarded<tensor_transposed>>(env));

@@ -35,6 +35,9 @@ class TensorHandle : public Napi::ObjectWrap<TensorHandle> {
   /// elsewhere.
   static const Tensor& get(Napi::Value value, const char* name);
 
+  /// The same on the device of another argument: ERR_DEVICE on another.
+  static const Tensor& get_with(const Tensor& other, Napi::Value value, const char* name);
+
   bool disposed() const { return !tensor_; }
   void dispose(Napi::Env env);
 

@@ -109,7 +109,11 @@ Napi::Value read(const Napi::CallbackInfo& info) {
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   Device& device = to_device(info[0], "device");
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
-  device.post([&device, settle = settle] { settle(device.take_failure(), nullptr); });
+  device.post([&device, settle = settle] {
+    const std::shared_ptr<const Error> failure = failure_of([&] { device.finish(); });
+    const std::shared_ptr<const Error> earlier = device.take_failure();
+    settle(earlier ? earlier : failure, nullptr);
+  });
   return promise;
 }
 

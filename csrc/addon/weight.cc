@@ -211,17 +211,27 @@ Napi::Object WeightHandle::make(Napi::Env env, StoredWeight weight) {
   return Environment::of(env).weight_class.New({Napi::External<StoredWeight>::New(env, &weight)});
 }
 
-bool WeightHandle::is(Napi::Value value) {
+WeightHandle* WeightHandle::unwrap(Napi::Value value) {
   bool ours = false;
-  return value.IsObject() && napi_check_object_type_tag(value.Env(), value, &kWeightTag, &ours) == napi_ok &&
-         ours;
+  const bool checked = value.IsObject() &&
+                       napi_check_object_type_tag(value.Env(), value, &kWeightTag, &ours) == napi_ok && ours;
+  return checked ? Unwrap(value.As<Napi::Object>()) : nullptr;
 }
 
+namespace {
+
+const std::shared_ptr<const StoredWeight>& live(const std::shared_ptr<const StoredWeight>& weight,
+                                                const char* name) {
+  if (!weight) fail(ErrorCode::disposed, name, ": the quantized weight was disposed");
+  return weight;
+}
+
+}  // namespace
+
 std::shared_ptr<const StoredWeight> WeightHandle::get_anywhere(Napi::Value value, const char* name) {
-  if (!is(value)) fail(ErrorCode::argument, name, ": a quantized weight expected");
-  const WeightHandle& handle = *Unwrap(value.As<Napi::Object>());
-  if (!handle.weight_) fail(ErrorCode::disposed, name, ": the quantized weight was disposed");
-  return handle.weight_;
+  const WeightHandle* const handle = unwrap(value);
+  if (handle == nullptr) fail(ErrorCode::argument, name, ": a quantized weight expected");
+  return live(handle->weight_, name);
 }
 
 std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
@@ -232,9 +242,15 @@ std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const c
   return weight;
 }
 
+std::shared_ptr<const StoredWeight> WeightHandle::find(Napi::Value value, const char* name) {
+  const WeightHandle* const handle = unwrap(value);
+  return handle == nullptr ? nullptr : live(handle->weight_, name);
+}
+
 void WeightHandle::dispose(Napi::Value value) {
-  if (!is(value)) fail(ErrorCode::argument, "weight: a quantized weight expected");
-  Unwrap(value.As<Napi::Object>())->weight_.reset();
+  WeightHandle* const handle = unwrap(value);
+  if (handle == nullptr) fail(ErrorCode::argument, "weight: a quantized weight expected");
+  handle->weight_.reset();
 }
 
 ops::WeightProducts StoredWeight::arrange_tiles() const {

@@ -44,9 +44,6 @@ class WeightHandle : public Napi::ObjectWrap<WeightHandle> {
 
   static Napi::Object make(Napi::Env env, StoredWeight weight);
 
-  /// Whether a value is a handle of a weight, disposed or not.
-  static bool is(Napi::Value value);
-
   /// The weight behind a value. ERR_ARGUMENT if it is not a handle, ERR_DISPOSED if it was disposed.
   static std::shared_ptr<const StoredWeight> get_anywhere(Napi::Value value, const char* name);
 
@@ -54,9 +51,15 @@ class WeightHandle : public Napi::ObjectWrap<WeightHandle> {
   /// elsewhere.
   static std::shared_ptr<const StoredWeight> get(Napi::Value value, const char* name);
 
+  /// As get_anywhere, but null if the value is no handle of a weight.
+  static std::shared_ptr<const StoredWeight> find(Napi::Value value, const char* name);
+
   static void dispose(Napi::Value value);
 
  private:
+  /// Null if the value is no handle of a weight.
+  static WeightHandle* unwrap(Napi::Value value);
+
   std::shared_ptr<const StoredWeight> weight_;
 };
 

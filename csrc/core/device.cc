@@ -7,17 +7,29 @@
 #include "core/attempt.h"
 
 namespace quantaria {
-void Device::enqueue(std::vector<Tensor> inputs, std::vector<Tensor> outputs, std::function<void()> body) {
-  post([this, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
-    std::shared_ptr<const Error> failure;
-    for (const Tensor& input : inputs)
-      if (!failure) failure = input.storage->failure();
+
+std::shared_ptr<const Error> Storages::failure() const {
+  for (const std::shared_ptr<Storage>& storage : all_)
+    if (storage->failure()) return storage->failure();
+  return nullptr;
+}
+
+void Storages::set_failure(const std::shared_ptr<const Error>& failure) const {
+  for (const std::shared_ptr<Storage>& storage : all_) storage->set_failure(failure);
+}
+
+void Device::enqueue(Storages inputs, Storages outputs, std::function<void()> body,
+                     const std::source_location& from) {
+  post([this, from, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
+    std::shared_ptr<const Error> failure = inputs.failure();
     if (!failure) {
-      failure = failure_of(body);
+      failure = end(failure_of([&] {
+        begin(from);
+        body();
+      }));
       if (!untold_) untold_ = failure;
     }
-    if (failure)
-      for (const Tensor& output : outputs) output.storage->set_failure(failure);
+    if (failure) outputs.set_failure(failure);
   });
 }
 

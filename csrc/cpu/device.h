@@ -31,7 +31,7 @@ class Device final : public quantaria::Device {
   /// Takes effect for operations queued from now on. ERR_ARGUMENT unless 1 <= threads <= 1024.
   void set_threads(int threads);
 
-  MemoryCounters memory() const { return allocator_->counters(); }
+  MemoryCounters memory() const override { return allocator_->counters(); }
 
  private:
   std::string id_ = "cpu";

@@ -1,13 +1,12 @@
-// In place of devices_none.cc where CUDA kernels are emulated: one device, whose launches run on its queue
-// thread.
+// In place of devices.cc where CUDA kernels are emulated: one device, by way of the runtime that the host
+// plays.
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
-#include "core/executor.h"
 #include "cuda/device.h"
-#include "simt/emulator/global_memory.h"
-#include "simt/emulator/options.h"
+#include "cuda/runtime/device.h"
+#include "simt/runtime/controls.h"
 
 namespace quantaria::cuda {
 namespace {
@@ -38,58 +37,21 @@ simt::emulator::Options options_from_environment() {
   return options;
 }
 
-class EmulatedDevice final : public Device {
- public:
-  EmulatedDevice() : options_(options_from_environment()) { options_.global = memory_.get(); }
-
-  const std::string& id() const override { return id_; }
-  const std::string& kind() const override { return id_; }
-  const std::string& name() const override { return name_; }
-  int64_t memory_bytes() const override { return physical_memory(); }
-  const std::string& compute_capability() const override { return capability_; }
-  const Kernels& kernels() const override { return cuda::kernels(); }
-  void* stream() override { return nullptr; }
-
-  std::shared_ptr<Storage> allocate(int64_t bytes) override {
-    std::shared_ptr<std::byte> block = memory_->allocate(bytes);
-    std::byte* const data = block.get();
-    return std::make_shared<Storage>(std::move(block), data, bytes, true);
-  }
-
-  void post(std::function<void()> task) override {
-    queue_.post([this, task = std::move(task)] {
-      simt::emulator::options() = options_;
-      task();
-    });
-  }
-
-  void copy_in(const std::byte* host, std::byte* to, int64_t bytes) override {
-    if (bytes > 0) std::memcpy(to, host, static_cast<size_t>(bytes));
-  }
-
-  /// What kernels wrote beside their tensors comes to light here.
-  void copy_out(const std::byte* from, std::byte* host, int64_t bytes) override {
-    memory_->require_intact();
-    copy_in(from, host, bytes);
-  }
-
-  void zero(std::byte* to, int64_t bytes) override {
-    if (bytes > 0) std::memset(to, 0, static_cast<size_t>(bytes));
-  }
-
- private:
-  std::string id_ = "cuda-emulated";
-  std::string name_ = "CUDA kernels emulated on the CPU";
-  std::string capability_ = "8.0";
-  std::shared_ptr<simt::emulator::GlobalMemory> memory_ = std::make_shared<simt::emulator::GlobalMemory>();
-  simt::emulator::Options options_;
-  Executor queue_;
-};
-
 }  // namespace
 
+Status status() {
+  Status none;
+  none.reason = "this build emulates CUDA on the CPU: cuda-emulated is its device";
+  return none;
+}
+
 const std::vector<Device*>& devices() {
-  static const std::vector<Device*> one{std::make_unique<EmulatedDevice>().release()};
+  static const std::vector<Device*> one = [] {
+    simt::runtime::emulate_launches(options_from_environment());
+    DeviceFacts facts = discover("80-real").usable.at(0);
+    facts.id = facts.kind = "cuda-emulated";
+    return std::vector<Device*>{std::make_unique<RuntimeDevice>(std::move(facts), kernels()).release()};
+  }();
   return one;
 }
 

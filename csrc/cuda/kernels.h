@@ -1,8 +1,14 @@
 #pragma once
 
+#include "ops/bitpack/bitpack_cuda.h"
+#include "ops/compare/compare_cuda.h"
 #include "ops/copy/copy_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/hadamard/hadamard_cuda.h"
+#include "ops/llm_int8/llm_int8_cuda.h"
+#include "ops/moe/moe_cuda.h"
+#include "ops/quantize/quantize_cuda.h"
 
 namespace quantaria::cuda {
 
@@ -15,6 +21,13 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+  ops::MoeKernels moe;
+  ops::QuantizeLaunchers quantize;
+  ops::BitLaunchers bits;
+  ops::CompareLaunchers compare;
+  ops::Int8Launchers int8;
+  ops::LlmInt8Launchers llm_int8;
+  ops::HadamardLaunchers hadamard;
 };
 
 /// Linked where there are kernels only.

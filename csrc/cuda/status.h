@@ -1,6 +1,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace quantaria::cuda {
 
@@ -10,6 +12,8 @@ struct Status {
   std::string reason;   // empty if available
   std::string driver;   // version of CUDA that the driver supports, "13.0"; empty without a driver
   std::string runtime;  // version that this build contains; empty in a build without CUDA
+  std::vector<std::pair<std::string, std::string>>
+      refused;  // id and reason of each device that cannot be used
 };
 
 Status status();

@@ -5,6 +5,7 @@ import { bytesOf, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeOutputFile, type NativeTensor, native } from '../native';
 import { checkShape, show, Tensor } from '../tensor';
+import { tensorInfo } from '../tensor_info';
 import { ioError } from './json_file';
 import { type Entry, layoutShard, type ShardLayout } from './layout';
 
@@ -72,7 +73,7 @@ export class ShardFile {
     const place = this.layout.tensors.get(name);
     if (!place)
       throw new QuantariaError('ERR_ARGUMENT', `tensor ${show(name)} has no place in ${this.layout.file}`);
-    const { shape, dtype } = native.tensorInfo(tensor);
+    const { shape, dtype } = tensorInfo(tensor);
     const bytes = shape.reduce((a, b) => a * b, bytesOf(dtype));
     const span = rows && bytes > 0 ? (bytes / rows.bytes - 1) * rows.stride + rows.bytes : bytes;
     if (offset + span > place.bytes) {

@@ -1,4 +1,3 @@
-import type { DType } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeTensor, type NativeWeight, native } from '../native';
 import { QuantizedTensor } from '../quantized';
@@ -49,13 +48,13 @@ export function groupedMatmul(x: Tensor, w: Tensor, counts: Tensor): Tensor {
       `x [${x.shape}], w [${w.shape}], counts [${counts.shape}] came, expected [rows, K], [E, K, N], [E]`,
     );
   }
-  return Tensor.wrap(native.moeGroupedMatmul(rows, weights, groups, products('auto', x.dtype, [w])));
+  return Tensor.wrap(native.moeGroupedMatmul(rows, weights, groups, products('auto', x, [w])));
 }
 
 /**
  * The routed experts of a layer: `y[t] = sum_k weight[t, k] * down(silu(gate x[t]) * (up x[t]))` over t's experts, in the
  * order of k. Each expert's weights are read once for all its tokens (for some hundred at a time); what lies between
- * the products is float32.
+ * the products is float32, on CUDA x's dtype where products are in 16 bits.
  * @param x `[T, hidden]`, float32, float16 or bfloat16
  * @param experts stacked as for a grouped GEMM, or one by one, dense or quantized
  * @param routing of `moe.route`, or indices, weights and counts from elsewhere
@@ -76,7 +75,7 @@ export function experts(
   if (hidden !== null && x.shape[1] !== hidden) {
     throw new QuantariaError('ERR_SHAPE', `x: [${x.shape}] came, the experts take [T, ${hidden}]`);
   }
-  const run = products(compute, x.dtype, matrices);
+  const run = products(compute, x, matrices);
   return withRouting(routing, x.shape[0] as number, count, (tensors) =>
     Tensor.wrap(native.moeExperts(rows, handles(), tensors, run)),
   );
@@ -89,10 +88,8 @@ interface Checked {
   matrices: Matrix[];
   handles: () => NativeExperts;
 }
-type NativeMatrix = NativeTensor | NativeWeight;
-export type NativeExperts =
-  | { fc1: NativeTensor; fc2: NativeTensor }
-  | { gate: NativeMatrix; up: NativeMatrix; down: NativeMatrix }[];
+/** @internal Stacks; or gate, up and down of one expert after the other. */
+export type NativeExperts = { fc1: NativeTensor; fc2: NativeTensor } | (NativeTensor | NativeWeight)[];
 
 function checkStacks(stacks: GroupedExperts): Checked {
   if (typeof stacks !== 'object' || stacks === null) {
@@ -116,44 +113,50 @@ function checkStacks(stacks: GroupedExperts): Checked {
   return { count, hidden, matrices: [fc1, fc2], handles: () => handles };
 }
 
+/** Layers have hundreds of matrices, which each call passes over: no strings and closures here unless one is refused. */
 function checkList(list: readonly (SequentialExpert | QuantizedExpert)[]): Checked {
-  const taken = Array.from(list, (expert, e) => {
+  const matrices: Matrix[] = [];
+  for (let e = 0; e < list.length; e++) {
+    const expert = list[e] as SequentialExpert | QuantizedExpert; // holes included
     if (typeof expert !== 'object' || expert === null) {
       throw new QuantariaError(
         'ERR_ARGUMENT',
         `experts[${e}]: ${show(expert)} came, expected {gate, up, down}`,
       );
     }
-    const { gate, up, down } = expert;
-    return { gate, up, down };
-  });
-  let first: Matrix | undefined;
-  taken.forEach((expert, e) => {
-    for (const projection of PROJECTIONS) {
-      const matrix = expert[projection];
-      const name = `experts[${e}].${projection}`;
-      if (!QuantizedTensor.is(matrix)) checkTensor(name, matrix, FACTOR_DTYPES, 2);
-      first ??= matrix;
-      const [inter, hidden] = first.shape;
-      const wanted = projection === 'down' ? [hidden, inter] : [inter, hidden];
-      if (matrix.shape.join() !== wanted.join()) {
-        throw new QuantariaError('ERR_SHAPE', `${name}: [${matrix.shape}] came, expected [${wanted}]`);
-      }
+    matrices.push(expert.gate, expert.up, expert.down);
+  }
+  let inter = 0;
+  let hidden = 0;
+  matrices.forEach((matrix, i) => {
+    if (!QuantizedTensor.is(matrix)) checkTensor(nameOf(i), matrix, FACTOR_DTYPES, 2);
+    if (i === 0) [inter, hidden] = matrix.shape as [number, number];
+    const [rows, columns] = i % 3 === 2 ? [hidden, inter] : [inter, hidden];
+    if (matrix.shape[0] !== rows || matrix.shape[1] !== columns) {
+      throw new QuantariaError(
+        'ERR_SHAPE',
+        `${nameOf(i)}: [${matrix.shape}] came, expected [${rows},${columns}]`,
+      );
     }
   });
-  const handle = (matrix: Matrix): NativeMatrix =>
-    QuantizedTensor.is(matrix) ? matrix.forProducts() : Tensor.native(matrix, 'experts');
   return {
-    count: taken.length,
-    hidden: first?.shape[1] ?? null,
-    matrices: taken.flatMap(({ gate, up, down }) => [gate, up, down]),
+    count: list.length,
+    hidden: matrices[0]?.shape[1] ?? null,
+    matrices,
     handles: () =>
-      taken.map(({ gate, up, down }) => ({ gate: handle(gate), up: handle(up), down: handle(down) })),
+      matrices.map((matrix, i) =>
+        QuantizedTensor.is(matrix) ? matrix.forProducts() : Tensor.native(matrix, nameOf(i)),
+      ),
   };
 }
 
-/** One kind of products for all: bfloat16 where the activations are, and every dense matrix. */
-function products(compute: Compute, dtype: DType, matrices: readonly Matrix[]): Compute {
+const nameOf = (i: number): string => `experts[${Math.floor(i / 3)}].${PROJECTIONS[i % 3]}`;
+
+/**
+ * One kind of products for all: in 16 bits where the activations have them, and every dense matrix the same dtype. On the CPU
+ * that is bfloat16 alone.
+ */
+function products(compute: Compute, x: Tensor, matrices: readonly Matrix[]): Compute {
   if (compute === 'int8') {
     const other = matrices.find((matrix) => !QuantizedTensor.is(matrix) || matrix.scheme.kind !== 'int');
     if (other) {
@@ -165,6 +168,7 @@ function products(compute: Compute, dtype: DType, matrices: readonly Matrix[]): 
     }
   }
   if (compute !== 'auto') return compute;
-  const all = matrices.every((matrix) => QuantizedTensor.is(matrix) || matrix.dtype === 'bfloat16');
-  return dtype === 'bfloat16' && all ? 'bfloat16' : 'float32';
+  const in16Bits = x.dtype === 'bfloat16' || (x.dtype === 'float16' && x.device !== 'cpu');
+  const all = matrices.every((matrix) => QuantizedTensor.is(matrix) || matrix.dtype === x.dtype);
+  return in16Bits && all ? 'bfloat16' : 'float32';
 }

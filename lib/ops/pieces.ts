@@ -1,5 +1,6 @@
 import type { Piece } from '../models';
 import { type NativeTensor, native } from '../native';
+import { tensorInfo } from '../tensor_info';
 
 /** Runs `body` and disposes what it registered, in any case. */
 export function scoped<T>(body: (own: (tensor: NativeTensor) => NativeTensor) => T): T {
@@ -22,7 +23,7 @@ export function pieceView(stored: NativeTensor, piece: Piece): NativeTensor {
   return scoped((own) => {
     let matrix = stored;
     if (piece.expert !== null) {
-      const slabs = native.tensorInfo(stored).shape[0];
+      const slabs = tensorInfo(stored).shape[0];
       matrix = own(native.tensorSelect(stored, 0, slabs === 1 ? 0 : piece.expert));
     }
     const outAxis = piece.transposed ? 1 : 0;

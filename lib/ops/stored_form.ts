@@ -134,10 +134,11 @@ export function partsOf(
   const columns = codeRows(scheme, dims)[1];
   const rows = unpackBits(stored.packed as Tensor, columns, codeBits(scheme), undefined, { dtype, offset });
   const parts: Record<string, Tensor> = { codes: rows.reshape(dims) };
+  const { device } = rows;
   rows.dispose();
-  for (const { name } of constants(scheme, dims)) parts[name] = (stored[name] as Tensor).to('cpu');
+  for (const { name } of constants(scheme, dims)) parts[name] = (stored[name] as Tensor).to(device);
   if (parts.absmaxCodes) parts.absmax = nestedAbsmax(stored);
-  if (stored.groupIndex) parts.groupIndex = stored.groupIndex.to('cpu');
+  if (stored.groupIndex) parts.groupIndex = stored.groupIndex.to(device);
   return parts;
 }
 
@@ -167,12 +168,14 @@ export function storedFromParts(
   const known = new Set(['codes']);
   for (const part of constants(scheme, shape)) {
     known.add(part.name);
-    stored[part.name] = takePart(parts, part).to('cpu');
+    stored[part.name] = takePart(parts, part).to(codes.device);
   }
   if (stored.absmaxCodes) known.add('absmax');
   if (scheme.kind === 'int' && parts.groupIndex !== undefined) {
     known.add('groupIndex');
-    stored.groupIndex = takePart(parts, { name: 'groupIndex', dtype: 'int32', shape: [shape[1]] }).to('cpu');
+    stored.groupIndex = takePart(parts, { name: 'groupIndex', dtype: 'int32', shape: [shape[1]] }).to(
+      codes.device,
+    );
   }
   const unknown = Object.keys(parts).find((name) => !known.has(name));
   if (unknown !== undefined) {

@@ -3,10 +3,11 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
+import { native } from '../../lib/native';
+import { DEVICE, hasCuda } from './cuda_device';
 
-// CUDA kernels run by the emulator, where its build is loaded: QUANTARIA_BUILD=emulated npx vitest run
-const emulated = q.devices().some((device) => device.id === 'cuda-emulated');
-const DEVICE = 'cuda-emulated';
+// CUDA kernels, on a GPU or, where its build is loaded, by the emulator: QUANTARIA_BUILD=emulated npx vitest run
+const emulated = DEVICE === 'cuda-emulated' && hasCuda;
 const root = path.join(__dirname, '..', '..');
 
 const DTYPES = [
@@ -119,10 +120,10 @@ function expectWithinBound(
   }
 }
 
-describe.skipIf(!emulated)('cuda-emulated', () => {
+describe.skipIf(!hasCuda)(DEVICE, () => {
   test('is listed and can be the default', async () => {
     const device = q.devices().find((d) => d.id === DEVICE);
-    expect(device).toMatchObject({ kind: 'cuda-emulated', computeCapability: '8.0' });
+    expect(device).toMatchObject({ kind: emulated ? 'cuda-emulated' : 'cuda' });
     q.setDefaultDevice(DEVICE);
     try {
       expect(q.Tensor.from([1, 2], [2]).device).toBe(DEVICE);
@@ -277,7 +278,7 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
           const opts = { bias: bias.to(DEVICE), outDtype: 'float32', compute: 'float32' } as const;
           const got = await q.linear(input.to(DEVICE), weight.to(DEVICE), opts).toFloat32();
           expectWithinBound(got, rows, values, await bias.toFloat32(), [m, n, k], 0);
-          if (scheme.kind === 'llm.int8') continue; // its own product, which has no kernel there
+          if (scheme.kind === 'llm.int8') continue; // has a product of its own
           const byDefault = await q
             .linear(input.to(DEVICE), weight.to(DEVICE), { ...opts, compute: 'auto' })
             .toFloat32();
@@ -310,15 +311,13 @@ describe.skipIf(!emulated)('cuda-emulated', () => {
 
   test('an operation without a kernel says which and where, and never runs elsewhere', () => {
     const x = q.Tensor.from([1, 2, 3, 4], [2, 2], { device: DEVICE });
+    const handle = q.Tensor.native(x, 'x');
     const named = (operation: string) =>
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
-        message: expect.stringMatching(new RegExp(`^${operation}: .*cuda-emulated`)),
+        message: expect.stringMatching(new RegExp(`^${operation}: .*${DEVICE}`)),
       });
-    expect(() => q.hadamard(x)).toThrow(named('hadamard'));
-    expect(() => q.quantize(x, { kind: 'nf4', blockSize: 4 })).toThrow(named('quantize'));
-    const weight = q.quantize(x.to('cpu'), { kind: 'llm.int8' }).to(DEVICE);
-    expect(() => q.linear(x, weight)).toThrow(named('llmInt8Linear'));
+    expect(() => native.decoderAdd(handle, handle, null)).toThrow(named('decoderAdd'));
   });
 
   test('tensors of two devices do not meet', () => {
@@ -345,5 +344,5 @@ test.skipIf(emulated || !fs.existsSync(addon))(
 );
 
 test.skipIf(emulated)('the device is not in the ordinary build, which says how to get it', () => {
-  expect(() => q.Tensor.zeros([1], { device: DEVICE })).toThrow(/npm run build:emulated/);
+  expect(() => q.Tensor.zeros([1], { device: 'cuda-emulated' })).toThrow(/npm run build:emulated/);
 });

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { type DType, dequantize, QuantizedTensor, type QuantScheme, quantize, Tensor } from '../../lib';
 import { native } from '../../lib/native';
 import { quantizeMatrix } from '../../lib/ops/quantize';
+import { tensorInfo } from '../../lib/tensor_info';
 import { rejectsCode, throwsCode } from './errors';
 import { ISAS, withIsa, withThreads } from './machine';
 import { normals } from './random';
@@ -264,7 +265,7 @@ test.each(SCHEMES)('%s: a strided view of a larger tensor gives what its copy gi
       native.tensorTransposed(native.tensorSlice(native.tensorSlice(handle, 0, 0, rows, 3), 1, 0, cols, 2)),
     ];
     for (const view of views) {
-      const { shape } = native.tensorInfo(view);
+      const { shape } = tensorInfo(view);
       const copy = Tensor.wrap(native.tensorCopy(view, dtype));
       const { quantized } = quantizeMatrix(view, shape as [number, number], scheme);
       expect(await bitsOf(quantized)).toEqual(await bitsOf(quantize(copy, scheme)));

@@ -96,19 +96,50 @@ void read_codes(const ConstMatrix& from, int64_t r, int bits, int32_t offset, Co
   const int64_t limit = int64_t{1} << bits;
   for (int64_t c = 0; c < from.cols; ++c) {
     const int64_t code = int64_t{element<T>(from, r, c)} + offset;
-    if (code < 0 || code >= limit)
-      fail(ErrorCode::argument, "codes: ", code - offset, " at row ", r, ", column ", c, ", ",
-           -int64_t{offset}, " .. ", limit - 1 - offset, " expected for ", bits, " bits");
+    if (code < 0 || code >= limit) refuse_packed(code - offset, r, c, bits, offset);
     codes[c] = static_cast<Code>(code);
   }
 }
 
 }  // namespace
 
+void check_packing(DType codes, int bits, const std::optional<NibbleOrder>& order, int64_t cols) {
+  check_bits(bits);
+  check_order(order, bits, cols);
+  with_integer_type(codes, "codes", [](auto*) {});
+}
+
+void check_unpacking(DType codes, int bits, int32_t offset, const std::optional<NibbleOrder>& order,
+                     int64_t cols) {
+  check_bits(bits);
+  check_order(order, bits, cols);
+  with_integer_type(codes, "codes", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const int64_t low = -int64_t{offset};
+    const int64_t high = (int64_t{1} << bits) - 1 - offset;
+    if (low < int64_t{std::numeric_limits<T>::min()} || high > int64_t{std::numeric_limits<T>::max()})
+      fail(ErrorCode::argument, "codes: ", name_of(codes), " cannot hold ", low, " .. ", high);
+  });
+}
+
+void refuse_packed(int64_t code, int64_t row, int64_t col, int bits, int32_t offset) {
+  fail(ErrorCode::argument, "codes: ", code, " at row ", row, ", column ", col, ", ", -int64_t{offset},
+       " .. ", (int64_t{1} << bits) - 1 - offset, " expected for ", bits, " bits");
+}
+
+void refuse_planar(int64_t code, int64_t row, int64_t col, int bits) {
+  fail(ErrorCode::argument, "codes: ", code, " at row ", row, ", column ", col, ", 0 .. ", (1 << bits) - 1,
+       " expected for ", bits, " bits");
+}
+
+void refuse_offset(int64_t code, int64_t delta, int64_t row, int64_t col, DType dtype) {
+  fail(ErrorCode::argument, "codes: ", code, " + ", delta, " at row ", row, ", column ", col,
+       " does not fit ", name_of(dtype));
+}
+
 void pack_bits(ThreadPool& pool, const ConstMatrix& codes, int bits, int32_t offset, uint8_t* packed,
                const std::optional<NibbleOrder>& order) {
-  check_bits(bits);
-  check_order(order, bits, codes.cols);
+  check_packing(codes.dtype, bits, order, codes.cols);
   if (codes.cols == 0) return;
   const int64_t row_bytes = packed_row_bytes(codes.cols, bits);
   with_integer_type(codes.dtype, "codes", [&](auto* type) {
@@ -131,14 +162,9 @@ void pack_bits(ThreadPool& pool, const ConstMatrix& codes, int bits, int32_t off
 
 void unpack_bits(ThreadPool& pool, const uint8_t* packed, int64_t packed_stride, int bits, int32_t offset,
                  const Matrix& codes, const std::optional<NibbleOrder>& order) {
-  check_bits(bits);
-  check_order(order, bits, codes.cols);
+  check_unpacking(codes.dtype, bits, offset, order, codes.cols);
   with_integer_type(codes.dtype, "codes", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const int64_t low = -int64_t{offset};
-    const int64_t high = (int64_t{1} << bits) - 1 - offset;
-    if (low < int64_t{std::numeric_limits<T>::min()} || high > int64_t{std::numeric_limits<T>::max()})
-      fail(ErrorCode::argument, "codes: ", name_of(codes.dtype), " cannot hold ", low, " .. ", high);
     for_each_row(pool, codes.rows, codes.cols, [&](int64_t r) {
       const uint8_t* const from = packed + r * packed_stride;
       if (bits == 16) {
@@ -190,9 +216,7 @@ void pack_planar(ThreadPool& pool, const uint8_t* codes, int64_t rows, int64_t c
   // Checked apart from packing: a packed row holds codes of far rows, and the first error is by row.
   for_each_row(pool, rows, cols, [&](int64_t r) {
     for (int64_t c = 0; c < cols; ++c)
-      if (const int code = codes[r * cols + c]; code >> bits != 0)
-        fail(ErrorCode::argument, "codes: ", code, " at row ", r, ", column ", c, ", 0 .. ", (1 << bits) - 1,
-             " expected for ", bits, " bits");
+      if (const int code = codes[r * cols + c]; code >> bits != 0) refuse_planar(code, r, c, bits);
   });
   for_each_row(pool, packed_rows, cols, [&](int64_t p) {
     uint8_t* const to = packed + p * cols;
@@ -237,8 +261,7 @@ void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta,
           }
           if (overflow || sum < int64_t{std::numeric_limits<To>::min()} ||
               sum > int64_t{std::numeric_limits<To>::max()})
-            fail(ErrorCode::argument, "codes: ", element<From>(in, r, c) + int64_t{0}, " + ", delta,
-                 " at row ", r, ", column ", c, " does not fit ", name_of(out.dtype));
+            refuse_offset(element<From>(in, r, c), delta, r, c, out.dtype);
           set_element(out, r, c, static_cast<To>(sum));
         }
       });

@@ -52,4 +52,13 @@ struct CodeRange {
 void offset_codes(ThreadPool& pool, const ConstMatrix& in, int64_t delta,
                   const std::optional<CodeRange>& clamp, const Matrix& out);
 
+// What the functions above check before they look at a code, and how they refuse one.
+
+void check_packing(DType codes, int bits, const std::optional<NibbleOrder>& order, int64_t cols);
+void check_unpacking(DType codes, int bits, int32_t offset, const std::optional<NibbleOrder>& order,
+                     int64_t cols);
+[[noreturn]] void refuse_packed(int64_t code, int64_t row, int64_t col, int bits, int32_t offset);
+[[noreturn]] void refuse_planar(int64_t code, int64_t row, int64_t col, int bits);
+[[noreturn]] void refuse_offset(int64_t code, int64_t delta, int64_t row, int64_t col, DType dtype);
+
 }  // namespace quantaria::ops

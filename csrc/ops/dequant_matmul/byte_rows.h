@@ -102,11 +102,9 @@ static void multiply_side_by_side(const TileView* tiles, const Span& span, const
   const float* a_sums = input.sums;
   const float* a_scales = input.scales;
   const uint32_t* words[kSideBySide];
-  const float* scales[kSideBySide];
   const int32_t* group_zeros[kSideBySide];
   for (int t = 0; t < kSideBySide; ++t) {
     words[t] = tiles[t].words;
-    scales[t] = tiles[t].scales;
     group_zeros[t] = tiles[t].zeros;
   }
   bool fresh = !input.accumulate;
@@ -143,8 +141,8 @@ static void multiply_side_by_side(const TileView* tiles, const Span& span, const
     }
 #pragma GCC unroll 2
     for (int t = 0; t < kSideBySide; ++t) {
-      const Floats scale = load(scales[t] + g * kLanes);
-      prefetch_scales(scales[t] + g * kLanes);
+      const Floats scale = scales_of(tiles[t], g);
+      prefetch_scales(tiles[t], g);
       Floats zero_points;
       if (zeros == Zeros::of_groups) zero_points = splat(0.0f) - to_floats(load(group_zeros[t] + g * kLanes));
 #pragma GCC unroll 16

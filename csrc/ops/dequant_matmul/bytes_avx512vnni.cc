@@ -51,8 +51,8 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
-      const __m512 scale = _mm512_loadu_ps(tiles[t].scales + g * kLanes);
-      prefetch_scales(tiles[t].scales + g * kLanes);
+      const auto scale = reinterpret_cast<__m512>(scales_of(tiles[t], g).part[0]);
+      prefetch_scales(tiles[t], g);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
         __m512i group = sum[r][t][0];

@@ -37,11 +37,8 @@ void for_each_run(const CodedWeight& w, int64_t first, int64_t end, const Body& 
 }
 
 /// The part of a tile where a run begins.
-TileView from_run(const CodedWeight& w, TileView tile, const Run& run) {
-  tile.words += run.first / unit_codes(w.bits) * unit_words(w.bits) * kTileRows;
-  tile.scales += run.group * kTileRows;
-  if (tile.zeros != nullptr) tile.zeros += run.group * kTileRows;
-  return tile;
+TileView from_run(const CodedWeight& w, const TileView& tile, const Run& run) {
+  return tile.from(run.first / unit_codes(w.bits) * unit_words(w.bits) * kTileRows, run.group);
 }
 
 void prefetch(const void* from, int64_t bytes) {
@@ -95,7 +92,7 @@ class CodedFactor : public Factor {
       if (tile > panel * tiles_)
         prefetch(weight_.words + tile * kTileRows * weight_.words_per_row, kWordsAhead * 4);
       if (weight_.scales.form == GroupScales::Form::tiled)
-        prefetch(scales_of_tile(weight_, tile), kScalesAhead * 4);
+        prefetch(scales_of_tile(weight_, tile), kScaleBytesAhead);
     }
   }
 };

@@ -15,7 +15,7 @@ DeviceWeight weight_of_rows(const uint8_t* packed, int bits, int64_t out, int64_
   DeviceWeight w{};
   w.matrix.out = out;
   w.matrix.in = in;
-  w.matrix.words = reinterpret_cast<const uint32_t*>(packed);
+  w.matrix.own.data = reinterpret_cast<const uint32_t*>(packed);
   w.matrix.bits = bits;
   w.matrix.row_bits = packed_row_bytes(in, bits) * 8;
   w.matrix.group = std::max<int64_t>(1, in);
@@ -61,8 +61,8 @@ DeviceWeight coded_int(const IntScheme& s, const ConstIntStored& stored, int64_t
     fail(ErrorCode::unsupported, "a weight whose columns name their groups (act-order) on a CUDA device");
   DeviceWeight w = weight_of_rows(stored.packed, s.bits, out, in);
   fill_integers(w, limits_of(s).offset);
-  w.matrix.floats = stored.scales;
-  w.matrix.zeros = stored.zeros;
+  w.matrix.own.floats = stored.scales;
+  w.matrix.own.zeros = stored.zeros;
   w.matrix.group = s.granularity == Granularity::column ? 1 : group_length(s, in);
   const ConstantsShape constants = constants_shape(s, out, in);
   w.matrix.row_step = constants.rows == 1 ? 0 : constants.cols;
@@ -82,13 +82,13 @@ DeviceWeight coded_codebook(const CodebookScheme& s, const ConstCodebookStored& 
   m.flat = in % s.block_size != 0;
   m.row_step = in / s.block_size;
   if (!s.double_quant) {
-    m.floats = stored.absmax;
+    m.own.floats = stored.absmax;
     return w;
   }
   m.form = ScaleForm::nested;
-  m.bytes = stored.absmax_codes;
-  m.floats = stored.absmax_scales;
-  m.offset = stored.absmax_offset;
+  m.own.bytes = stored.absmax_codes;
+  m.own.floats = stored.absmax_scales;
+  m.own.offset = stored.absmax_offset;
   std::copy_n(numerics::kDynamic8.values, 256, w.table.nested);
   return w;
 }
@@ -97,7 +97,7 @@ DeviceWeight coded_fp8(const Fp8Scheme& s, const uint8_t* packed, const float* s
                        int64_t in) {
   DeviceWeight w = weight_of_rows(packed, 8, out, in);
   fill_element(w, s.format == Float8::e4m3 ? MxElement::e4m3 : MxElement::e5m2);
-  w.matrix.floats = scales;
+  w.matrix.own.floats = scales;
   w.matrix.row_step = s.per_row ? 1 : 0;
   return w;
 }
@@ -109,15 +109,15 @@ DeviceWeight coded_mx(const MxScheme& s, const uint8_t* packed, const uint8_t* s
   w.matrix.group = kMxBlock;
   w.matrix.row_step = (in + kMxBlock - 1) / kMxBlock;
   w.matrix.form = ScaleForm::e8m0;
-  w.matrix.bytes = scales;
-  w.matrix.row_divisors = pre_scale;
+  w.matrix.own.bytes = scales;
+  w.matrix.own.row_divisors = pre_scale;
   return w;
 }
 
 DeviceWeight coded_llm_int8(const uint8_t* packed, const float* absmax, int64_t out, int64_t in) {
   DeviceWeight w = weight_of_rows(packed, 8, out, in);
   fill_integers(w, 128);
-  w.matrix.floats = absmax;
+  w.matrix.own.floats = absmax;
   w.matrix.row_step = 1;
   w.matrix.divisor = 127;
   return w;

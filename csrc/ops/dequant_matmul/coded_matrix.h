@@ -21,12 +21,22 @@ enum class ScaleForm : uint8_t {
   nested,  // uint8 into the table's map, times floats[constant / 256], plus *offset
 };
 
+/// Where a weight lies. All else of a CodedMatrix is the same for the experts of a layer.
+struct CodedSource {
+  const uint32_t* data = nullptr;  // the codes
+  const int32_t* zeros = nullptr;  // or null: none but what the table has
+  const float* floats = nullptr;
+  const uint8_t* bytes = nullptr;
+  const float* offset = nullptr;
+  const float* row_divisors = nullptr;  // of e8m0: null or [out]
+};
+
 /// value(n, k) = (table[code(n, k)] - zero) * scale, each step rounded to float32, in the order of the CPU's
 /// dequantization; over `divisor` last.
 struct CodedMatrix {
+  CodedSource own;
   int64_t out = 0;
   int64_t in = 0;
-  const uint32_t* words = nullptr;
   int64_t row_bits = 0;            // from the first code of a row to that of the next one
   int bits = 0;                    // 2..8 or 16
   int32_t first = 0;               // what code 0 of 16 bits stands for; they have no table
@@ -36,13 +46,7 @@ struct CodedMatrix {
   bool flat = false;
   int64_t row_step = 0;
   int64_t group = 1;
-  const int32_t* zeros = nullptr;  // or null: none but what the table has
-
   ScaleForm form = ScaleForm::plain;
-  const float* floats = nullptr;
-  const uint8_t* bytes = nullptr;
-  const float* offset = nullptr;
-  const float* row_divisors = nullptr;  // of e8m0: null or [out]
   float divisor = 1;
 };
 

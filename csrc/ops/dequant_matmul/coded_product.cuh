@@ -1,29 +1,14 @@
 #pragma once
 
 #include "core/error.h"
-#include "ops/dequant_matmul/coded_value.cuh"
+#include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/decoders.cuh"
-#include "ops/gemm/epilogue.cuh"
 
-/// The one loop of products with quantized weights on tensor cores: y = x W^T, codes brought into shared
-/// memory as they are stored and decoded on the way to the registers. Inside a group, tensor cores sum x
-/// times the decoded codes; its scale is applied to that sum in float32, so no scaled weight is ever rounded
-/// to 16 bits.
+/// The one loop of products with quantized weights on tensor cores, plain or grouped: y = x W^T, codes
+/// brought into shared memory as they are stored and decoded on the way to the registers. Inside a group,
+/// tensor cores sum x times the decoded codes; its scale is applied to that sum in float32, so no scaled
+/// weight is ever rounded to 16 bits.
 namespace quantaria::ops {
-
-/// How a block's tile is shared out: Across warps side by side, Down warps above each other, each with Rows x
-/// 16 rows and Cols x 8 columns. Step columns of the weight at a time, Stages of them in shared memory.
-template <int Down, int Across, int Rows, int Cols, int Step, int Stages, int Blocks>
-struct CodedTile {
-  static constexpr int kDown = Down, kAcross = Across, kRows = Rows, kCols = Cols, kStep = Step,
-                       kStages = Stages;
-  static constexpr int kBlocks = Blocks;  // that a multiprocessor is to hold
-  static constexpr int kTileRows = Down * Rows * 16;
-  static constexpr int kTileCols = Across * Cols * 8;
-  static constexpr int kThreads = Down * Across * 32;
-  static constexpr int kRuns = Step / 32;  // of 32 columns: the least that shares a scale
-  static_assert(kRuns % 2 == 0);
-};
 
 /// Words from one row of codes to the next one: an odd number of 16-byte pieces, so that the eight rows that
 /// a warp reads at once begin in different banks.
@@ -46,13 +31,18 @@ template <class Tile, class Decoder>
 struct CodedShared {
   CodedStage<Tile, Decoder::kBits> stage[Tile::kStages];
   typename Decoder::Shared decoder;
-  CodeTable table;  // its map of nested scales
+  CodeTable table;                   // its map of nested scales
+  int64_t x_start[Tile::kTileRows];  // where each row of x begins; -1 if there is none
+  CodedSource source[2];             // of a plain product the first one alone
 };
 
 struct CodedProduct {
-  const uint16_t* x;  // [rows, in], unit stride along columns
+  const uint16_t* x;  // [x_rows, in], unit stride along columns
+  int64_t x_rows;
   int64_t x_stride;
   CodedRows weight;
+  const CodedSource* sources;
+  ProductTiles tiles;
   float unscale;   // what the table was multiplied by, undone
   int steps;       // of all columns
   float* partial;  // [splits, rows, cols] if the columns are split between blocks, else null
@@ -64,9 +54,10 @@ struct CodedLoop {
   using Shared = CodedShared<Tile, Decoder>;
   static constexpr int kBits = Decoder::kBits;
 
+  static constexpr int kRun = 8;  // columns of one accumulator
+
   const CodedProduct& p;
   Shared& shared;
-  int64_t row0;
   int64_t col0;
 
   /// 16 bytes at a time where rows begin at multiples of 16 and hold whole vectors.
@@ -79,8 +70,9 @@ struct CodedLoop {
       const int r = i / kVectors;
       const int v = i % kVectors;
       const int64_t k = int64_t{step} * Tile::kStep + v * 8;
-      const bool row_there = row0 + r < p.epilogue.c.rows;
-      const uint16_t* const from = p.x + (row_there ? row0 + r : 0) * p.x_stride;
+      const int64_t start = shared.x_start[r];
+      const bool row_there = start >= 0;
+      const uint16_t* const from = p.x + (row_there ? start : 0);
       uint16_t* const to = &stage.x[r][(v ^ (r & 1) << 2) * 8];
       if (vectors) {
         const bool there = row_there && k < in;
@@ -102,9 +94,11 @@ struct CodedLoop {
       const int n = i / kPieces;
       const int w = i % kPieces * Words;
       const int64_t word = int64_t{step} * Tile::kRuns * kBits + w;
-      const bool there = col0 + n < m.out && word < row_words;
-      simt::cp_async<Words * 4>(&stage.codes[n][w], there ? m.words + (col0 + n) * row_words + word : m.words,
-                                there);
+      const TileColumn column = column_of<kRun>(p.tiles, n);
+      const bool there = col0 + column.col < m.out && word < row_words;
+      const uint32_t* const words = shared.source[column.factor].data;
+      simt::cp_async<Words * 4>(&stage.codes[n][w],
+                                there ? words + (col0 + column.col) * row_words + word : words, there);
     }
   }
 
@@ -119,13 +113,16 @@ struct CodedLoop {
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * groups; i += Tile::kThreads) {
       const int n = i % Tile::kTileCols;
       const int g = i / Tile::kTileCols;
-      const bool there = col0 + n < m.out;
-      const int64_t constant = there ? (col0 + n) * m.row_step + first / m.group + g : 0;
+      const TileColumn column = column_of<kRun>(p.tiles, n);
+      const CodedSource& source = shared.source[column.factor];
+      const int64_t row = col0 + column.col;
+      const bool there = row < m.out;
+      const int64_t constant = there ? row * m.row_step + first / m.group + g : 0;
       if (copied)
-        simt::cp_async<4>(&stage.scales[g][n], m.floats + constant, there);
+        simt::cp_async<4>(&stage.scales[g][n], source.floats + constant, there);
       else
-        stage.scales[g][n] = there ? p.weight.scale(shared.table, col0 + n, constant) * p.unscale : 0.0f;
-      if (m.zeros) simt::cp_async<4>(&stage.zeros[g][n], m.zeros + constant, there);
+        stage.scales[g][n] = there ? p.weight.scale(shared.table, source, row, constant) * p.unscale : 0.0f;
+      if (source.zeros) simt::cp_async<4>(&stage.zeros[g][n], source.zeros + constant, there);
     }
   }
 
@@ -173,18 +170,27 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4;
   const int t = lane % 4;
-  // Blocks side by side share their columns: the tile of the weight stays in the second-level cache.
-  const int64_t row_tiles = (p.epilogue.c.rows + Tile::kTileRows - 1) / Tile::kTileRows;
-  const CodedLoop<Tile, Decoder> loop{p, shared, blockIdx.x % row_tiles * Tile::kTileRows,
-                                      blockIdx.x / row_tiles * Tile::kTileCols};
+  const TilePlace place = place_of<Tile::kTileRows, Tile::kTileCols>(p.tiles, p.epilogue.c.rows, blockIdx.x);
+  if (place.group < 0) return;
+  const CodedLoop<Tile, Decoder> loop{p, shared, place.col0};
   const int begin = static_cast<int>(int64_t{p.steps} * blockIdx.y / gridDim.y);
   const int end = static_cast<int>(int64_t{p.steps} * (blockIdx.y + 1) / gridDim.y);
 
-  if constexpr (Decoder::kTable) Decoder::prepare(shared.decoder, p.weight.table);
-  if (m.form == ScaleForm::nested) {
-    p.weight.prepare_nested(shared.table);
-    __syncthreads();  // scales are decoded with it, below
+  static_assert(Tile::kThreads >= Tile::kTileRows + 2);
+  if (static_cast<int>(threadIdx.x) < Tile::kTileRows) {
+    const int64_t row =
+        left_row_of(p.tiles, place.row0 + static_cast<int>(threadIdx.x), place.row_end, p.x_rows);
+    shared.x_start[threadIdx.x] = row < 0 ? -1 : row * p.x_stride;
+  } else if (const int factor = static_cast<int>(threadIdx.x) - Tile::kTileRows;
+             factor <= (p.tiles.paired ? 1 : 0)) {
+    const int64_t source = int64_t{place.group} * (p.tiles.paired ? 2 : 1) + factor;
+    shared.source[factor] = p.sources ? simt::load(p.sources + source) : m.own;
   }
+  if constexpr (Decoder::kTable) Decoder::prepare(shared.decoder, p.weight.table);
+  if (m.form == ScaleForm::nested) p.weight.prepare_nested(shared.table);
+  __syncthreads();  // the rows, the factors and what decodes scales are known to all
+  if (!shared.source[0].data) return;
+  const bool with_zeros = shared.source[0].zeros != nullptr;
 
   const int warp_row = warp / Tile::kAcross * Tile::kRows * 16;
   const int warp_col = warp % Tile::kAcross * Tile::kCols * 8;
@@ -205,7 +211,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
     for (int run = 0; run < Tile::kRuns; ++run) {
       if (int64_t{step} * Tile::kStep + run * 32 >= m.in) break;
-      if (m.zeros) {
+      if (with_zeros) {
 #pragma unroll
         for (int j = 0; j < Tile::kCols; ++j)
           zero[j] = Decoder::zero(static_cast<float>(stage.zeros[group][warp_col + j * 8 + g]));
@@ -249,41 +255,40 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
   for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
-    for (int j = 0; j < Tile::kCols; ++j)
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row =
+          result_row_of(p.tiles, place.row0 + warp_row + i * 16 + g + half * 8, place.row_end);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int64_t row = loop.row0 + warp_row + i * 16 + g + e / 2 * 8;
-        const int64_t col = loop.col0 + warp_col + j * 8 + t * 2 + e % 2;
-        const Matrix& c = p.epilogue.c;
-        if (!p.partial)
-          p.epilogue.write(row, col, total[i][j][e]);
-        else if (row < c.rows && col < c.cols)
-          simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, total[i][j][e]);
-      }
+      for (int j = 0; j < Tile::kCols; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int64_t col = place.col0 + column_of<8>(p.tiles, warp_col + j * 8 + t * 2 + e).col;
+          const float value = total[i][j][half * 2 + e];
+          const Matrix& c = p.epilogue.c;
+          if (p.tiles.paired) {
+            if (j % 2 == 0) p.epilogue.write(row, col, swiglu(value, total[i][j + 1][half * 2 + e]));
+          } else if (!p.partial) {
+            p.epilogue.write(row, col, value);
+          } else if (row >= 0 && row < c.rows && col < c.cols) {
+            simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
+          }
+        }
+    }
 }
-
-/// A launch, before a tile and a decoder are chosen.
-struct CodedCall {
-  simt::Stream stream;
-  ConstMatrix x;
-  const DeviceWeight& weight;
-  float unscale;
-  int splits;
-  float* partial;
-  Epilogue epilogue;
-};
 
 template <class T, class Tile, class Decoder>
 void launch_coded(const CodedCall& call) {
-  const Matrix& c = call.epilogue.c;
   const int64_t tiles =
-      ((c.rows + Tile::kTileRows - 1) / Tile::kTileRows) * ((c.cols + Tile::kTileCols - 1) / Tile::kTileCols);
+      call.tiles.row_tiles * product_col_tiles(call.tiles, call.epilogue.c.cols, Tile::kTileCols);
   if (tiles > 0x7fffffff)
     fail(ErrorCode::unsupported, "a product of ", tiles, " tiles, at most 2^31 - 1 expected");
   const CodedMatrix& m = call.weight.matrix;
   const CodedProduct product{reinterpret_cast<const uint16_t*>(call.x.data),
+                             call.x.rows,
                              call.x.row_stride,
                              {m, call.weight.table},
+                             call.sources,
+                             call.tiles,
                              call.unscale,
                              static_cast<int>((m.in + Tile::kStep - 1) / Tile::kStep),
                              call.splits > 1 ? call.partial : nullptr,
@@ -293,20 +298,10 @@ void launch_coded(const CodedCall& call) {
                sizeof(CodedShared<Tile, Decoder>), call.stream, product);
 }
 
-/// Few rows: every warp has all of them and columns of its own, so no code is decoded twice, and long steps,
-/// as such a product waits for memory. Many: each code serves 64 rows, each activation 64 columns.
-using FewRowsTile = CodedTile<1, 4, 1, 2, 128, 3, 4>;
-using ManyRowsTile = CodedTile<2, 2, 2, 4, 64, 3, 3>;
-inline constexpr int64_t kMostFewCodedRows = FewRowsTile::kTileRows;
-
 template <class T, class Decoder>
 void launch_coded_tile(const CodedCall& call) {
-  call.epilogue.c.rows <= kMostFewCodedRows ? launch_coded<T, FewRowsTile, Decoder>(call)
-                                            : launch_coded<T, ManyRowsTile, Decoder>(call);
+  call.tile_rows == FewRowsTile::kTileRows ? launch_coded<T, FewRowsTile, Decoder>(call)
+                                           : launch_coded<T, ManyRowsTile, Decoder>(call);
 }
-
-/// One for each file of kernels; bits as CodedMatrix has them.
-void launch_integer_product(const CodedCall& call);
-void launch_table_product(const CodedCall& call);
 
 }  // namespace quantaria::ops

@@ -14,57 +14,60 @@ struct CodedRows {
   struct Shared {
     CodeTable table;
   };
+  using Source = CodedSource;
 
   CodedMatrix matrix;
   CodeTable table;
 
-  /// Brings the table into shared memory, where every thread of a warp may look up another place at once.
+  __device__ const Source& source() const { return matrix.own; }
+
+  /// Brings the table into shared memory, where every thread of a warp may look up another place at once. A
+  /// barrier has to follow.
   __device__ void prepare(Shared& shared) const {
     const int entries = matrix.bits <= 8 ? 1 << matrix.bits : 0;
     for (int i = static_cast<int>(threadIdx.x); i < entries; i += static_cast<int>(blockDim.x))
       shared.table.values[i] = table.values[i];
     if (matrix.form == ScaleForm::nested) prepare_nested(shared.table);
-    __syncthreads();  // the table is there for all
   }
   __device__ void prepare_nested(CodeTable& shared) const {
     for (int i = static_cast<int>(threadIdx.x); i < 256; i += static_cast<int>(blockDim.x))
       shared.nested[i] = table.nested[i];
   }
 
-  __device__ float value(const Shared& shared, int64_t n, int64_t k) const {
+  __device__ float value(const Shared& shared, const Source& source, int64_t n, int64_t k) const {
     const CodedMatrix& m = matrix;
-    const uint32_t code = code_at(n * m.row_bits + k * m.bits);
+    const uint32_t code = code_at(source, n * m.row_bits + k * m.bits);
     const int64_t constant = m.flat ? (n * m.in + k) / m.group : n * m.row_step + k / m.group;
     float value =
         m.bits <= 8 ? shared.table.values[code] : static_cast<float>(static_cast<int>(code) + m.first);
-    if (m.zeros) value -= static_cast<float>(simt::load(m.zeros + constant));
-    value *= scale_at(shared.table, constant);
-    if (m.row_divisors) value /= simt::load(m.row_divisors + n);
+    if (source.zeros) value -= static_cast<float>(simt::load(source.zeros + constant));
+    value *= scale_at(shared.table, source, constant);
+    if (source.row_divisors) value /= simt::load(source.row_divisors + n);
     return m.divisor == 1 ? value : value / m.divisor;
   }
 
   /// The same as one factor of (table[code] - zero), for row n.
-  __device__ float scale(const CodeTable& shared, int64_t n, int64_t constant) const {
-    float scale = scale_at(shared, constant);
-    if (matrix.row_divisors) scale /= simt::load(matrix.row_divisors + n);
+  __device__ float scale(const CodeTable& shared, const Source& source, int64_t n, int64_t constant) const {
+    float scale = scale_at(shared, source, constant);
+    if (source.row_divisors) scale /= simt::load(source.row_divisors + n);
     return matrix.divisor == 1 ? scale : scale / matrix.divisor;
   }
 
  private:
-  __device__ uint32_t code_at(int64_t bit) const {
-    const uint32_t* const word = matrix.words + bit / 32;
+  __device__ uint32_t code_at(const Source& source, int64_t bit) const {
+    const uint32_t* const word = source.data + bit / 32;
     const int shift = static_cast<int>(bit % 32);
     uint32_t code = simt::load(word) >> shift;
     if (shift + matrix.bits > 32) code |= simt::load(word + 1) << (32 - shift);
     return code & ((uint32_t{1} << matrix.bits) - 1);
   }
 
-  __device__ float scale_at(const CodeTable& shared, int64_t constant) const {
-    if (matrix.form == ScaleForm::plain) return simt::load(matrix.floats + constant);
-    const uint8_t byte = simt::load(matrix.bytes + constant);
+  __device__ float scale_at(const CodeTable& shared, const Source& source, int64_t constant) const {
+    if (matrix.form == ScaleForm::plain) return simt::load(source.floats + constant);
+    const uint8_t byte = simt::load(source.bytes + constant);
     if (matrix.form == ScaleForm::e8m0) return numerics::float_from_e8m0(byte);
-    return shared.nested[byte] * simt::load(matrix.floats + constant / kNestedBlock) +
-           simt::load(matrix.offset);
+    return shared.nested[byte] * simt::load(source.floats + constant / kNestedBlock) +
+           simt::load(source.offset);
   }
 };
 

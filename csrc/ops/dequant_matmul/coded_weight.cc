@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "numerics/e8m0.h"
+#include "ops/copy/convert.h"
 #include "ops/quantize/quantize.h"
 #include "ops/quantize/weight.h"
 
@@ -37,6 +38,11 @@ void make_scales(const CodedWeight& w, int64_t first, int64_t rows, float* to) {
   }
 }
 
+ScaleType type_of(DType dtype) {
+  if (dtype == DType::float16) return ScaleType::float16;
+  return dtype == DType::bfloat16 ? ScaleType::bfloat16 : ScaleType::float32;
+}
+
 }  // namespace
 
 const std::byte* scales_of_tile(const CodedWeight& w, int64_t tile) {
@@ -52,10 +58,8 @@ TileView view_of(const CodedWeight& w, int64_t tile, int place) {
   const int64_t padded = (w.words_per_row + unit - 1) / unit * unit;
   const bool full = rows == kTileRows;
   const bool tiled = w.scales.form == GroupScales::Form::tiled;
-  const bool narrow = w.scales.dtype != DType::float32;
-  TileView view{w.words + first * w.words_per_row,
-                tiled && !narrow ? w.scales.floats + first * groups : nullptr,
-                tiled && w.zeros != nullptr ? w.zeros + first * groups : nullptr};
+  TileView view{w.words + first * w.words_per_row, tiled ? scales_of_tile(w, tile) : nullptr,
+                tiled && w.zeros != nullptr ? w.zeros + first * groups : nullptr, type_of(w.scales.dtype)};
 
   float* memory =
       thread_buffer<float>(place == 0 ? Slot::constants : Slot::flat, (3 * groups + padded) * kTileRows);
@@ -64,22 +68,20 @@ TileView view_of(const CodedWeight& w, int64_t tile, int place) {
     memory += count * kTileRows;
     return taken;
   };
-  if (tiled && narrow) {
-    float* const wide = take(groups);
-    const DequantKernels& kernels = dequant_kernels();
-    (w.scales.dtype == DType::float16 ? kernels.widen_float16 : kernels.widen_bfloat16)(
-        reinterpret_cast<const uint16_t*>(scales_of_tile(w, tile)), groups * rows, wide);
-    view.scales = wide;
-  }
   if (!tiled || !full || w.scales.divisor != 1) {
     float* const scales = take(groups);
-    if (tiled)
-      widen(view.scales, groups, rows, scales);
-    else
+    if (tiled) {
+      float* const as_they_lie = take(groups);
+      convert_row(w.scales.dtype, scales_of_tile(w, tile), DType::float32,
+                  reinterpret_cast<std::byte*>(as_they_lie), groups * rows);
+      widen(as_they_lie, groups, rows, scales);
+    } else {
       make_scales(w, first, rows, scales);
+    }
     if (w.scales.divisor != 1)
       for (int64_t i = 0; i < groups * kTileRows; ++i) scales[i] /= w.scales.divisor;
     view.scales = scales;
+    view.scale_type = ScaleType::float32;
   }
   if (w.zeros != nullptr && (!tiled || !full)) {
     auto* const zeros = reinterpret_cast<int32_t*>(take(groups));

@@ -36,8 +36,19 @@ constexpr int kSecondLevel = 2;
 QUANTARIA_LANES void prefetch_unit(const uint32_t* words) {
   __builtin_prefetch(words + kWordsAhead, 0, kSecondLevel);
 }
-QUANTARIA_LANES void prefetch_scales(const float* scales) {
-  __builtin_prefetch(scales + kScalesAhead, 0, kSecondLevel);
+QUANTARIA_LANES void prefetch_scales(const TileView& tile, int64_t group) {
+  const auto* const scales =
+      static_cast<const char*>(tile.scales) + group * kLanes * size_of(tile.scale_type);
+  __builtin_prefetch(scales + kScaleBytesAhead, 0, kSecondLevel);
+}
+
+/// A group's scales. Which of the three it is, is the same for all of a weight, so that the branch costs
+/// nothing.
+QUANTARIA_LANES Floats scales_of(const TileView& tile, int64_t group) {
+  if (tile.scale_type == ScaleType::float32)
+    return load(static_cast<const float*>(tile.scales) + group * kLanes);
+  const auto* const narrow = static_cast<const uint16_t*>(tile.scales) + group * kLanes;
+  return tile.scale_type == ScaleType::float16 ? load_half(narrow) : load_bfloat16(narrow);
 }
 
 /// A panel is decoded in one go and then multiplied for long, so the words of the next should arrive in the

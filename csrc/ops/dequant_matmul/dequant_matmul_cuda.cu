@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/dequant_matmul/coded_product.cuh"
+#include "ops/dequant_matmul/coded_call.cuh"
+#include "simt/simt.h"
 
 namespace quantaria::ops {
 namespace {
@@ -35,7 +36,7 @@ bool fits_loop(const CodedMatrix& m) {
 /// each of an A100's 108 multiprocessors, in pieces long enough to fill the stages. It depends on the shape
 /// alone, so the order of the sums does.
 int splits_of(int64_t rows, const CodedMatrix& m) {
-  if (rows > kMostFewCodedRows) return 1;
+  if (rows > FewRowsTile::kTileRows) return 1;
   constexpr int64_t kWantedBlocks = 216;
   constexpr int64_t kLeastSteps = 4;
   constexpr int64_t kMostSplits = 16;
@@ -45,8 +46,8 @@ int splits_of(int64_t rows, const CodedMatrix& m) {
       std::clamp<int64_t>(std::min(kWantedBlocks / tiles, steps / kLeastSteps), 1, kMostSplits));
 }
 
-/// float16 has its finest steps, for its range, just below 2^15: the table's largest value is brought there
-/// by a power of two, which is returned inverted, so that its small ones keep their bits.
+}  // namespace
+
 float fill_float16_range(DeviceWeight& weight) {
   float most = 0;
   for (int i = 0; i < 1 << weight.matrix.bits; ++i)
@@ -56,8 +57,6 @@ float fill_float16_range(DeviceWeight& weight) {
   for (float& value : weight.table.values) value = std::ldexp(value, exponent);
   return std::ldexp(1.0f, -exponent);
 }
-
-}  // namespace
 
 bool on_tensor_cores(DType x, const CodedMatrix& weight, bool rounded) {
   return one_of_16_bits(x) && fits_loop(weight) && (weight.table_of_integers || rounded);
@@ -77,13 +76,17 @@ void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight&
   const bool scaled = x.dtype == DType::float16 && !weight.matrix.table_of_integers;
   const float unscale = scaled ? fill_float16_range(filled) : 1;
   const int splits = splits_of(y.rows, weight.matrix);
+  const int tile_rows = coded_tile_rows(y.rows);
   const CodedCall call{static_cast<simt::Stream>(stream),
                        x,
                        filled,
                        unscale,
+                       nullptr,
+                       tiles_of_rows(y.rows, tile_rows),
                        splits,
                        reinterpret_cast<float*>(workspace),
-                       epilogue_of(bias, y)};
+                       epilogue_of(bias, y),
+                       tile_rows};
   weight.matrix.table_of_integers ? launch_integer_product(call) : launch_table_product(call);
   if (splits == 1) return;
   constexpr int64_t kMostBlocks = 2048;

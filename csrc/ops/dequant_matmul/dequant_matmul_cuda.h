@@ -28,6 +28,20 @@ int64_t dequant_matmul_workspace(int64_t rows, DType x, const CodedMatrix& weigh
 /// Whether dequant_matmul_cuda takes tensor cores, given unit strides.
 bool on_tensor_cores(DType x, const CodedMatrix& weight, bool rounded);
 
+/// y = x W^T + bias with a weight of integers of at most 8 bits, x quantized to int8 over each of its groups
+/// (PackKernels::encode_int8): sums of a group are exact integers on tensor cores, those of groups are added
+/// up in float32 in their order, the bits of the CPU's from AVX2 on. What a weight needs for it is
+/// int8_obstacle's (dequant_matmul.h). workspace: int8_matmul_workspace bytes of device memory, as above.
+void int8_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight, const ConstMatrix* bias,
+                      const Matrix& y, std::byte* workspace);
+int64_t int8_matmul_workspace(int64_t rows, const CodedMatrix& weight);
+
+struct Int8Launchers {
+  decltype(&int8_matmul_cuda) matmul;
+  decltype(&int8_matmul_workspace) workspace;
+};
+inline constexpr Int8Launchers kInt8Launchers{int8_matmul_cuda, int8_matmul_workspace};
+
 /// The same product by fused multiply-add, the terms of a sum in order.
 void dequant_matmul_float32_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
                                  const ConstMatrix* bias, const Matrix& y);

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "ops/dequant_matmul/coded_value.cuh"
+#include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/fma_product.cuh"
 
@@ -13,11 +13,12 @@ __global__ void __launch_bounds__(kThreads)
     write_values(const __grid_constant__ CodedRows weight, DType dtype, std::byte* values) {
   auto& shared = simt::shared<CodedRows::Shared>();
   weight.prepare(shared);
+  __syncthreads();  // the table is there for all
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t count = weight.matrix.out * weight.matrix.in;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride)
     store_value(dtype, values, i,
-                {true, weight.value(shared, i / weight.matrix.in, i % weight.matrix.in), 0});
+                {true, weight.value(shared, weight.source(), i / weight.matrix.in, i % weight.matrix.in), 0});
 }
 
 }  // namespace
@@ -31,11 +32,17 @@ void dequantize_cuda(void* stream, const DeviceWeight& weight, DType dtype, std:
                static_cast<simt::Stream>(stream), CodedRows{weight.matrix, weight.table}, dtype, values);
 }
 
+void launch_coded_fma_product(const CodedCall& call) {
+  launch_fma_product(call.stream,
+                     DenseRows<true>{{call.x.data}, call.x.dtype, call.x.row_stride, call.x.col_stride},
+                     call.x.rows, CodedRows{call.weight.matrix, call.weight.table}, call.sources,
+                     call.weight.matrix.in, call.tiles, call.epilogue);
+}
+
 void dequant_matmul_float32_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
                                  const ConstMatrix* bias, const Matrix& y) {
-  launch_fma_product(static_cast<simt::Stream>(stream),
-                     DenseRows<true>{x.data, x.dtype, x.row_stride, x.col_stride},
-                     CodedRows{weight.matrix, weight.table}, weight.matrix.in, epilogue_of(bias, y));
+  launch_coded_fma_product({static_cast<simt::Stream>(stream), x, weight, 1, nullptr,
+                            tiles_of_rows(y.rows, kFmaTileRows), 1, nullptr, epilogue_of(bias, y)});
 }
 
 }  // namespace quantaria::ops

@@ -23,19 +23,6 @@ Floats to_bfloat16(const Floats& x) {
   return as_floats(((pattern + rounding) | quiet) & splat(static_cast<int32_t>(0xffff0000u)));
 }
 
-template <Floats (*load_some)(const uint16_t*)>
-void widen(const uint16_t* from, int64_t n, float* to) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(to + i, load_some(from + i));
-  uint16_t rest[kLanes] = {};
-  float wide[kLanes];
-  for (int64_t j = i; j < n; ++j) rest[j - i] = from[j];
-  store(wide, load_some(rest));
-  for (int64_t j = i; j < n; ++j) to[j] = wide[j - i];
-}
-Floats of_float16(const uint16_t* from) { return load_half(from); }
-Floats of_bfloat16(const uint16_t* from) { return load_bfloat16(from); }
-
 template <class Values, bool rounded>
 void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
   using U = Unit<Values::kBits>;
@@ -43,7 +30,7 @@ void decode(const TileView& tile, const Span& span, void* to, int64_t stride) {
   const uint32_t* words = tile.words;
   float* row = static_cast<float*>(to);
   for (int64_t g = 0; g < span.groups; ++g) {
-    const Floats scale = load(tile.scales + g * kLanes);
+    const Floats scale = scales_of(tile, g);
     const Floats zero = tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes));
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
       Ints unit[U::kWords];
@@ -106,8 +93,8 @@ void multiply(const TileView* tiles, const Span& span, const FewRowsInput& input
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
-      const Floats scale = load(tiles[t].scales + g * kLanes);
-      prefetch_scales(tiles[t].scales + g * kLanes);
+      const Floats scale = scales_of(tiles[t], g);
+      prefetch_scales(tiles[t], g);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
         Floats group = sum[r][t][0];
@@ -154,8 +141,6 @@ constexpr void put_integers(DequantKernels& k) {
 constexpr DequantKernels kernels() {
   DequantKernels k{};
   k.tiles = kTiles;
-  k.widen_float16 = widen<of_float16>;
-  k.widen_bfloat16 = widen<of_bfloat16>;
   for_all_decodings<Decode>(k.decode_float32);
   for_all_decodings<DecodeRounded>(k.decode_rounded);
   for_common_decodings<Multiply<1>::Few>(k.few_rows[0]);

@@ -16,18 +16,29 @@ inline constexpr int kMostFewRows = 4;  // of the left factor that are multiplie
 /// How far ahead of their use products of few rows ask for a tile's words and scales: what a core reads while
 /// a line is on its way.
 inline constexpr int kWordsAhead = 768;
-inline constexpr int kScalesAhead = 512;
+inline constexpr int kScaleBytesAhead = 2048;
 
 /// How codes turn into values before zero point and scale.
 enum class Decoding : uint8_t { permutation, conversion, gather };
 inline constexpr int kDecodings = 3;
 inline constexpr int kMostBits = 8;
 
+/// What scales lie in: in 16 bits where that loses nothing (narrow_scales.h).
+enum class ScaleType : uint8_t { float32, float16, bfloat16 };
+constexpr int64_t size_of(ScaleType type) { return type == ScaleType::float32 ? 4 : 2; }
+
 /// One tile of a weight, or a run of whole groups of it. value = (table[code] - zero) * scale.
 struct TileView {
   const uint32_t* words;  // [words][16]
-  const float* scales;    // [groups][16]
+  const void* scales;     // [groups][16] of scale_type
   const int32_t* zeros;   // [groups][16], or null: none but what the table has
+  ScaleType scale_type = ScaleType::float32;
+
+  /// From a group on, `first_words` behind the words of this.
+  TileView from(int64_t first_words, int64_t group) const {
+    return {words + first_words, static_cast<const char*>(scales) + group * kTileRows * size_of(scale_type),
+            zeros == nullptr ? nullptr : zeros + group * kTileRows, scale_type};
+  }
 };
 
 /// The columns (of the weight) that kernels pass over: whole units of codes.
@@ -50,13 +61,8 @@ struct FewRowsInput {
 };
 using FewRows = void(const TileView* tiles, const Span& span, const FewRowsInput& input, float* c);
 
-/// Narrowed scales (narrow_scales.h) to float32.
-using WidenScales = void(const uint16_t* from, int64_t n, float* to);
-
 struct DequantKernels {
   int tiles;  // of a panel
-  WidenScales* widen_float16;
-  WidenScales* widen_bfloat16;
   /// [decoding][bits], null where there is none. Rounded: to bfloat16 values.
   DecodePanel* decode_float32[kDecodings][kMostBits + 1];
   DecodePanel* decode_rounded[kDecodings][kMostBits + 1];

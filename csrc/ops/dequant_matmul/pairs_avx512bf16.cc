@@ -27,7 +27,7 @@ void decode_by(const TileView& tile, const Span& span, void* to, int64_t stride)
   const uint32_t* words = tile.words;
   uint32_t* step = static_cast<uint32_t*>(to);
   for (int64_t g = 0; g < span.groups; ++g) {
-    const Floats scale = load(tile.scales + g * kLanes);
+    const Floats scale = scales_of(tile, g);
     const auto offsets =
         decoder.offsets(tile.zeros == nullptr ? splat(0.0f) : to_floats(load(tile.zeros + g * kLanes)));
     for (int64_t u = 0; u < span.units_per_group; ++u, words += U::kWords * kLanes) {
@@ -144,8 +144,8 @@ template <class Pairs, int rows>
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
-      const __m512 scale = _mm512_loadu_ps(tiles[t].scales + g * kLanes);
-      prefetch_scales(tiles[t].scales + g * kLanes);
+      const __m512 scale = as_register(scales_of(tiles[t], g));
+      prefetch_scales(tiles[t], g);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
         __m512 group = sum[r][t][0];
@@ -209,8 +209,7 @@ template <class Pairs, int rows>
   FewRowsInput rest = input;
   for (int64_t g = 0; g < span.groups; ++g) {
     TileView group[kTiles];
-    for (int t = 0; t < kTiles; ++t)
-      group[t] = {tiles[t].words + g * words, tiles[t].scales + g * kLanes, tiles[t].zeros + g * kLanes};
+    for (int t = 0; t < kTiles; ++t) group[t] = tiles[t].from(g * words, g);
     float before[rows * kWidth] = {};
     if (rest.accumulate) std::memcpy(before, c, sizeof before);
     multiply_finite<Pairs, rows>(group, {span.table, 1, span.units_per_group}, rest, c);
@@ -220,7 +219,7 @@ template <class Pairs, int rows>
                                         static_cast<const int32_t*>(rest.x) + r, rows);
         const int64_t at = r * kWidth + t * kLanes;
         _mm512_storeu_ps(
-            c + at, _mm512_fmadd_ps(sum, _mm512_loadu_ps(group[t].scales), _mm512_loadu_ps(before + at)));
+            c + at, _mm512_fmadd_ps(sum, as_register(scales_of(group[t], 0)), _mm512_loadu_ps(before + at)));
       }
     rest.x = static_cast<const int32_t*>(rest.x) + x_words;
     rest.sums += rows;

@@ -13,7 +13,7 @@ struct Epilogue {
   Matrix c;
 
   __device__ void write(int64_t row, int64_t col, float sum) const {
-    if (row >= c.rows || col >= c.cols) return;
+    if (row < 0 || row >= c.rows || col >= c.cols) return;
     if (bias) sum += load_value(bias_dtype, bias, col * bias_stride).real;
     store_value(c.dtype, c.data, row * c.row_stride + col * c.col_stride, {true, sum, 0});
   }

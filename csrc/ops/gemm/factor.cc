@@ -88,6 +88,18 @@ Place place_of(const std::vector<int64_t>& starts, int64_t i) {
   return {list, i - starts[list]};
 }
 
+/// Where runs of panels begin that a thread takes at a time: memory is read fastest in long strides of one
+/// thread, but whoever takes the last run keeps the others waiting, so they become shorter towards the end.
+/// What is computed does not depend on it.
+std::vector<int64_t> runs_of(int64_t panels, int threads) {
+  constexpr int64_t kLongest = 8;
+  std::vector<int64_t> starts{0};
+  while (starts.back() < panels)
+    starts.push_back(starts.back() +
+                     std::clamp<int64_t>((panels - starts.back()) / (4 * threads), 1, kLongest));
+  return starts;
+}
+
 void run_blocks(ThreadPool& pool, std::vector<Block>& blocks) {
   std::vector<int64_t> tiles{0};
   std::vector<int64_t> panels{0};
@@ -101,11 +113,9 @@ void run_blocks(ThreadPool& pool, std::vector<Block>& blocks) {
     Block& block = blocks[place.list / 2];
     (place.list % 2 == 0 ? block.rows : *block.other_rows).pack(place.item);
   });
-  // Runs of panels: memory is read fastest in long strides of one thread. Enough runs are left for threads
-  // that are held up. What is computed does not depend on it.
-  const int64_t run = std::clamp<int64_t>(panels.back() / (8 * pool.threads()), 1, 8);
-  pool.parallel_for((panels.back() + run - 1) / run, [&](int64_t first) {
-    for (int64_t i = first * run; i < std::min((first + 1) * run, panels.back()); ++i) {
+  const std::vector<int64_t> runs = runs_of(panels.back(), pool.threads());
+  pool.parallel_for(static_cast<int64_t>(runs.size()) - 1, [&](int64_t run) {
+    for (int64_t i = runs[static_cast<size_t>(run)]; i < runs[static_cast<size_t>(run) + 1]; ++i) {
       const Place place = place_of(panels, i);
       multiply_block(blocks[place.list], place.item);
     }

@@ -2,20 +2,20 @@
 #include <type_traits>
 
 #include "core/error.h"
-#include "ops/gemm/epilogue.cuh"
+#include "ops/gemm/dense_product.cuh"
 #include "ops/gemm/gemm_cuda.h"
-#include "simt/simt.h"
 
 namespace quantaria::ops {
 namespace {
 
 // 64 x 64 of c in a block of four warps, each 32 x 32 of it; k in steps of 32, three of them in shared
 // memory.
-constexpr int kTile = 64;
+constexpr int kTile = kDenseTileRows;
 constexpr int kStep = 32;
 constexpr int kStages = 3;
 constexpr int kThreads = 128;
 constexpr int kVector = 8;  // elements that one cp.async moves
+constexpr int kRun = 8;     // columns of one accumulator
 
 /// Rows are 16 bytes longer than what they hold: eight consecutive ones begin in different banks for
 /// ldmatrix.
@@ -28,6 +28,8 @@ template <bool KFirst>
 struct Stages {
   Tile<kTile, kStep> a[kStages];
   std::conditional_t<KFirst, Tile<kTile, kStep>, Tile<kStep, kTile>> b[kStages];
+  int64_t left[kTile];       // where each row of the left factor begins; -1 if there is none
+  const uint16_t* right[2];  // of a plain product the first one alone
 };
 
 /// A matrix in global memory with unit stride along its columns.
@@ -38,50 +40,77 @@ struct Operand {
   int64_t stride;
 };
 
-/// Begins to bring the part of `from` at (row, col) into the tile, zeros where there is none. Vectors: the
-/// matrix's rows begin at multiples of 16 bytes and hold whole vectors.
-template <bool Vectors, int Rows, int Cols>
-__device__ __forceinline__ void fetch(Tile<Rows, Cols>& tile, const Operand& from, int64_t row, int64_t col) {
+/// Up to kVector neighbouring elements.
+struct Piece {
+  const uint16_t* from;
+  int64_t count;  // <= 0: none
+};
+
+/// Begins to bring the pieces `piece(row, col)` into the tile, zeros where there is none. Vectors: all begin
+/// at multiples of 16 bytes and are whole.
+template <bool Vectors, int Rows, int Cols, class PieceAt>
+__device__ __forceinline__ void fetch(Tile<Rows, Cols>& tile, const uint16_t* any, const PieceAt& piece) {
   constexpr int kAcross = Cols / kVector;
   for (int i = static_cast<int>(threadIdx.x); i < Rows * kAcross; i += kThreads) {
     const int r = i / kAcross;
     const int c = i % kAcross * kVector;
-    const bool row_there = row + r < from.rows;
-    const uint16_t* const source = from.data + (row_there ? row + r : 0) * from.stride + col + c;
+    const Piece p = piece(r, c);
     uint16_t* const target = &tile.element[r][c];
     if constexpr (Vectors) {
-      const bool there = row_there && col + c < from.cols;
-      simt::cp_async<16>(target, there ? source : from.data, there);
+      simt::cp_async<16>(target, p.count > 0 ? p.from : any, p.count > 0);
     } else {
 #pragma unroll 1  // unrolled, the eight addresses spill
-      for (int e = 0; e < kVector; ++e) {
-        const bool there = row_there && col + c + e < from.cols;
-        target[e] = there ? simt::load(source + e) : uint16_t{0};
-      }
+      for (int e = 0; e < kVector; ++e) target[e] = e < p.count ? simt::load(p.from + e) : uint16_t{0};
     }
   }
 }
 
-/// KFirst: b is given as [n, k], so that the unit stride is along k.
+struct DenseProduct {
+  Operand a;
+  Operand b;  // KFirst: given as [n, k], so that the unit stride is along k; else [k, n]
+  const DenseSource* sources;
+  ProductTiles tiles;
+  Epilogue epilogue;
+};
+
 template <class T, bool KFirst, bool Vectors>
-__global__ void __launch_bounds__(kThreads, 4) gemm(Operand a, Operand b, int64_t k, Epilogue epilogue) {
+__global__ void __launch_bounds__(kThreads, 4) gemm(const __grid_constant__ DenseProduct p) {
   auto& stages = simt::shared<Stages<KFirst>>();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  // Blocks side by side share their columns: the tile of the weight stays in the second-level cache.
-  const int64_t row_tiles = (a.rows + kTile - 1) / kTile;
-  const int64_t row0 = blockIdx.x % row_tiles * kTile;
-  const int64_t col0 = blockIdx.x / row_tiles * kTile;
-  const int steps = static_cast<int>((k + kStep - 1) / kStep);
+  const TilePlace place = place_of<kTile, kTile>(p.tiles, p.epilogue.c.rows, blockIdx.x);
+  if (place.group < 0) return;
+  if (static_cast<int>(threadIdx.x) < kTile) {
+    const int64_t row =
+        left_row_of(p.tiles, place.row0 + static_cast<int>(threadIdx.x), place.row_end, p.a.rows);
+    stages.left[threadIdx.x] = row < 0 ? -1 : row * p.a.stride;
+  } else if (const int factor = static_cast<int>(threadIdx.x) - kTile; factor <= (p.tiles.paired ? 1 : 0)) {
+    const int64_t source = int64_t{place.group} * (p.tiles.paired ? 2 : 1) + factor;
+    stages.right[factor] =
+        p.sources ? reinterpret_cast<const uint16_t*>(simt::load(p.sources + source).data) : p.b.data;
+  }
+  __syncthreads();  // the rows and factors are known to all
+  if (!stages.right[0]) return;
 
+  const int64_t k = p.a.cols;
+  const int steps = static_cast<int>((k + kStep - 1) / kStep);
+  const int64_t cols = KFirst ? p.b.rows : p.b.cols;
   const auto begin_step = [&](int step) {
     if (step < steps) {
       const int64_t k0 = int64_t{step} * kStep;
-      fetch<Vectors>(stages.a[step % kStages], a, row0, k0);
-      if constexpr (KFirst)
-        fetch<Vectors>(stages.b[step % kStages], b, col0, k0);
-      else
-        fetch<Vectors>(stages.b[step % kStages], b, k0, col0);
+      fetch<Vectors>(stages.a[step % kStages], p.a.data, [&](int r, int c) -> Piece {
+        const int64_t left = stages.left[r];
+        return {p.a.data + left + k0 + c, left < 0 ? 0 : k - k0 - c};
+      });
+      fetch<Vectors>(stages.b[step % kStages], p.a.data, [&](int r, int c) -> Piece {
+        const TileColumn column = column_of<kRun>(p.tiles, KFirst ? r : c);
+        const int64_t col = place.col0 + column.col;
+        const uint16_t* const data = stages.right[column.factor];
+        if constexpr (KFirst)
+          return {data + col * p.b.stride + k0 + c, col < cols ? k - k0 - c : 0};
+        else
+          return {data + (k0 + r) * p.b.stride + col, k0 + r < k ? cols - col : 0};
+      });
     }
     simt::cp_async_commit();  // an empty group too: waits count them
   };
@@ -124,11 +153,21 @@ __global__ void __launch_bounds__(kThreads, 4) gemm(Operand a, Operand b, int64_
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row =
+          result_row_of(p.tiles, place.row0 + warp_row + i * 16 + lane / 4 + half * 8, place.row_end);
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        epilogue.write(row0 + warp_row + i * 16 + lane / 4 + e / 2 * 8,
-                       col0 + warp_col + j * 8 + lane % 4 * 2 + e % 2, sum[i][j][e]);
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const TileColumn column = column_of<kRun>(p.tiles, warp_col + j * 8 + lane % 4 * 2 + e);
+          const float value = sum[i][j][half * 2 + e];
+          if (!p.tiles.paired)
+            p.epilogue.write(row, place.col0 + column.col, value);
+          else if (j % 2 == 0)
+            p.epilogue.write(row, place.col0 + column.col, swiglu(value, sum[i][j + 1][half * 2 + e]));
+        }
+    }
 }
 
 bool holds_vectors(const Operand& operand) {
@@ -137,16 +176,42 @@ bool holds_vectors(const Operand& operand) {
 }
 
 template <class T, bool KFirst>
-void launch_gemm(simt::Stream stream, const Operand& a, const Operand& b, const Epilogue& epilogue) {
-  const int64_t tiles = ((a.rows + kTile - 1) / kTile) * ((epilogue.c.cols + kTile - 1) / kTile);
+void launch_gemm(simt::Stream stream, const DenseProduct& product, bool aligned) {
+  const int64_t tiles =
+      product.tiles.row_tiles * product_col_tiles(product.tiles, product.epilogue.c.cols, kTile);
   if (tiles > 0x7fffffff)
     fail(ErrorCode::unsupported, "a product of ", tiles, " tiles, at most 2^31 - 1 expected");
-  const auto kernel = holds_vectors(a) && holds_vectors(b) ? gemm<T, KFirst, true> : gemm<T, KFirst, false>;
-  simt::launch(kernel, dim3(static_cast<unsigned>(tiles)), dim3(kThreads), sizeof(Stages<KFirst>), stream, a,
-               b, a.cols, epilogue);
+  const auto kernel = aligned ? gemm<T, KFirst, true> : gemm<T, KFirst, false>;
+  simt::launch(kernel, dim3(static_cast<unsigned>(tiles)), dim3(kThreads), sizeof(Stages<KFirst>), stream,
+               product);
 }
 
 }  // namespace
+
+bool dense_on_tensor_cores(const ConstMatrix& a, const ConstMatrix& b) {
+  return a.dtype == b.dtype && a.dtype != DType::float32 && (a.col_stride == 1 || a.cols == 1) &&
+         (b.row_stride == 1 || b.col_stride == 1);
+}
+
+void launch_dense_product(const DenseCall& call) {
+  const bool k_first = call.b.row_stride == 1;
+  const auto bits = [](const ConstMatrix& m) { return reinterpret_cast<const uint16_t*>(m.data); };
+  const ConstMatrix& b = call.b;
+  const DenseProduct product{{bits(call.a), call.a.rows, call.a.cols, call.a.row_stride},
+                             k_first ? Operand{bits(b), b.cols, b.rows, b.col_stride}
+                                     : Operand{bits(b), b.rows, b.cols, b.row_stride},
+                             call.sources,
+                             call.tiles,
+                             call.epilogue};
+  const bool aligned = holds_vectors(product.a) && holds_vectors(product.b) &&
+                       (call.sources == nullptr || call.sources_aligned);
+  if (call.a.dtype == DType::float16)
+    k_first ? launch_gemm<simt::Half, true>(call.stream, product, aligned)
+            : launch_gemm<simt::Half, false>(call.stream, product, aligned);
+  else
+    k_first ? launch_gemm<simt::Bfloat16, true>(call.stream, product, aligned)
+            : launch_gemm<simt::Bfloat16, false>(call.stream, product, aligned);
+}
 
 void gemm_cuda(void* opaque_stream, const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* bias,
                const Matrix& c) {
@@ -154,22 +219,9 @@ void gemm_cuda(void* opaque_stream, const ConstMatrix& a, const ConstMatrix& b, 
     fail(ErrorCode::shape, "a product of ", a.rows, " x ", a.cols, " and ", b.rows, " x ", b.cols, " into ",
          c.rows, " x ", c.cols);
   if (c.rows == 0 || c.cols == 0) return;
-  const bool k_first = b.row_stride == 1;
-  const bool tensor_cores = a.dtype == b.dtype && a.dtype != DType::float32 &&
-                            (a.col_stride == 1 || a.cols == 1) && (k_first || b.col_stride == 1);
-  if (!tensor_cores) return gemm_float32_cuda(opaque_stream, a, b, bias, c);
-  const auto bits = [](const ConstMatrix& m) { return reinterpret_cast<const uint16_t*>(m.data); };
-  const Operand left{bits(a), a.rows, a.cols, a.row_stride};
-  const Operand right = k_first ? Operand{bits(b), b.cols, b.rows, b.col_stride}
-                                : Operand{bits(b), b.rows, b.cols, b.row_stride};
-  const Epilogue epilogue = epilogue_of(bias, c);
-  const auto stream = static_cast<simt::Stream>(opaque_stream);
-  if (a.dtype == DType::float16)
-    k_first ? launch_gemm<simt::Half, true>(stream, left, right, epilogue)
-            : launch_gemm<simt::Half, false>(stream, left, right, epilogue);
-  else
-    k_first ? launch_gemm<simt::Bfloat16, true>(stream, left, right, epilogue)
-            : launch_gemm<simt::Bfloat16, false>(stream, left, right, epilogue);
+  if (!dense_on_tensor_cores(a, b)) return gemm_float32_cuda(opaque_stream, a, b, bias, c);
+  launch_dense_product({static_cast<simt::Stream>(opaque_stream), a, b, nullptr, false,
+                        tiles_of_rows(c.rows, kTile), epilogue_of(bias, c)});
 }
 
 }  // namespace quantaria::ops

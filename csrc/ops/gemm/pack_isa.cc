@@ -49,8 +49,15 @@ int64_t interleave_squares(const uint32_t* const* rows, int count, int64_t words
 #pragma GCC unroll 16
     for (int r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(rows[r < count ? r : 0] + w);
     transpose(x);
+    // Masked stores take several times as long. Where steps lie side by side and another square follows, what
+    // is stored beyond a step is what the next store overwrites.
+    if (stride == count && w + 32 <= words) {
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_mask_storeu_epi32(to + (w + i) * stride, wanted, x[i]);
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + (w + i) * stride, x[i]);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_mask_storeu_epi32(to + (w + i) * stride, wanted, x[i]);
+    }
   }
   return w;
 }
@@ -75,6 +82,10 @@ int64_t separate_squares(const uint32_t*, int64_t, int64_t, uint32_t* const*) { 
 #endif
 
 void interleave(const uint32_t* const* rows, int count, int64_t words, uint32_t* to, int64_t stride) {
+  if (count == 1 && stride == 1) {
+    std::memcpy(to, rows[0], static_cast<size_t>(words) * 4);
+    return;
+  }
   // Rows of 16-bit values may start between words.
   for (int64_t w = interleave_squares(rows, count, words, to, stride); w < words; ++w)
     for (int r = 0; r < count; ++r)

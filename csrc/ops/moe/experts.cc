@@ -106,14 +106,23 @@ void experts(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots&
              y);
 }
 
+void check_counts(const int32_t* counts, int64_t experts, int64_t rows) {
+  int64_t first = 0;
+  for (int64_t e = 0; e < experts; ++e) {
+    if (counts[e] < 0) fail(ErrorCode::argument, "counts[", e, "]: ", counts[e], ", at least 0 expected");
+    if (counts[e] > rows - first) fail(ErrorCode::argument, "counts: more than the ", rows, " rows of x");
+    first += counts[e];
+  }
+  if (first != rows) fail(ErrorCode::argument, "counts: ", first, " rows in all, but x has ", rows);
+}
+
 void grouped_matmul(ThreadPool& pool, const ConstMatrix& x, const int32_t* counts,
                     const std::vector<std::unique_ptr<Factor>>& factors, const Matrix& y) {
+  check_counts(counts, static_cast<int64_t>(factors.size()), x.rows);
   std::vector<Product> products;
   int64_t first = 0;
   for (size_t e = 0; e < factors.size(); ++e) {
-    if (counts[e] < 0) fail(ErrorCode::argument, "counts[", e, "]: ", counts[e], ", at least 0 expected");
     const int64_t count = counts[e];
-    if (count > x.rows - first) fail(ErrorCode::argument, "counts: more than the ", x.rows, " rows of x");
     if (count > 0) {
       products.push_back(
           {{part_of(x, first, count, 0, x.cols), nullptr, count}, {factors[e].get()}, {}, false});
@@ -127,7 +136,6 @@ void grouped_matmul(ThreadPool& pool, const ConstMatrix& x, const int32_t* count
     }
     first += count;
   }
-  if (first != x.rows) fail(ErrorCode::argument, "counts: ", first, " rows in all, but x has ", x.rows);
   multiply_all(pool, products);
 }
 

@@ -42,4 +42,7 @@ void experts(ThreadPool& pool, const ConstMatrix& x, int64_t inter, const Slots&
 void grouped_matmul(ThreadPool& pool, const ConstMatrix& x, const int32_t* counts,
                     const std::vector<std::unique_ptr<Factor>>& factors, const Matrix& y);
 
+/// That error alone.
+void check_counts(const int32_t* counts, int64_t experts, int64_t rows);
+
 }  // namespace quantaria::ops

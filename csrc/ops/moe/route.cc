@@ -71,15 +71,19 @@ void route(ThreadPool& pool, const ConstMatrix& logits, const RouteOptions& opti
   sort_slots(indices, logits.rows * top_k, top_k, logits.cols, slots);
 }
 
-void sort_slots(const int32_t* indices, int64_t count, int64_t top_k, int64_t experts, const SlotOrder& to) {
-  std::fill_n(to.counts, experts, 0);
+void check_indices(const int32_t* indices, int64_t count, int64_t top_k, int64_t experts) {
   for (int64_t slot = 0; slot < count; ++slot) {
     const int32_t e = indices[slot];
     if (e < 0 || e >= experts)
       fail(ErrorCode::argument, "indices: ", e, " at row ", slot / top_k, ", column ", slot % top_k,
            ", 0 to ", experts - 1, " expected");
-    ++to.counts[e];
   }
+}
+
+void sort_slots(const int32_t* indices, int64_t count, int64_t top_k, int64_t experts, const SlotOrder& to) {
+  check_indices(indices, count, top_k, experts);
+  std::fill_n(to.counts, experts, 0);
+  for (int64_t slot = 0; slot < count; ++slot) ++to.counts[indices[slot]];
   to.offsets[0] = 0;
   std::partial_sum(to.counts, to.counts + experts, to.offsets + 1);
   std::vector<int32_t> next(to.offsets, to.offsets + experts);

@@ -38,4 +38,7 @@ void route(ThreadPool& pool, const ConstMatrix& logits, const RouteOptions& opti
 /// 0..experts-1, by its row and column of indices [T, top_k]; the outputs are then unspecified.
 void sort_slots(const int32_t* indices, int64_t count, int64_t top_k, int64_t experts, const SlotOrder& to);
 
+/// That error alone.
+void check_indices(const int32_t* indices, int64_t count, int64_t top_k, int64_t experts);
+
 }  // namespace quantaria::ops

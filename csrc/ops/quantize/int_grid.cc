@@ -21,14 +21,14 @@ size_t index_of(DType scale_dtype) {
   return scale_dtype == DType::float16 ? 1 : scale_dtype == DType::bfloat16 ? 2 : 0;
 }
 
+}  // namespace
+
 GridRule rule_of(const IntScheme& scheme) {
   const bool half_range = scheme.symmetric && !scheme.full_range;
   const int steps = half_range ? (1 << (scheme.bits - 1)) - 1 : (1 << scheme.bits) - 1;
   const size_t type = index_of(scheme.scale_dtype);
   return {static_cast<float>(steps), scheme.full_range, kLeastScale[type], kLargestScale[type]};
 }
-
-}  // namespace
 
 void check_scheme(const IntScheme& scheme) {
   if ((scheme.bits < 2 || scheme.bits > 8) && scheme.bits != 16)

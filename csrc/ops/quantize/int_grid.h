@@ -18,6 +18,9 @@ void check_scheme(const IntScheme& scheme);
 /// Lowest and highest code (symmetric: signed) and what is added to a code before it is stored.
 IntLimits limits_of(const IntScheme& scheme);
 
+/// Steps and limits of the scheme's grids.
+GridRule rule_of(const IntScheme& scheme);
+
 /// Columns that share a scale: group_size, or `in` for the other granularities.
 int64_t group_length(const IntScheme& scheme, int64_t in);
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "numerics/code_books.h"
+#include "ops/quantize/grid_rule.h"
 
 /// The row kernels of quantization, compiled once per instruction set (*_isa.cc). A row is a run of
 /// contiguous float32; codes are one byte each (uint16 for 16-bit integers) until bitpack joins them.
@@ -34,14 +35,6 @@ struct RowKernels {
 struct RangeKernels {
   uint32_t (*absmax)(const float* row, int64_t n, int64_t group, float* absmax);
   uint32_t (*range)(const float* row, int64_t n, int64_t group, float* low, float* high);
-};
-
-/// How the grid of a group follows from its extrema (ops/quantize/int_grid.h).
-struct GridRule {
-  float steps;      // the range, or the absmax of symmetric restricted grids, has so many
-  bool full_range;  // symmetric only
-  float least_scale;
-  float largest_scale;
 };
 
 /// Grids of n groups, by the dtype that scales are rounded to: float32, float16, bfloat16.

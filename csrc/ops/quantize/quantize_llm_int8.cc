@@ -44,8 +44,7 @@ void quantize_llm_int8(ThreadPool& pool, const ConstMatrix& w, uint8_t* packed, 
       parts.put(r, lanes);
     }
   });
-  constexpr float kRoundsBeyondHalf = 65520.0f;
-  check.finish(w, kRoundsBeyondHalf);
+  check.finish(w, kLlmInt8Bound);
   parts.finish();
 }
 

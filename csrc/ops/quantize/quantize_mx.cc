@@ -5,6 +5,7 @@
 #include "numerics/e8m0.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/bitpack/kernels.h"
+#include "ops/quantize/mx_factors.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
@@ -20,14 +21,13 @@ constexpr ElementFacts kElements[] = {{8, 8}, {8, 15}, {6, 4}, {6, 2}, {4, 2}, {
 
 constexpr const ElementFacts& facts(MxElement element) { return kElements[static_cast<size_t>(element)]; }
 
-/// 2^(-i/32), rounded to float32.
-constexpr float kPreScales[] = {
-    0x1p0f,         0x1.f50766p-1f, 0x1.ea4afap-1f, 0x1.dfc974p-1f, 0x1.d5818ep-1f, 0x1.cb720ep-1f,
-    0x1.c199bep-1f, 0x1.b7f77p-1f,  0x1.ae89fap-1f, 0x1.a5503cp-1f, 0x1.9c4918p-1f, 0x1.93737cp-1f,
-    0x1.8ace54p-1f, 0x1.82589ap-1f, 0x1.7a1148p-1f, 0x1.71f75ep-1f, 0x1.6a09e6p-1f, 0x1.6247ecp-1f,
-    0x1.5ab07ep-1f, 0x1.5342b6p-1f, 0x1.4bfdaep-1f, 0x1.44e086p-1f, 0x1.3dea64p-1f, 0x1.371a74p-1f,
-    0x1.306fep-1f,  0x1.29e9ep-1f,  0x1.2387a6p-1f, 0x1.1d4874p-1f, 0x1.172b84p-1f, 0x1.11301ep-1f,
-    0x1.0b5586p-1f, 0x1.059b0ep-1f};
+constexpr MxFactors kPreScales{
+    {0x1p0f,         0x1.f50766p-1f, 0x1.ea4afap-1f, 0x1.dfc974p-1f, 0x1.d5818ep-1f, 0x1.cb720ep-1f,
+     0x1.c199bep-1f, 0x1.b7f77p-1f,  0x1.ae89fap-1f, 0x1.a5503cp-1f, 0x1.9c4918p-1f, 0x1.93737cp-1f,
+     0x1.8ace54p-1f, 0x1.82589ap-1f, 0x1.7a1148p-1f, 0x1.71f75ep-1f, 0x1.6a09e6p-1f, 0x1.6247ecp-1f,
+     0x1.5ab07ep-1f, 0x1.5342b6p-1f, 0x1.4bfdaep-1f, 0x1.44e086p-1f, 0x1.3dea64p-1f, 0x1.371a74p-1f,
+     0x1.306fep-1f,  0x1.29e9ep-1f,  0x1.2387a6p-1f, 0x1.1d4874p-1f, 0x1.172b84p-1f, 0x1.11301ep-1f,
+     0x1.0b5586p-1f, 0x1.059b0ep-1f}};
 
 /// Codes of one row, eight bits each, and their scales.
 struct MxRow {
@@ -67,7 +67,7 @@ float search_pre_scale(const MxScheme& scheme, const float* row, int64_t n, Fini
   float* const decoded = scaled + n;
   float best = 1.0f;
   double least = std::numeric_limits<double>::infinity();
-  for (const float factor : kPreScales) {
+  for (const float factor : kPreScales.value) {
     scale_row(row, n, factor, scaled);
     if (!encode_row(scheme, scaled, n, check, to)) return best;
     decode_row(scheme, to.codes, to.scales, n, factor, decoded);
@@ -83,6 +83,10 @@ float search_pre_scale(const MxScheme& scheme, const float* row, int64_t n, Fini
 }
 
 }  // namespace
+
+const MxFactors& mx_factors() { return kPreScales; }
+
+int mx_max_exponent(MxElement element) { return facts(element).max_exponent; }
 
 int mx_element_bits(MxElement element) { return facts(element).bits; }
 

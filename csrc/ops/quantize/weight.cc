@@ -64,6 +64,11 @@ void check_weight(const ConstMatrix& w, const char* name) {
     fail(ErrorCode::dtype, name, ": ", name_of(w.dtype), " given, float32, float16 or bfloat16 expected");
 }
 
+void refuse_weight(float value, int64_t row, int64_t col, float bound) {
+  fail(ErrorCode::argument, "w: ", value, " at row ", row, ", column ", col, ", magnitudes under ", bound,
+       " expected");
+}
+
 Strip::Strip(const ConstMatrix& part) : part_(part) {
   if (has_contiguous_rows(part) || !has_contiguous_columns(part)) return;
   part_ = part.dtype == DType::float32 ? transposed_copy<uint32_t>(part) : transposed_copy<uint16_t>(part);
@@ -128,9 +133,7 @@ void FiniteCheck::finish(const ConstMatrix& w, float bound) const {
     const Strip strip(part_of(w, r, 1, 0, w.cols));
     const float* const row = strip.row(0);
     for (int64_t c = 0; c < w.cols; ++c)
-      if (!(std::abs(row[c]) < bound))
-        fail(ErrorCode::argument, "w: ", row[c], " at row ", r, ", column ", c, ", magnitudes under ", bound,
-             " expected");
+      if (!(std::abs(row[c]) < bound)) refuse_weight(row[c], r, c, bound);
   }
 }
 

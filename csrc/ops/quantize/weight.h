@@ -20,6 +20,12 @@ ConstMatrix transposed_view(const ConstMatrix& m);
 /// Throws ERR_DTYPE unless the weight is float32, float16 or bfloat16.
 void check_weight(const ConstMatrix& w, const char* name = "w");
 
+/// Throws ERR_ARGUMENT for an element of a weight that cannot be quantized.
+[[noreturn]] void refuse_weight(float value, int64_t row, int64_t col, float bound);
+
+/// Magnitudes from here on round beyond float16, which LLM.int8 casts weights to.
+inline constexpr float kLlmInt8Bound = 65520.0f;
+
 /// The rows of a few rows of a weight, contiguous and widened to float32 whatever their stride. A strip
 /// whose columns are contiguous is transposed as a whole when it is made, into memory of this thread that
 /// stays in the second-level cache. One strip a thread at a time.

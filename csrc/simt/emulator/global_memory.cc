@@ -30,17 +30,17 @@ std::shared_ptr<std::byte> GlobalMemory::allocate(int64_t bytes) {
           }};
 }
 
-void GlobalMemory::require_inside(const void* from, size_t bytes, const char* what, const Site& site) const {
+bool GlobalMemory::holds(const void* from, size_t bytes) const {
   const auto address = reinterpret_cast<uintptr_t>(from);
-  {
-    const std::lock_guard lock(mutex_);
-    auto block = blocks_.upper_bound(address);
-    if (block != blocks_.begin()) {
-      --block;
-      if (address + bytes <= block->first + block->second) return;
-    }
-  }
-  fault(std::string(what) + " outside of global memory", site);
+  const std::lock_guard lock(mutex_);
+  auto block = blocks_.upper_bound(address);
+  if (block == blocks_.begin()) return false;
+  --block;
+  return address + bytes <= block->first + block->second;
+}
+
+void GlobalMemory::require_inside(const void* from, size_t bytes, const char* what, const Site& site) const {
+  if (!holds(from, bytes)) fault(std::string(what) + " outside of global memory", site);
 }
 
 void GlobalMemory::require_intact() const {

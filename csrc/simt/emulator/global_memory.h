@@ -18,7 +18,10 @@ class GlobalMemory : public std::enable_shared_from_this<GlobalMemory> {
   /// A block of `bytes`, given back when its last owner goes. ERR_OUT_OF_MEMORY as HostAllocator.
   std::shared_ptr<std::byte> allocate(int64_t bytes);
 
-  /// Throws a Fault unless all of it lies in one block.
+  /// Whether all of it lies in one block.
+  bool holds(const void* from, size_t bytes) const;
+
+  /// Throws a Fault unless it does. In a kernel.
   void require_inside(const void* from, size_t bytes, const char* what, const Site& site) const;
 
   /// Throws a Fault if something was written around a block. Between launches.

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
 #include "simt/emulator/machine.h"
 #include "simt/host/index.h"
+#include "simt/runtime/stream.h"
 
 // CUDA's words for where functions run. There is no __shared__: what would be a variable for each thread here
 // must not compile (simt::shared).
@@ -16,15 +18,20 @@
 /// From host code to kernels. The names are those of simt/cuda/launch.h.
 namespace quantaria::simt {
 
-/// Launches run at once, on the thread that asks for them.
+/// One of simt/runtime. Without one, launches run at once, on the thread that asks for them.
 using Stream = void*;
 
-/// Runs kernel(arguments...) with `shared` bytes of shared memory a block. A Fault if the launch is refused
-/// or the kernel does what a GPU forbids.
+/// Runs, or queues, kernel(arguments...) with `shared` bytes of shared memory a block. A Fault if the launch
+/// is refused or the kernel does what a GPU forbids: thrown at once without a stream, else it breaks the
+/// device.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, Stream,
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, Stream stream,
             Arguments... arguments) {
-  emulator::run(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
+  auto run = [=] {
+    emulator::run(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
+  };
+  if (stream == nullptr) return run();
+  emulator::submit(stream, std::move(run));
 }
 
 }  // namespace quantaria::simt

@@ -117,3 +117,10 @@ inline int atomicAdd(int* to, int value) { return __atomic_fetch_add(to, value, 
 inline unsigned atomicOr(unsigned* to, unsigned value) {
   return __atomic_fetch_or(to, value, __ATOMIC_RELAXED);
 }
+inline unsigned long long atomicMax(unsigned long long* to, unsigned long long value) {
+  unsigned long long seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (seen < value &&
+         !__atomic_compare_exchange_n(to, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return seen;
+}

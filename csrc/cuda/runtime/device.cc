@@ -1,0 +1,81 @@
+#include "cuda/runtime/device.h"
+
+#include <utility>
+
+#include "cuda/runtime/call.h"
+
+namespace quantaria::cuda {
+
+RuntimeDevice::Ready::~Ready() {
+  const DeviceScope scope(lane->ordinal());
+  for (const cudaEvent_t event : {timer_start, timer_end})
+    if (event != nullptr) (void)cudaEventDestroy(event);
+}
+
+RuntimeDevice::Ready& RuntimeDevice::ready() {
+  const std::lock_guard lock(mutex_);
+  if (!ready_) ready_ = std::make_unique<Ready>(facts_, chunk_bytes_);
+  return *ready_;
+}
+
+std::shared_ptr<Storage> RuntimeDevice::allocate(int64_t bytes) {
+  std::shared_ptr<std::byte> block = ready().pool->allocate(bytes);
+  std::byte* const data = block.get();
+  return std::make_shared<Storage>(std::move(block), data, bytes, true);
+}
+
+MemoryCounters RuntimeDevice::memory() const {
+  const std::lock_guard lock(mutex_);
+  return ready_ ? ready_->pool->counters() : MemoryCounters{};
+}
+
+void RuntimeDevice::post(std::function<void()> task) {
+  // The queue has one thread, which works for this device only; operations say it if the device is not there.
+  queue_.post([this, task = std::move(task)] {
+    (void)cudaSetDevice(facts_.ordinal);
+    task();
+  });
+}
+
+void RuntimeDevice::copy_in(const std::byte* host, std::byte* to, int64_t bytes) {
+  ready().staging.copy_in(host, to, bytes);
+}
+
+void RuntimeDevice::copy_out(const std::byte* from, std::byte* host, int64_t bytes) {
+  ready().staging.copy_out(from, host, bytes);
+}
+
+void RuntimeDevice::zero(std::byte* to, int64_t bytes) {
+  if (bytes == 0) return;
+  Lane& lane = *ready().lane;
+  lane.require(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), lane.stream()), "filling with zeros");
+}
+
+void RuntimeDevice::start_timer() {
+  Ready& now = ready();
+  for (cudaEvent_t* event : {&now.timer_start, &now.timer_end})
+    if (*event == nullptr)
+      now.lane->require(cudaEventCreateWithFlags(event, cudaEventDefault), "making an event");
+  now.lane->require(cudaEventRecord(now.timer_start, now.lane->stream()), "starting a timer");
+}
+
+double RuntimeDevice::stop_timer() {
+  Ready& now = ready();
+  if (now.timer_end == nullptr) fail(ErrorCode::argument, id(), ": the timer was not started");
+  now.lane->require(cudaEventRecord(now.timer_end, now.lane->stream()), "stopping a timer");
+  now.lane->require(cudaEventSynchronize(now.timer_end), "stopping a timer");
+  float milliseconds = 0;
+  now.lane->require(cudaEventElapsedTime(&milliseconds, now.timer_start, now.timer_end), "reading a timer");
+  return milliseconds / 1e3;
+}
+
+std::shared_ptr<const Error> RuntimeDevice::end(std::shared_ptr<const Error> thrown) {
+  const std::lock_guard lock(mutex_);
+  if (!ready_) return thrown;  // it could not be made ready
+  ready_->lane->end();
+  if (!thrown) return nullptr;
+  const std::shared_ptr<const Error> cause = ready_->lane->broken();
+  return cause ? cause : thrown;
+}
+
+}  // namespace quantaria::cuda

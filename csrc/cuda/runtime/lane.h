@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <source_location>
+#include <string>
+
+#include "core/error.h"
+
+namespace quantaria::cuda {
+
+/// The one stream of a device, and how far it has come: after each operation it writes that operation's
+/// number into host memory. An error that breaks the device surfaces at whatever call comes next; the number
+/// tells which operation it was.
+class Lane {
+ public:
+  /// ERR_CUDA if the device cannot be used.
+  Lane(int ordinal, std::string id);
+  ~Lane();
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  int ordinal() const { return ordinal_; }
+  const std::string& id() const { return id_; }
+  cudaStream_t stream() const { return stream_; }
+
+  /// Around the work of an operation. `begin` throws if the device is broken.
+  void begin(const std::source_location& from);
+  void end();
+
+  /// Throws if a call failed: for a broken device the operation that broke it, whichever call it was, else
+  /// what the call was to do.
+  void require(cudaError_t error, const char* what);
+
+  /// What broke the device, or null.
+  std::shared_ptr<const Error> broken();
+
+  /// Waits until all work is done.
+  void finish() { require(cudaStreamSynchronize(stream_), "waiting for it"); }
+
+ private:
+  using WriteValue = int (*)(cudaStream_t, uintptr_t address, uint32_t value, unsigned flags);
+  struct Operation {
+    uint32_t number;
+    std::source_location from;
+  };
+
+  void open();
+  void close();
+  void forget_done();
+  std::string culprit();
+
+  const int ordinal_;
+  const std::string id_;
+  cudaStream_t stream_ = nullptr;
+  uint32_t* reached_ = nullptr;  // pinned; the device writes it
+  uintptr_t reached_there_ = 0;  // as the device sees it
+  WriteValue write_value_ = nullptr;
+
+  std::mutex mutex_;  // of what follows: JavaScript's thread allocates while the queue's works
+  std::deque<Operation> under_way_;
+  uint32_t number_ = 0;
+  std::shared_ptr<const Error> broken_;
+};
+
+}  // namespace quantaria::cuda

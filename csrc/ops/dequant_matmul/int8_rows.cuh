@@ -1,0 +1,46 @@
+#pragma once
+
+#include "core/matrix.h"
+#include "ops/dequant_matmul/coded_matrix.h"
+#include "simt/simt.h"
+
+/// Activations quantized to int8, as the loop of integer products reads them.
+namespace quantaria::ops {
+
+inline constexpr int64_t kInt8Run = 32;  // columns of one product on tensor cores
+
+/// Codes [rows, row_bytes]: groups one after the other, each padded with zeros to whole runs. A value is
+/// code * scale / scale_divisor; scales and sums of codes are [groups, rows].
+struct Int8Rows {
+  int64_t rows;
+  int64_t cols;
+  int64_t group;  // columns of a group, the last of which may be short
+  int64_t groups;
+  int64_t runs_per_group;
+  int8_t* codes;
+  int64_t row_bytes;
+  float* scales;
+  float scale_divisor;
+  int32_t* sums;  // null where nobody asks for them
+};
+
+/// Room in `workspace` for rows of a product with that weight.
+Int8Rows int8_rows_in(std::byte* workspace, int64_t rows, const CodedMatrix& weight);
+int64_t int8_rows_bytes(int64_t rows, const CodedMatrix& weight);
+
+/// Each group of each row by its own scale (PackKernels::encode_int8).
+void quantize_int8_rows(simt::Stream stream, const ConstMatrix& x, const Int8Rows& to);
+
+/// What int8_product.cuh multiplies apart: columns in `columns`, of which there are *count, both in device
+/// memory.
+struct OutlierColumns {
+  ConstMatrix x;
+  const int32_t* columns;
+  const int32_t* count;
+};
+
+/// y = rows W^T (+ outliers W^T) + bias, integer sums exact within a group. `outliers` null: none.
+void multiply_int8_rows(simt::Stream stream, const Int8Rows& rows, const OutlierColumns* outliers,
+                        const DeviceWeight& weight, const ConstMatrix* bias, const Matrix& y);
+
+}  // namespace quantaria::ops

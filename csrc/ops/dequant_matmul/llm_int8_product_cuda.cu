@@ -1,0 +1,16 @@
+#include "ops/dequant_matmul/int8_product.cuh"
+
+namespace quantaria::ops {
+
+void launch_llm_int8(simt::Stream stream, const Int8Product& product) {
+  switch (product.outliers.x.dtype) {
+    case DType::float16:
+      return launch_int8<8, simt::Half>(stream, product);
+    case DType::bfloat16:
+      return launch_int8<8, simt::Bfloat16>(stream, product);
+    default:
+      return launch_int8<8, float>(stream, product);
+  }
+}
+
+}  // namespace quantaria::ops

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "ops/gemm/epilogue.cuh"
+#include "ops/gemm/product_tiles.cuh"
+#include "ops/moe/experts_cuda.h"
+
+/// From experts to launches of the product loops.
+namespace quantaria::ops {
+
+/// How rows are shared between experts, and what the host knows of it: how many there are in all.
+struct GroupedRows {
+  int64_t rows;
+  int64_t experts;
+  const int32_t* offsets;  // [experts + 1] in device memory, or null:
+  const int32_t* counts;   // [experts]
+  uint32_t* wrong;         // set to 1 if the counts do not add up; null: they do
+};
+
+/// Row tiles and workspaces of one layer.
+class GroupedProducts {
+ public:
+  GroupedProducts(simt::Stream stream, const GroupedRows& rows, bool rounded, const Allocate& allocate)
+      : stream_(stream), rows_(rows), rounded_(rounded), allocate_(allocate) {}
+
+  /// c[result_order[r]] = x[left_order[r] / share] w_e for each row r of expert e. With a second factor per
+  /// expert, of the same kind as the first one, silu(x w_e) * (x second_e).
+  void multiply(const ConstMatrix& x, const std::vector<ExpertMatrix>& factors,
+                const std::vector<ExpertMatrix>* second, const ProductTiles& orders, const Matrix& c);
+
+  /// Sets `wrong` if it has to be, also where there is nothing to multiply.
+  void check_counts() { tiles_of(kDenseTileRows); }
+
+  /// Uninitialised, for the time of the layer.
+  std::byte* room(int64_t bytes);
+
+ private:
+  const RowTile* tiles_of(int tile_rows);
+  ProductTiles with_tiles(const ProductTiles& orders, int tile_rows);
+  template <class Source>
+  const Source* to_device(const std::vector<Source>& sources);
+  void multiply_kind(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
+                     const ProductTiles& orders, const Matrix& c);
+
+  simt::Stream stream_;
+  GroupedRows rows_;
+  bool rounded_;
+  const Allocate& allocate_;
+  std::vector<std::shared_ptr<Storage>> memory_;
+  std::map<int, const RowTile*> tiles_;
+};
+
+/// Whether one launch takes both: all is the same but where they lie.
+bool same_kind(const ExpertMatrix& a, const ExpertMatrix& b);
+
+}  // namespace quantaria::ops

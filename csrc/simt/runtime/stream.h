@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+
+/// A stream of the runtime that the host plays: pieces of work that are done one after the other, as late as
+/// CUDA allows (when someone waits), so that whoever relies on more than the order is found out.
+struct CUstream_st {
+  int device = 0;
+  std::mutex running;  // held while a piece is done
+  // What follows is guarded by the runtime's own lock.
+  std::deque<std::function<void()>> waiting;
+  uint64_t given = 0;
+  uint64_t done = 0;
+};
+
+namespace quantaria::simt::emulator {
+
+/// Queues a kernel's launch; `stream` is a CUstream_st. ERR_CUDA if its device does no more work.
+void submit(void* stream, std::function<void()> launch);
+
+}  // namespace quantaria::simt::emulator

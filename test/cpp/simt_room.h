@@ -1,0 +1,63 @@
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "simt/emulator/global_memory.h"
+#include "simt_test.h"
+
+namespace quantaria::test {
+
+/// Memory of an emulated device for one test: poisoned blocks, given back together.
+class DeviceRoom {
+ public:
+  template <class T>
+  T* take(int64_t count) {
+    blocks_.push_back(memory_->allocate(std::max<int64_t>(1, count) * static_cast<int64_t>(sizeof(T))));
+    return reinterpret_cast<T*>(blocks_.back().get());
+  }
+  template <class T>
+  T* copy(const std::vector<T>& values) {
+    T* const to = take<T>(static_cast<int64_t>(values.size()));
+    std::copy(values.begin(), values.end(), to);
+    return to;
+  }
+  std::byte* zeros(int64_t bytes) {
+    auto* const to = take<std::byte>(bytes);
+    std::memset(to, 0, static_cast<size_t>(bytes));
+    return to;
+  }
+
+  /// Launches of `body`, whose global accesses are held against the blocks, and what they left around them.
+  void run(const std::function<void()>& body) {
+    simt::emulator::options().global = memory_.get();
+    body();
+    simt::emulator::options().global = nullptr;
+    memory_->require_intact();
+  }
+
+ private:
+  std::shared_ptr<simt::emulator::GlobalMemory> memory_ = std::make_shared<simt::emulator::GlobalMemory>();
+  std::vector<std::shared_ptr<std::byte>> blocks_;
+};
+
+/// Whether `count` elements are the same bits.
+template <class T>
+bool same_bits(const T* found, const std::vector<T>& expected) {
+  return expected.empty() || std::memcmp(found, expected.data(), expected.size() * sizeof(T)) == 0;
+}
+
+/// body() must be right in every order of threads and arrivals, and in none of them without any one of its
+/// barriers and waits.
+inline void require_each_sync(const char* file, int line, const std::function<bool()>& body) {
+  for (const std::string& text : outcomes(every_order(1), body))
+    if (text != "right") report(file, line, text);
+  if (kThreadSanitizer) return;
+  for (const SyncSite& site : drop_each_sync(every_order(1), body))
+    if (site.noticed == 0) report(file, line, site.place + " could go unnoticed");
+}
+
+}  // namespace quantaria::test
