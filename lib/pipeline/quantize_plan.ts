@@ -24,6 +24,7 @@ import {
 import { type ExpertGroups, type FormatName, type ModelPlan, planModel, type Usage } from '../recipe';
 import { type QuantScheme, schemeLabel } from '../scheme';
 import { expertTargets } from './expert_targets';
+import { activationsFor, checkActivations } from './planned_activations';
 import { type PlanningOptions, recipeAndUsage } from './recipe_usage';
 import { DEFAULT_SAMPLES, type RowOptions } from './rows';
 import { spreadsFor } from './sensitivity';
@@ -219,7 +220,11 @@ function layOut(
   const drafts = targets
     .map((target) => draft(target, decisions, fits))
     .map((tensor) => (indexed && hasMovingGroups(tensor, model) ? { ...tensor, groupIndex: true } : tensor))
-    .map((tensor) => ({ ...tensor, activations: activationsFor(tensor, model, asked, options.activations) }));
+    .map((tensor) =>
+      isCalibrated(tensor, model)
+        ? { ...tensor, activations: activationsFor(tensor, asked, options.activations) }
+        : tensor,
+    );
   checkActivations(drafts, asked, options.activations);
   const format = asked.settle(quantizedOf(drafts));
   const tensors = drafts.map((tensor): PlannedTensor => {
@@ -282,27 +287,6 @@ const hasMovingGroups = (tensor: Pick<Draft, 'layer' | 'linear' | 'scheme'>, mod
   tensor.scheme.bits !== 16 &&
   tensor.scheme.granularity === 'group' &&
   isCalibrated(tensor, model);
-
-/** A decoder's weight that the format can store beside activations like these. No loader takes routed experts with one scale. */
-function activationsFor(
-  tensor: Pick<Draft, 'layer' | 'linear' | 'scheme'>,
-  model: ModelMap,
-  format: Format,
-  asked: Activations | undefined,
-): Activations | undefined {
-  if (asked === undefined || tensor.scheme === null || !isCalibrated(tensor, model)) return undefined;
-  const own = tensor.linear?.role === 'expert' ? 'dynamic' : asked;
-  return format.activations?.(tensor.scheme).includes(own) ? own : undefined;
-}
-
-/** @throws QuantariaError `ERR_ARGUMENT` if what was asked comes to nothing */
-function checkActivations(drafts: readonly Draft[], { name }: Format, asked: Activations | undefined): void {
-  if (asked === undefined || drafts.some(({ activations }) => activations !== undefined)) return;
-  throw new QuantariaError(
-    'ERR_ARGUMENT',
-    `--activations ${asked}: ${name} stores none beside these weights; compressed-tensors does beside symmetric 8-bit weights without groups (--bits 8)`,
-  );
-}
 
 /** Quantizing what is quantized already would lose twice. */
 async function refuseQuantized(source: Checkpoint, model: ModelMap): Promise<void> {

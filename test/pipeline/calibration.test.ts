@@ -487,6 +487,25 @@ describe('what is wrong', () => {
     await rejectsCode(running, 'ERR_FORMAT', message);
   });
 
+  test('experts with no, one and two tokens: each is quantized, says so, and is filled up with those of its layer', async () => {
+    const tokens = tokenFile('three.u16', [5, 11, 29]);
+    const report = await quantized('three', { ...options, tokens, seqLen: 3 }, MOE);
+    const counts = report.usage?.layers.flatMap(({ counts: own }) => own) as number[];
+    for (const count of [0, 1, 2]) expect(counts).toContain(count);
+    const experts = calibratedOf(report).filter(({ expert }) => expert !== undefined);
+    expect(experts.length).toBe(3 * counts.length);
+    for (const { name, layer, expert, calibration } of experts) {
+      const count = report.usage?.layers.find((own) => own.layer === layer)?.counts[expert as number];
+      expect(calibration, name).toMatchObject({
+        method: 'gptq',
+        tokens: count,
+        hessian: count === 0 ? 'layer' : 'blended',
+        outputError: expect.any(Number),
+      });
+    }
+    expect((await verifyModel(at('three'), MOE)).problems).toEqual([]);
+  });
+
   test('an input feature that no state ever reaches: its weights become 0, and the report counts it', async () => {
     const dead = 3;
     const tensors = [...readSafetensors(path.join(MOE, 'model.safetensors'))].map(([key, tensor]) => {
