@@ -219,6 +219,20 @@ TEST("cuda: an error belongs to the operation whose work it was, however late it
   }
 }
 
+TEST("cuda: a device that cannot say how far it has come tells the last operation, as that") {
+  for (const char* call : {"cuStreamWriteValue32", "cudaGetDriverEntryPointByVersion"}) {
+    const auto device = device_of();
+    simt::runtime::fail_call(call, cudaErrorSymbolNotFound);
+    const Tensor tensor = bytes_on(*device, counting(8));
+    multiply_add(*device, tensor, 1, 0);
+    CHECK_EQ(read(tensor).values, counting(8));
+    read_out_of_bounds(*device, tensor);
+    multiply_add(*device, tensor, 1, 0);
+    CHECK(contains(message_of(read(tensor).failure, ErrorCode::cuda),
+                   "cuda:0 broke in or before `multiply_add`"));
+  }
+}
+
 TEST(
     "cuda: after that every operation, read, wait and allocation fails with the same cause; other devices go "
     "on") {

@@ -41,7 +41,6 @@ void Lane::open() {
   void* pinned = nullptr;
   check(cudaHostAlloc(&pinned, sizeof *reached_, cudaHostAllocMapped));
   reached_ = static_cast<uint32_t*>(pinned);
-  *reached_ = 0;
   void* there = nullptr;
   check(cudaHostGetDevicePointer(&there, pinned, 0));
   reached_there_ = reinterpret_cast<uintptr_t>(there);
@@ -49,10 +48,15 @@ void Lane::open() {
   constexpr unsigned kSince = 12000;
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
   void* function = nullptr;
-  check(
-      cudaGetDriverEntryPointByVersion("cuStreamWriteValue32", &function, kSince, cudaEnableDefault, &found));
-  write_value_ = reinterpret_cast<WriteValue>(function);
-  if (write_value_ == nullptr) fail(ErrorCode::cuda, id_, " cannot be used: its driver cannot write values");
+  if (cudaGetDriverEntryPointByVersion("cuStreamWriteValue32", &function, kSince, cudaEnableDefault,
+                                       &found) == cudaSuccess)
+    write_value_ = reinterpret_cast<WriteValue>(function);
+  // Not every virtual GPU can do it.
+  *reached_ = 1;
+  if (write_value_ != nullptr && write_value_(stream_, reached_there_, 0, 0) == 0)
+    check(cudaStreamSynchronize(stream_));
+  if (__atomic_load_n(reached_, __ATOMIC_ACQUIRE) != 0) write_value_ = nullptr;
+  (void)cudaGetLastError();
 }
 
 void Lane::close() {
@@ -73,16 +77,18 @@ void Lane::begin(const std::source_location& from) {
   const std::lock_guard lock(mutex_);
   if (broken_) throw Error(*broken_);
   forget_done();
+  if (write_value_ == nullptr) under_way_.clear();  // the last one alone is known
   under_way_.push_back({++number_, from});
 }
 
 void Lane::end() {
   // Refused only by a broken device, which the next call will say.
-  (void)write_value_(stream_, reached_there_, number_, 0);
+  if (write_value_ != nullptr) (void)write_value_(stream_, reached_there_, number_, 0);
 }
 
 /// Numbers wrap around; those under way lie close together.
 void Lane::forget_done() {
+  if (write_value_ == nullptr) return;
   const uint32_t reached = __atomic_load_n(reached_, __ATOMIC_ACQUIRE);
   while (!under_way_.empty() && static_cast<int32_t>(under_way_.front().number - reached) <= 0)
     under_way_.pop_front();
@@ -90,7 +96,8 @@ void Lane::forget_done() {
 
 std::string Lane::culprit() {
   forget_done();
-  return under_way_.empty() ? "outside of any operation" : "in " + text(under_way_.front().from);
+  if (under_way_.empty()) return "outside of any operation";
+  return (write_value_ != nullptr ? "in " : "in or before ") + text(under_way_.front().from);
 }
 
 std::shared_ptr<const Error> Lane::broken() {

@@ -15,7 +15,8 @@ namespace quantaria::cuda {
 
 /// The one stream of a device, and how far it has come: after each operation it writes that operation's
 /// number into host memory. An error that breaks the device surfaces at whatever call comes next; the number
-/// tells which operation it was.
+/// tells which operation it was. Where the device cannot write it, the last operation before the error is
+/// told as that.
 class Lane {
  public:
   /// ERR_CUDA if the device cannot be used.
@@ -57,9 +58,9 @@ class Lane {
   const int ordinal_;
   const std::string id_;
   cudaStream_t stream_ = nullptr;
-  uint32_t* reached_ = nullptr;  // pinned; the device writes it
-  uintptr_t reached_there_ = 0;  // as the device sees it
-  WriteValue write_value_ = nullptr;
+  uint32_t* reached_ = nullptr;       // pinned; the device writes it
+  uintptr_t reached_there_ = 0;       // as the device sees it
+  WriteValue write_value_ = nullptr;  // null where the device cannot
 
   std::mutex mutex_;  // of what follows: JavaScript's thread allocates while the queue's works
   std::deque<Operation> under_way_;

@@ -31,7 +31,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
     emulator::run(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
   };
   if (stream == nullptr) return run();
-  emulator::submit(stream, std::move(run));
+  const auto count = [](dim3 size) { return uint64_t{size.x} * size.y * size.z; };
+  emulator::submit(stream, {count(grid), count(block), shared}, std::move(run));
 }
 
 }  // namespace quantaria::simt

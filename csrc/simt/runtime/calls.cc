@@ -1,5 +1,7 @@
 // The calls of cuda_runtime_api.h, in its order.
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -40,10 +42,16 @@ int write_value(cudaStream_t stream, uintptr_t address, uint32_t value, unsigned
 
 namespace quantaria::simt::emulator {
 
-void submit(void* stream, std::function<void()> launch) {
+void submit(void* stream, const LaunchShape& shape, std::function<void()> launch) {
   auto* const queue = static_cast<cudaStream_t>(stream);
   const cudaError_t error = runtime::enter("launch", queue->device);
   if (error != cudaSuccess) fail(ErrorCode::cuda, "kernel launch: ", cudaGetErrorString(error));
+  static const char* const trace = std::getenv("QUANTARIA_SIMT_TRACE");
+  if (trace != nullptr) {
+    std::ofstream(trace, std::ios::app)
+        << shape.blocks << ' ' << shape.threads << ' ' << shape.shared << '\n';
+    return;
+  }
   runtime::give_bounded(queue, std::move(launch));
 }
 

@@ -18,7 +18,15 @@ struct CUstream_st {
 
 namespace quantaria::simt::emulator {
 
-/// Queues a kernel's launch; `stream` is a CUstream_st. ERR_CUDA if its device does no more work.
-void submit(void* stream, std::function<void()> launch);
+/// What a launch asks of a multiprocessor.
+struct LaunchShape {
+  uint64_t blocks;
+  uint64_t threads;  // of a block
+  uint64_t shared;   // bytes of a block
+};
+
+/// Queues a kernel's launch; `stream` is a CUstream_st. ERR_CUDA if its device does no more work. With
+/// QUANTARIA_SIMT_TRACE=<file> it only writes the shape there, one line a launch: for predictions.
+void submit(void* stream, const LaunchShape& shape, std::function<void()> launch);
 
 }  // namespace quantaria::simt::emulator
