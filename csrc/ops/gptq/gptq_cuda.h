@@ -35,9 +35,10 @@ struct GptqQueue {
 /// As the functions of gptq.h, in tasks of the device's queue. Weights of one shape are worked on side by
 /// side, launch for launch. The host reads once, at the end: the report. It says, too, whether a Hessian was
 /// not positive definite; the kernels behind its factorisation have then done nothing, and the run is queued
-/// again with more damping, for the problems that need it. block_size counts as 128. Memory beside the
-/// results: per problem 4 bytes for each element of the Hessian, 5 for each weight (9 with groups of more
-/// than 128 columns), and about 1 KiB a row.
+/// again with more damping, for the problems that need it. block_size counts as 128.
+///
+/// Memory beside the results: per problem 4 bytes for each element of the Hessian, 5 for each weight, 4 more
+/// where constants are round-to-nearest's or groups have more than 128 columns, and up to 4 KiB a row.
 std::vector<GptqReport> quantize_int_gptq_cuda(const GptqQueue& queue, std::span<const GptqProblem> problems,
                                                const IntScheme& scheme, const GptqOptions& options);
 
