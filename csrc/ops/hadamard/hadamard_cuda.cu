@@ -152,8 +152,9 @@ __global__ void __launch_bounds__(kThreads)
     else
       shared.row[i] = p.load(start + i);
   }
-  __syncthreads();  // the row is there for all
+  // Without a base matrix the first pass gives each thread what it has put there itself.
   if constexpr (Based) {
+    __syncthreads();  // the row is there for all
     for (int i = thread; i < p.n; i += kThreads)
       shared.row[i] = base_sum(base.row[i / p.size], p.m, p.size, i % p.size,
                                [&](int64_t at) { return shared.given[at]; });

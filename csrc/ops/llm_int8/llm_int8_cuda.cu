@@ -70,26 +70,26 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// Of two rounds: the barrier of the next one parts the readers of the last one from the writers after it.
 struct CompactShared {
-  int of_warp[kWarps];
+  int of_warp[2][kWarps];
 };
 
 /// Bits before this thread's, and how many there are in all of the block.
-__device__ int bits_before(int bits, CompactShared& shared, int* all) {
+__device__ int bits_before(int bits, int (&of_warp)[kWarps], int* all) {
   int inclusive = bits;
   for (unsigned by = 1; by < 32; by *= 2) {
     const int other = __shfl_up_sync(~0u, inclusive, by);
     if (threadIdx.x % 32 >= by) inclusive += other;
   }
-  if (threadIdx.x % 32 == 31) shared.of_warp[threadIdx.x / 32] = inclusive;
+  if (threadIdx.x % 32 == 31) of_warp[threadIdx.x / 32] = inclusive;
   __syncthreads();  // every warp's bits are counted
   int before = inclusive - bits;
   *all = 0;
   for (int warp = 0; warp < kWarps; ++warp) {
-    if (warp < static_cast<int>(threadIdx.x / 32)) before += shared.of_warp[warp];
-    *all += shared.of_warp[warp];
+    if (warp < static_cast<int>(threadIdx.x / 32)) before += of_warp[warp];
+    *all += of_warp[warp];
   }
-  __syncthreads();  // all have read what the next round writes
   return before;
 }
 
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads)
       int bits_here = 0;
       for (uint32_t rest = bits; rest != 0; rest &= rest - 1) ++bits_here;
       int all = 0;
-      int place = found + bits_before(bits_here, shared, &all);
+      int place = found + bits_before(bits_here, shared.of_warp[first / kThreads % 2], &all);
       for (int bit = 0; bits != 0; ++bit, bits >>= 1)
         if ((bits & 1) != 0) simt::store(columns + place++, static_cast<int32_t>(word * 32 + bit));
       found += all;
