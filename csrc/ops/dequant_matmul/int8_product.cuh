@@ -124,7 +124,7 @@ struct Int8Loop {
       const int64_t at = col * bits() / 32 + word;
       const bool there = q < p.runs && col0 + n < m.out && at < row_words;
       simt::cp_async<Words * 4>(&stage.codes[n][run * bits() + word],
-                                m.own.data + (there ? (col0 + n) * row_words + at : 0), there);
+                                m.words + (there ? (col0 + n) * row_words + at : 0), there);
     }
   }
 
@@ -139,15 +139,15 @@ struct Int8Loop {
       const bool there = row0 + r < p.rows.rows;
       const int64_t at = there ? (first + g) * p.rows.rows + row0 + r : 0;
       simt::cp_async<4>(&stage.x_scales[g][r], p.rows.scales + at, there);
-      if (m.own.zeros) simt::cp_async<4>(&stage.x_sums[g][r], p.rows.sums + at, there);
+      if (m.zeros) simt::cp_async<4>(&stage.x_sums[g][r], p.rows.sums + at, there);
     }
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * groups; i += Tile::kThreads) {
       const int n = i % Tile::kTileCols;
       const int g = i / Tile::kTileCols;
       const bool there = col0 + n < m.out;
       const int64_t at = there ? (col0 + n) * m.row_step + (m.row_step == 0 ? 0 : first + g) : 0;
-      simt::cp_async<4>(&stage.scales[g][n], m.own.floats + at, there);
-      if (m.own.zeros) simt::cp_async<4>(&stage.zeros[g][n], m.own.zeros + at, there);
+      simt::cp_async<4>(&stage.scales[g][n], m.floats + at, there);
+      if (m.zeros) simt::cp_async<4>(&stage.zeros[g][n], m.zeros + at, there);
     }
   }
 
@@ -185,7 +185,7 @@ struct Int8Loop {
           const int n = r - Tile::kTileRows;
           const bool there = known && col0 + n < m.out;
           const int64_t byte = (col0 + n) * (m.row_bits / 8) + col;
-          const int code = there ? simt::load(reinterpret_cast<const uint8_t*>(m.own.data) + byte) - 128 : 0;
+          const int code = there ? simt::load(reinterpret_cast<const uint8_t*>(m.words) + byte) - 128 : 0;
           shared.tail.codes[n][k] = simt::from_float<T>(static_cast<float>(code));
         }
       }
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
             const int row = warp_row + i * 16 + e / 2 * 8 + g;
             const int col = warp_col + j * 8 + t * 2 + e % 2;
             float plain;
-            if (m.own.zeros) {
+            if (m.zeros) {
               const int32_t of_row = stage.x_sums[group][row];
               plain = fmaf(-static_cast<float>(stage.zeros[group][col]), static_cast<float>(of_row),
                            static_cast<float>(sum[i][j][e] + middle * of_row));
@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int64_t col = loop.col0 + warp_col + j * 8 + t * 2 + e;
-          const float scale = col < m.out ? simt::load(m.own.floats + col) / m.divisor : 0.0f;
+          const float scale = col < m.out ? simt::load(m.floats + col) / m.divisor : 0.0f;
 #pragma unroll
           for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
