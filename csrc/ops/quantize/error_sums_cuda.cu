@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
     const double value =
         static_cast<double>(load_float(w.dtype, w.data, r * w.row_stride + c * w.col_stride));
     const double lost =
-        value - static_cast<double>(quantized.value(shared.weight, quantized.matrix.own, r, c));
+        value - static_cast<double>(quantized.value(shared.weight, quantized.matrix, r, c));
     sums.error += lost * lost;
     sums.weight += value * value;
   }
