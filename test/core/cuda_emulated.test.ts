@@ -3,7 +3,6 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
-import { native } from '../../lib/native';
 import { DEVICE, hasCuda } from './cuda_device';
 
 // CUDA kernels, on a GPU or, where its build is loaded, by the emulator: QUANTARIA_BUILD=emulated npx vitest run
@@ -314,15 +313,21 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     }
   });
 
-  test('an operation without a kernel says which and where, and never runs elsewhere', () => {
-    const x = q.Tensor.from([1, 2, 3, 4], [2, 2], { device: DEVICE });
-    const handle = q.Tensor.native(x, 'x');
-    const named = (operation: string) =>
+  test('what has no kernel says which and where, and never runs elsewhere', () => {
+    using x = q.Tensor.from([1, 2, 3, 4], [2, 2], { device: DEVICE });
+    using weight = q.quantize(x, { kind: 'int', bits: 8, symmetric: true, granularity: 'row' });
+    const routing = q.moe.route(q.Tensor.from([1, 2], [2, 1], { device: DEVICE }), {
+      topK: 1,
+      order: 'topk-softmax',
+    });
+    const run = () =>
+      q.moe.experts(x, [{ gate: weight, up: weight, down: weight }], routing, { compute: 'int8' });
+    expect(run).toThrow(
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
-        message: expect.stringMatching(new RegExp(`^${operation}: .*${DEVICE}`)),
-      });
-    expect(() => native.scaleMatrix(handle, null, null)).toThrow(named('scaleMatrix'));
+        message: expect.stringMatching(new RegExp(`^moeExperts: .*${DEVICE}`)),
+      }),
+    );
   });
 
   test('tensors of two devices do not meet', () => {

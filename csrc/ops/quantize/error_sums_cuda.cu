@@ -49,8 +49,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t c = i % w.cols;
     const double value =
         static_cast<double>(load_float(w.dtype, w.data, r * w.row_stride + c * w.col_stride));
-    const double lost =
-        value - static_cast<double>(quantized.value(shared.weight, quantized.matrix, r, c));
+    const double lost = value - static_cast<double>(quantized.value(shared.weight, quantized.matrix, r, c));
     sums.error += lost * lost;
     sums.weight += value * value;
   }
