@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { checkDevice, type DeviceId, setDefaultDevice, setThreads } from '../device';
+import { QuantariaError } from '../errors';
 
 /** A value that a parser refuses is wrong usage: exit 2. */
 function refuse(expected: string): never {
@@ -82,18 +83,26 @@ export interface DeviceFlags {
 }
 
 export const deviceOption = (): Option =>
-  new Option('--device <id>', 'cpu or cuda:N (default: the best there is)').argParser(deviceName);
+  new Option('--device <id>', 'cpu or cuda:N (default: cpu)').argParser(deviceName);
 export const threadsOption = (): Option =>
   new Option('--threads <n>', 'CPU threads (default: all cores)').argParser(integer(1, 1024));
 
-/** @throws QuantariaError `ERR_DEVICE` if the device is not there: it was asked for by name */
+/**
+ * For commands that run on the CPU.
+ * @throws QuantariaError `ERR_DEVICE` if the device is not there: it was asked for by name; `ERR_UNSUPPORTED` for any but the CPU
+ */
 export function useDevice({ device, threads }: DeviceFlags): void {
-  if (device !== undefined) checkDevice(device);
+  if (device !== undefined && checkDevice(device) !== 'cpu') {
+    throw new QuantariaError(
+      'ERR_UNSUPPORTED',
+      `--device ${device}: this command runs on the CPU; evaluate, generate and usage run on CUDA devices`,
+    );
+  }
   if (threads !== undefined) setThreads(threads);
 }
 
-/** The same for commands that run a model: it runs there. */
-export function runOnDevice(flags: DeviceFlags): void {
-  useDevice(flags);
-  if (flags.device !== undefined) setDefaultDevice(flags.device as DeviceId);
+/** For commands that run a model: it runs there. */
+export function runOnDevice({ device, threads }: DeviceFlags): void {
+  if (device !== undefined) setDefaultDevice(device as DeviceId);
+  if (threads !== undefined) setThreads(threads);
 }

@@ -3,6 +3,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
+import { useDevice } from '../../lib/cli/flags';
 import { DEVICE, hasCuda } from './cuda_device';
 
 // CUDA kernels, on a GPU or, where its build is loaded, by the emulator: QUANTARIA_BUILD=emulated npx vitest run
@@ -326,6 +327,15 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
         message: expect.stringMatching(new RegExp(`^moeExperts: .*${DEVICE}`)),
+      }),
+    );
+  });
+
+  test('commands that run on the CPU refuse it, rather than run there in silence', () => {
+    expect(() => useDevice({ device: DEVICE })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_UNSUPPORTED',
+        message: expect.stringContaining(`--device ${DEVICE}`),
       }),
     );
   });
