@@ -40,7 +40,6 @@ __global__ void __launch_bounds__(kThreads)
     error_sums(ConstMatrix w, const __grid_constant__ CodedRows quantized, Sums* partial) {
   auto& shared = simt::shared<ErrorShared>();
   quantized.prepare(shared.weight);
-  __syncthreads();  // the table is there for all
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t count = w.rows * w.cols;
   Sums sums{0, 0};
