@@ -243,14 +243,6 @@ std::shared_ptr<const StoredWeight> WeightHandle::get_anywhere(Napi::Value value
   return live(handle->weight_, name);
 }
 
-std::shared_ptr<const StoredWeight> WeightHandle::get(Napi::Value value, const char* name) {
-  std::shared_ptr<const StoredWeight> weight = get_anywhere(value, name);
-  if (weight->packed.device != &cpu::device())
-    fail(ErrorCode::unsupported, name, " is on ", weight->packed.device->id(),
-         ", for which there is no kernel");
-  return weight;
-}
-
 std::shared_ptr<const StoredWeight> WeightHandle::find(Napi::Value value, const char* name) {
   const WeightHandle* const handle = unwrap(value);
   return handle == nullptr ? nullptr : live(handle->weight_, name);

@@ -52,11 +52,7 @@ class WeightHandle : public Napi::ObjectWrap<WeightHandle> {
   /// The weight behind a value. ERR_ARGUMENT if it is not a handle, ERR_DISPOSED if it was disposed.
   static std::shared_ptr<const StoredWeight> get_anywhere(Napi::Value value, const char* name);
 
-  /// The same for operations that have kernels for the CPU alone: ERR_UNSUPPORTED for a weight that lives
-  /// elsewhere.
-  static std::shared_ptr<const StoredWeight> get(Napi::Value value, const char* name);
-
-  /// As get_anywhere, but null if the value is no handle of a weight.
+  /// The same, but null if the value is no handle of a weight.
   static std::shared_ptr<const StoredWeight> find(Napi::Value value, const char* name);
 
   static void dispose(Napi::Value value);

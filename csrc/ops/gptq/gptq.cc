@@ -10,17 +10,24 @@
 #include "ops/quantize/int_grid.h"
 
 namespace quantaria::ops {
-namespace {
 
-void check_options(const GptqInput& input, const GptqOptions& options) {
-  check_weight(input.weight);
+void check_gptq(const GptqInput& input, const GptqOptions& options) {
+  const ConstMatrix& w = input.weight;
+  check_weight(w);
   if (!(options.damping >= 0) || std::isinf(options.damping))
     fail(ErrorCode::argument, "damping: ", options.damping, " given, a finite number >= 0 expected");
   if (options.block_size < 1)
     fail(ErrorCode::argument, "blockSize: ", options.block_size, " given, at least 1 expected");
-  if (input.samples < 1 && input.weight.cols > 0)
+  if (input.samples < 1 && w.cols > 0)
     fail(ErrorCode::argument, "hessian: ", input.samples, " samples, at least one expected");
+  if (input.beside == nullptr) return;
+  check_weight(*input.beside, "beside");
+  if (input.beside->rows != w.rows || input.beside->cols != w.cols)
+    fail(ErrorCode::shape, "beside: [", input.beside->rows, ", ", input.beside->cols, "], [", w.rows, ", ",
+         w.cols, "] expected");
 }
+
+namespace {
 
 /// What the grids need of the weight without its dead columns.
 void prepare(ThreadPool& pool, const ConstMatrix& w, const GptqFactor& factor, GptqGrids& grids,
@@ -75,12 +82,6 @@ GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, con
   const int64_t block_cols = std::min(options.block_size, kBlockCols);
   const GptqFactor factor(pool, input, options, block_cols, fitted_group, scratch);
   prepare(pool, w, factor, grids, scratch);
-  if (input.beside != nullptr) {
-    check_weight(*input.beside, "beside");
-    if (input.beside->rows != w.rows || input.beside->cols != w.cols)
-      fail(ErrorCode::shape, "beside: [", input.beside->rows, ", ", input.beside->cols, "], [", w.rows, ", ",
-           w.cols, "] expected");
-  }
   const GptqRows shared{.weight = w,
                         .beside = input.beside,
                         .grids = grids,
@@ -137,7 +138,7 @@ void sort_constants(ThreadPool& pool, const std::vector<int32_t>& places, int64_
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
                          const GptqOptions& options, const Scratch& scratch) {
-  check_options(problem, options);
+  check_gptq(problem, options);
   check_scheme(scheme);
   if (scheme.bits == 16) fail(ErrorCode::unsupported, "scheme: 16 bits leave GPTQ nothing to make up for");
   const std::unique_ptr<GptqGrids> grids = int_grids(problem.weight, scheme, options, problem.to);
@@ -155,21 +156,21 @@ GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const Int
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const CodebookScheme& scheme,
                          const CodebookStored& to, const GptqOptions& options, const Scratch& scratch) {
-  check_options(input, options);
+  check_gptq(input, options);
   const std::unique_ptr<GptqGrids> grids = codebook_grids(input.weight, scheme, options, to, scratch);
   return solve(pool, input, *grids, options, scratch);
 }
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const Fp8Scheme& scheme,
                          const Fp8Stored& to, const GptqOptions& options, const Scratch& scratch) {
-  check_options(input, options);
+  check_gptq(input, options);
   const std::unique_ptr<GptqGrids> grids = fp8_grids(input.weight, scheme, to);
   return solve(pool, input, *grids, options, scratch);
 }
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const MxScheme& scheme, const MxStored& to,
                          const GptqOptions& options, const Scratch& scratch) {
-  check_options(input, options);
+  check_gptq(input, options);
   const std::unique_ptr<GptqGrids> grids = mx_grids(input.weight, scheme, options, to);
   return solve(pool, input, *grids, options, scratch);
 }

@@ -52,6 +52,9 @@ struct GptqInput {
   const ConstMatrix* beside = nullptr;  // as `weight`
 };
 
+/// What every backend refuses, before any work: ERR_ARGUMENT, ERR_SHAPE, ERR_DTYPE.
+void check_gptq(const GptqInput& input, const GptqOptions& options);
+
 /// A problem whose result is integers.
 struct GptqProblem : GptqInput {
   IntStored to;  // sizes as for quantize_int

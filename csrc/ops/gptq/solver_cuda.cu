@@ -1,7 +1,6 @@
 #include "ops/gptq/solver_cuda.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "core/error.h"
@@ -54,23 +53,6 @@ int64_t lay_out(GptqRun& run, const BlockCut& cut, bool solved, std::byte* memor
   return parts.bytes();
 }
 
-void check_gptq_options(const GptqInput& input, const GptqOptions& options) {
-  check_weight(input.weight);
-  if (!(options.damping >= 0) || std::isinf(options.damping))
-    fail(ErrorCode::argument, "damping: ", options.damping, " given, a finite number >= 0 expected");
-  if (options.block_size < 1)
-    fail(ErrorCode::argument, "blockSize: ", options.block_size, " given, at least 1 expected");
-  if (input.samples < 1 && input.weight.cols > 0)
-    fail(ErrorCode::argument, "hessian: ", input.samples, " samples, at least one expected");
-}
-
-void check_beside(const ConstMatrix& beside, const ConstMatrix& weight) {
-  check_weight(beside, "beside");
-  if (beside.rows != weight.rows || beside.cols != weight.cols)
-    fail(ErrorCode::shape, "beside: [", beside.rows, ", ", beside.cols, "], [", weight.rows, ", ",
-         weight.cols, "] expected");
-}
-
 }  // namespace
 
 GptqSolver::GptqSolver(const GptqQueue& queue, std::vector<GptqInput> inputs, const GptqOptions& options,
@@ -80,13 +62,12 @@ GptqSolver::GptqSolver(const GptqQueue& queue, std::vector<GptqInput> inputs, co
   const ConstMatrix& first = inputs_.front().weight;
   measures_beside_ = inputs_.front().beside != nullptr;
   for (const GptqInput& input : inputs_) {
-    check_gptq_options(input, options);
+    check_gptq(input, options);
     if (input.weight.rows != first.rows || input.weight.cols != first.cols)
       fail(ErrorCode::shape, "weights of ", first.rows, " x ", first.cols, " and of ", input.weight.rows,
            " x ", input.weight.cols, ", one shape expected");
     if ((input.beside != nullptr) != measures_beside_)
       fail(ErrorCode::argument, "beside: of some weights only");
-    if (measures_beside_) check_beside(*input.beside, first);
   }
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (first.rows > kMost || first.cols > kMost)
