@@ -63,14 +63,14 @@ export class ColumnMagnitudes implements Disposable {
     this.#rows += x.shape[0] as number;
   }
 
-  /** Becomes what another is. */
+  /** Becomes what another is, whose sums it shares: neither takes further rows. */
   replace(from: ColumnMagnitudes): void {
     this[Symbol.dispose]();
-    const copied = ({ maxima, sums }: Magnitudes) => ({
+    const shared = ({ maxima, sums }: Magnitudes) => ({
       maxima: maxima.to(maxima.device),
       sums: sums.to(sums.device),
     });
-    this.#held = from.#held && copied(from.#held);
+    this.#held = from.#held && shared(from.#held);
     this.#rows = from.#rows;
   }
 
