@@ -136,3 +136,49 @@ export async function startTimer(id: DeviceId = defaultDevice): Promise<void> {
 export async function stopTimer(id: DeviceId = defaultDevice): Promise<number> {
   return native.stopTimer(checkDevice(id));
 }
+
+/** Operations noted down once, which the device does again with one call: a CUDA graph. */
+export class Graph implements Disposable {
+  readonly #number: number;
+
+  /** @internal */
+  constructor(number: number) {
+    this.#number = number;
+  }
+
+  /**
+   * Queues all of it. It reads the tensors that it read when it was captured, which have to be kept, and writes to the
+   * same memory each time.
+   * @throws QuantariaError `ERR_DISPOSED`
+   */
+  launch(): void {
+    native.graphLaunch(this.#number);
+  }
+
+  dispose(): void {
+    native.graphDispose(this.#number);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * Notes down what `run` queues on a CUDA device, without doing it: results hold nothing before the graph is launched. Each
+ * operation has to have run once before, which brings its code and its weights into place. For timing, as launching a graph
+ * costs the host next to nothing: nobody looks whether values are such as an operation refuses.
+ * @param run queues operations without waiting for any
+ * @throws QuantariaError (as a rejection) `ERR_UNSUPPORTED` on the CPU, or if an operation waits for the device;
+ * `ERR_ARGUMENT` if a graph is being captured already
+ */
+export async function captureGraph(id: DeviceId, run: () => void): Promise<Graph> {
+  native.captureStart(checkDevice(id));
+  try {
+    run();
+  } catch (error) {
+    await native.captureEnd(id).then(native.graphDispose, () => {});
+    throw error;
+  }
+  return new Graph(await native.captureEnd(id));
+}

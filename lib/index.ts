@@ -3,10 +3,12 @@ export { SafetensorsWriter } from './checkpoint/writer';
 export {
   buildId,
   type CudaStatus,
+  captureGraph,
   cudaStatus,
   type DeviceId,
   type DeviceInfo,
   devices,
+  type Graph,
   getDefaultDevice,
   memory,
   setDefaultDevice,

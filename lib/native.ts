@@ -191,6 +191,10 @@ export interface Native {
   memory(device: string): { liveBytes: number; liveBlocks: number; cachedBytes: number };
   startTimer(device: string): Promise<void>;
   stopTimer(device: string): Promise<number>;
+  captureStart(device: string): void;
+  captureEnd(device: string): Promise<number>;
+  graphLaunch(graph: number): void;
+  graphDispose(graph: number): void;
   setThreads(threads: number): void;
   selectIsa(isa: string): void;
   /** The devices beside the CPU that this build and machine have. */

@@ -7,6 +7,7 @@
 #include "addon/devices.h"
 #include "addon/files.h"
 #include "addon/gptq.h"
+#include "addon/graphs.h"
 #include "addon/hadamard.h"
 #include "addon/info.h"
 #include "addon/llm_int8.h"
@@ -99,6 +100,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define_files(env, exports, *this);
   define_info(env, exports);
   define_devices(env, exports);
+  define_graphs(env, exports);
 }
 
 std::pair<Napi::Promise, Settle> Environment::promise(Napi::Env env, Napi::Object keep) {

@@ -11,6 +11,11 @@
 
 #include "core/error.h"
 
+namespace quantaria::cuda {
+class Device;
+class Graph;
+}  // namespace quantaria::cuda
+
 namespace quantaria::addon {
 
 /// Makes the value that a promise resolves to. Runs on the JavaScript thread.
@@ -31,6 +36,12 @@ class Settle {
   uint64_t id_;
 };
 
+/// A graph and where it is launched.
+struct CapturedGraph {
+  cuda::Device* device;
+  std::shared_ptr<cuda::Graph> graph;
+};
+
 /// What one JavaScript environment (the main thread, a worker) owns. Devices belong to the process.
 class Environment {
  public:
@@ -45,6 +56,10 @@ class Environment {
   Napi::FunctionReference weight_class;
   Napi::FunctionReference mapped_file_class;
   Napi::FunctionReference output_file_class;
+
+  /// Work noted down on CUDA devices, by the number that JavaScript has of it (addon/graphs.cc).
+  std::unordered_map<uint32_t, CapturedGraph> graphs;
+  uint32_t next_graph = 1;
 
  private:
   friend class Channel;

@@ -166,7 +166,9 @@ Napi::Value output_open(const Napi::CallbackInfo& info) {
 Napi::Value output_write(const Napi::CallbackInfo& info) {
   const auto file = FileHandle<Output>::get(info[0]);
   const int64_t offset = to_integer(info[1], "offset");
-  const Tensor tensor = TensorHandle::get(info[2], "tensor");
+  const Tensor tensor = TensorHandle::get_anywhere(info[2], "tensor");
+  if (tensor.device != &cpu::device())
+    fail(ErrorCode::device, "tensor: on ", tensor.device->id(), ", files are written from the CPU's memory");
   if (!tensor.contiguous()) fail(ErrorCode::shape, "tensor: a contiguous one expected");
   const int64_t bytes = tensor.bytes();
   const int64_t row = info[3].IsUndefined() ? bytes : to_integer(info[3], "rowBytes", 1);

@@ -128,13 +128,6 @@ const Tensor& TensorHandle::get_with(const Tensor& other, Napi::Value value, con
   return tensor;
 }
 
-const Tensor& TensorHandle::get(Napi::Value value, const char* name) {
-  const Tensor& tensor = get_anywhere(value, name);
-  if (tensor.device != &cpu::device())
-    fail(ErrorCode::unsupported, name, " is on ", tensor.device->id(), ", for which there is no kernel");
-  return tensor;
-}
-
 void TensorHandle::dispose(Napi::Env env) {
   if (!tensor_) return;
   tensor_.reset();

@@ -31,10 +31,6 @@ class TensorHandle : public Napi::ObjectWrap<TensorHandle> {
   /// The tensor behind a value. ERR_ARGUMENT if it is not a handle, ERR_DISPOSED if it was disposed.
   static const Tensor& get_anywhere(Napi::Value value, const char* name);
 
-  /// The same for operations that have kernels for the CPU alone: ERR_UNSUPPORTED for a tensor that lives
-  /// elsewhere.
-  static const Tensor& get(Napi::Value value, const char* name);
-
   /// The same on the device of another argument: ERR_DEVICE on another.
   static const Tensor& get_with(const Tensor& other, Napi::Value value, const char* name);
 

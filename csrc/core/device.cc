@@ -22,7 +22,9 @@ void Device::enqueue(Storages inputs, Storages outputs, std::function<void()> bo
                      const std::source_location& from) {
   post([this, from, inputs = std::move(inputs), outputs = std::move(outputs), body = std::move(body)] {
     std::shared_ptr<const Error> failure = inputs.failure();
-    if (!failure) {
+    if (failure) {
+      skip(failure);
+    } else {
       failure = end(failure_of([&] {
         begin(from);
         body();

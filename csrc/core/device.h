@@ -83,6 +83,8 @@ class Device {
   virtual void begin(const std::source_location&) {}
   /// After it: what the operation failed with, given what it threw, or null.
   virtual std::shared_ptr<const Error> end(std::shared_ptr<const Error> thrown) { return thrown; }
+  /// Instead of both, for an operation that is not run as an input is invalid.
+  virtual void skip(const std::shared_ptr<const Error>&) {}
 
  private:
   std::shared_ptr<const Error> untold_;

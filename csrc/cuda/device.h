@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,15 @@
 #include "cuda/kernels.h"
 
 namespace quantaria::cuda {
+
+/// Work that was noted down once and is given to the device again with one call, as often as one likes.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+
+  /// For tasks of the device's queue.
+  virtual void launch() = 0;
+};
 
 /// A device that CUDA kernels run on.
 class Device : public quantaria::Device {
@@ -22,6 +32,16 @@ class Device : public quantaria::Device {
 
   /// Where the bodies of operations, on the device's queue thread, launch kernels: a simt::Stream.
   virtual void* stream() = 0;
+
+  /// What is queued between begin_capture and end_capture, tasks of the queue, is noted down instead of done.
+  /// open_capture comes first, on the thread that queues them: memory taken from then on is the graph's until
+  /// it ends. ERR_ARGUMENT if a capture is open already. end_capture throws what went wrong with any of the
+  /// operations: those that wait for the device cannot be noted down (ERR_UNSUPPORTED).
+  virtual void open_capture() = 0;
+  virtual void begin_capture() = 0;
+  virtual std::shared_ptr<Graph> end_capture() = 0;
+  /// For tasks of the queue.
+  virtual bool capturing() = 0;
 };
 
 /// Those of this machine and build. They are never destroyed: their threads may be at work while the process

@@ -21,6 +21,7 @@ T value_of(const std::byte (&bytes)[8]) {
 void clear_verdict(Device& device, std::byte* verdict) { device.zero(verdict, kVerdictBytes); }
 
 std::optional<int64_t> refused(Device& device, const std::byte* verdict) {
+  if (device.capturing()) return std::nullopt;  // nothing has run, and nobody asks when it does
   uint64_t word = 0;
   device.copy_out(verdict, reinterpret_cast<std::byte*>(&word), kVerdictBytes);
   if (word == 0) return std::nullopt;

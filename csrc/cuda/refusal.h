@@ -15,7 +15,8 @@ inline constexpr int64_t kVerdictBytes = 8;
 /// Nothing is refused yet.
 void clear_verdict(Device& device, std::byte* verdict);
 
-/// The first element that was refused.
+/// The first element that was refused; none while a graph is captured. Kernels stay inside of their tensors
+/// whatever they refuse.
 std::optional<int64_t> refused(Device& device, const std::byte* verdict);
 
 /// Values in device memory, for the check that says what is wrong with them.

@@ -38,32 +38,39 @@ export function groupErrors(w: Tensor, v: Tensor, products: Tensor, group: numbe
   );
 }
 
-/** The largest and the mean magnitude of each input feature over all rows. */
+interface Magnitudes {
+  maxima: Tensor<'float32'>;
+  sums: Tensor<'float32'>;
+}
+
+/** The largest and the mean magnitude of each input feature over all rows; on the device of the first ones. */
 export class ColumnMagnitudes implements Disposable {
-  #maxima: Tensor<'float32'>;
-  #sums: Tensor<'float32'>;
+  #held: Magnitudes | null = null;
   #rows = 0;
 
-  constructor(readonly columns: number) {
-    this.#maxima = Tensor.zeros([columns], { dtype: 'float32' }) as Tensor<'float32'>;
-    this.#sums = Tensor.zeros([columns], { dtype: 'float32' }) as Tensor<'float32'>;
-  }
+  constructor(readonly columns: number) {}
 
   /** @param x `[rows, columns]` */
   update(x: Tensor): void {
+    const zeros = () =>
+      Tensor.zeros([this.columns], { dtype: 'float32', device: x.device }) as Tensor<'float32'>;
+    this.#held ??= { maxima: zeros(), sums: zeros() };
     native.columnMagnitudes(
       Tensor.native(x, 'x'),
-      Tensor.native(this.#maxima, 'maxima'),
-      Tensor.native(this.#sums, 'sums'),
+      Tensor.native(this.#held.maxima, 'maxima'),
+      Tensor.native(this.#held.sums, 'sums'),
     );
     this.#rows += x.shape[0] as number;
   }
 
-  /** Becomes what another is. */
+  /** Becomes what another is, whose sums it shares: neither takes further rows. */
   replace(from: ColumnMagnitudes): void {
     this[Symbol.dispose]();
-    this.#maxima = from.#maxima.to(from.#maxima.device);
-    this.#sums = from.#sums.to(from.#sums.device);
+    const shared = ({ maxima, sums }: Magnitudes) => ({
+      maxima: maxima.to(maxima.device),
+      sums: sums.to(sums.device),
+    });
+    this.#held = from.#held && shared(from.#held);
     this.#rows = from.#rows;
   }
 
@@ -71,17 +78,19 @@ export class ColumnMagnitudes implements Disposable {
     return this.#rows;
   }
 
-  maxima(): Promise<Float32Array> {
-    return this.#maxima.toFloat32();
+  async maxima(): Promise<Float32Array> {
+    return this.#held ? this.#held.maxima.toFloat32() : new Float32Array(this.columns);
   }
 
   async means(): Promise<Float32Array> {
+    if (!this.#held) return new Float32Array(this.columns);
     const rows = Math.max(1, this.#rows);
-    return (await this.#sums.toFloat32()).map((sum) => sum / rows);
+    return (await this.#held.sums.toFloat32()).map((sum) => sum / rows);
   }
 
   [Symbol.dispose](): void {
-    this.#maxima.dispose();
-    this.#sums.dispose();
+    this.#held?.maxima.dispose();
+    this.#held?.sums.dispose();
+    this.#held = null;
   }
 }

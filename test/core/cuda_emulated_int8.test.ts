@@ -117,6 +117,19 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
     }
   });
 
+  test('LLM.int8 sums float32 outliers as large as the CPU does', async () => {
+    // 1e36 times 127, a code, would be infinity in a few terms; times the weights it is 3e37 in all.
+    const x = q.Tensor.from([...Array(4).fill(1e36), ...Array(28).fill(1)], [1, 32]);
+    const weight = q.quantize(q.Tensor.from(normals(6 * 32, 5).fill(7.5, 0, 4), [6, 32]), {
+      kind: 'llm.int8',
+    });
+    const here = await q.linear(x, weight).read();
+    const there = await q.linear(x.to(DEVICE), weight.to(DEVICE)).read();
+    expect(here.every(Number.isFinite)).toBe(true);
+    for (const [i, value] of here.entries())
+      expect(Math.abs((there[i] as number) / value - 1)).toBeLessThan(1e-5);
+  });
+
   test.each(DTYPES)(
     'LLM.int8 of %s with outliers stays within the bound of their float32 sums',
     async (dtype) => {

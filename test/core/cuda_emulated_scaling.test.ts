@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
 import { native } from '../../lib/native';
-import { clampGroups, groupErrors, roundToScale, scaleMatrix } from '../../lib/ops/scaling';
+import { ColumnMagnitudes, clampGroups, groupErrors, roundToScale, scaleMatrix } from '../../lib/ops/scaling';
 import { DEVICE, hasCuda } from './cuda_device';
 import { normals } from './random';
 
@@ -45,6 +45,19 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
     }
     const odd = q.Tensor.from([Number.NaN, 1, Number.POSITIVE_INFINITY, -2, 0, -0], [1, 6], { dtype });
     expect(await roundToScale(odd.to(DEVICE), 1).read()).toEqual(await roundToScale(odd, 1).read());
+  });
+
+  test('magnitudes of columns are gathered where the rows are, whatever the default device', async () => {
+    using there = new ColumnMagnitudes(3);
+    expect([...(await there.maxima()), ...(await there.means())]).toEqual([0, 0, 0, 0, 0, 0]);
+    there.update(q.Tensor.from([1, -2, 0, 3, 0, 0.5], [2, 3], { device: DEVICE }));
+    there.update(q.Tensor.from([-4, 1, 2], [1, 3], { device: DEVICE }));
+    using copy = new ColumnMagnitudes(3);
+    copy.replace(there);
+    there[Symbol.dispose]();
+    expect([...(await copy.maxima())]).toEqual([4, 2, 2]);
+    expect([...(await copy.means())]).toEqual([8 / 3, 1, 2.5 / 3].map(Math.fround));
+    expect(copy.rows).toBe(3);
   });
 
   test.each(DTYPES)('magnitudes of columns of %s have the bits of the CPU', async (dtype) => {

@@ -1,6 +1,7 @@
 #include "cuda/runtime/device.h"
 
 #include <utility>
+#include <vector>
 
 #include "cuda/runtime/call.h"
 
@@ -53,6 +54,7 @@ void RuntimeDevice::zero(std::byte* to, int64_t bytes) {
 
 void RuntimeDevice::start_timer() {
   Ready& now = ready();
+  now.lane->require_no_capture("a timer");
   for (cudaEvent_t* event : {&now.timer_start, &now.timer_end})
     if (*event == nullptr)
       now.lane->require(cudaEventCreateWithFlags(event, cudaEventDefault), "making an event");
@@ -61,6 +63,7 @@ void RuntimeDevice::start_timer() {
 
 double RuntimeDevice::stop_timer() {
   Ready& now = ready();
+  now.lane->require_no_capture("a timer");
   if (now.timer_end == nullptr) fail(ErrorCode::argument, id(), ": the timer was not started");
   now.lane->require(cudaEventRecord(now.timer_end, now.lane->stream()), "stopping a timer");
   now.lane->require(cudaEventSynchronize(now.timer_end), "stopping a timer");
@@ -69,11 +72,44 @@ double RuntimeDevice::stop_timer() {
   return milliseconds / 1e3;
 }
 
+void RuntimeDevice::begin_capture() {
+  Lane& lane = *ready().lane;
+  capture_failure_ = nullptr;
+  // Relaxed: another thread's work on this device is no reason to give up.
+  lane.require(cudaStreamBeginCapture(lane.stream(), cudaStreamCaptureModeRelaxed), "capturing a graph");
+  lane.set_capturing(true);
+}
+
+std::shared_ptr<Graph> RuntimeDevice::end_capture() {
+  Ready& now = ready();
+  Lane& lane = *now.lane;
+  cudaGraph_t noted = nullptr;
+  const cudaError_t ended = lane.capturing() ? cudaStreamEndCapture(lane.stream(), &noted) : cudaSuccess;
+  const bool began = lane.capturing();
+  lane.set_capturing(false);
+  std::vector<std::shared_ptr<std::byte>> blocks = now.pool->end_capture();
+  if (const auto failure = std::exchange(capture_failure_, nullptr)) {
+    if (noted != nullptr) (void)cudaGraphDestroy(noted);
+    (void)cudaGetLastError();
+    told(failure);
+    throw Error(*failure);
+  }
+  if (!began) fail(ErrorCode::cuda, id(), ": the capture of a graph did not begin");
+  lane.require(ended, "capturing a graph");
+  return std::make_shared<RuntimeGraph>(now.lane, noted, std::move(blocks));
+}
+
+void RuntimeDevice::skip(const std::shared_ptr<const Error>& failure) {
+  const std::lock_guard lock(mutex_);
+  if (ready_ && ready_->lane->capturing() && !capture_failure_) capture_failure_ = failure;
+}
+
 std::shared_ptr<const Error> RuntimeDevice::end(std::shared_ptr<const Error> thrown) {
   const std::lock_guard lock(mutex_);
   if (!ready_) return thrown;  // it could not be made ready
   ready_->lane->end();
   if (!thrown) return nullptr;
+  if (ready_->lane->capturing() && !capture_failure_) capture_failure_ = thrown;
   const std::shared_ptr<const Error> cause = ready_->lane->broken();
   return cause ? cause : thrown;
 }

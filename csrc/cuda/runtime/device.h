@@ -7,6 +7,7 @@
 #include "core/executor.h"
 #include "cuda/device.h"
 #include "cuda/runtime/discovery.h"
+#include "cuda/runtime/graph.h"
 #include "cuda/runtime/lane.h"
 #include "cuda/runtime/memory_pool.h"
 #include "cuda/runtime/staging.h"
@@ -38,10 +39,15 @@ class RuntimeDevice final : public Device {
   void finish() override { ready().lane->finish(); }
   void start_timer() override;
   double stop_timer() override;
+  void open_capture() override { ready().pool->open_capture(); }
+  void begin_capture() override;
+  std::shared_ptr<Graph> end_capture() override;
+  bool capturing() override { return ready().lane->capturing(); }
 
  protected:
   void begin(const std::source_location& from) override { ready().lane->begin(from); }
   std::shared_ptr<const Error> end(std::shared_ptr<const Error> thrown) override;
+  void skip(const std::shared_ptr<const Error>& failure) override;
 
  private:
   /// What work needs, from the first use on.
@@ -69,7 +75,8 @@ class RuntimeDevice final : public Device {
   const int64_t chunk_bytes_;
   mutable std::mutex mutex_;
   std::unique_ptr<Ready> ready_;
-  Executor queue_;  // ends first, when it has done all that is queued
+  std::shared_ptr<const Error> capture_failure_;  // of the queue's thread: the first one
+  Executor queue_;                                // ends first, when it has done all that is queued
 };
 
 }  // namespace quantaria::cuda

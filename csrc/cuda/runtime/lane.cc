@@ -76,6 +76,7 @@ Lane::~Lane() {
 void Lane::begin(const std::source_location& from) {
   const std::lock_guard lock(mutex_);
   if (broken_) throw Error(*broken_);
+  if (capturing_) return;  // it is done later, by whoever launches the graph
   forget_done();
   if (write_value_ == nullptr) under_way_.clear();  // the last one alone is known
   under_way_.push_back({++number_, from});
@@ -83,7 +84,7 @@ void Lane::begin(const std::source_location& from) {
 
 void Lane::end() {
   // Refused only by a broken device, which the next call will say.
-  if (write_value_ != nullptr) (void)write_value_(stream_, reached_there_, number_, 0);
+  if (write_value_ != nullptr && !capturing_) (void)write_value_(stream_, reached_there_, number_, 0);
 }
 
 /// Numbers wrap around; those under way lie close together.
@@ -103,6 +104,7 @@ std::string Lane::culprit() {
 std::shared_ptr<const Error> Lane::broken() {
   const std::lock_guard lock(mutex_);
   if (broken_) return broken_;
+  if (capturing_) return nullptr;  // the stream must not be asked
   const cudaError_t state = cudaStreamQuery(stream_);
   (void)cudaGetLastError();
   if (state == cudaSuccess || state == cudaErrorNotReady) return nullptr;

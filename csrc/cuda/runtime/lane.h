@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -33,6 +34,14 @@ class Lane {
   void begin(const std::source_location& from);
   void end();
 
+  /// While the stream notes work down instead of doing it (Device::begin_capture).
+  void set_capturing(bool now) { capturing_ = now; }
+  bool capturing() const { return capturing_; }
+  /// ERR_UNSUPPORTED during a capture, for what waits for the stream.
+  void require_no_capture(const char* what) const {
+    if (capturing_) fail(ErrorCode::unsupported, id_, ": ", what, " cannot be part of a graph");
+  }
+
   /// Throws if a call failed: for a broken device the operation that broke it, whichever call it was, else
   /// what the call was to do.
   void require(cudaError_t error, const char* what);
@@ -41,7 +50,10 @@ class Lane {
   std::shared_ptr<const Error> broken();
 
   /// Waits until all work is done.
-  void finish() { require(cudaStreamSynchronize(stream_), "waiting for it"); }
+  void finish() {
+    require_no_capture("waiting for the device");
+    require(cudaStreamSynchronize(stream_), "waiting for it");
+  }
 
  private:
   using WriteValue = int (*)(cudaStream_t, uintptr_t address, uint32_t value, unsigned flags);
@@ -61,6 +73,7 @@ class Lane {
   uint32_t* reached_ = nullptr;       // pinned; the device writes it
   uintptr_t reached_there_ = 0;       // as the device sees it
   WriteValue write_value_ = nullptr;  // null where the device cannot
+  std::atomic<bool> capturing_{false};
 
   std::mutex mutex_;  // of what follows: JavaScript's thread allocates while the queue's works
   std::deque<Operation> under_way_;

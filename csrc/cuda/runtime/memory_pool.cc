@@ -38,24 +38,74 @@ MemoryPool::~MemoryPool() {
 
 std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes) {
   const DeviceScope scope(lane_->ordinal());
+  {
+    const std::lock_guard lock(mutex_);
+    if (capture_) return allocate_beside(bytes);
+  }
   const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* block = nullptr;
-  cudaError_t error = cudaMallocFromPoolAsync(&block, size, pool_, lane_->stream());
-  if (error == cudaErrorMemoryAllocation) {
-    (void)cudaGetLastError();
+  void* block = take(size, lane_->stream());
+  if (block == nullptr) {
     lane_->finish();
     (void)cudaMemPoolTrimTo(pool_, 0);
-    error = cudaMallocFromPoolAsync(&block, size, pool_, lane_->stream());
+    block = take(size, lane_->stream());
   }
-  if (error == cudaErrorMemoryAllocation) fail_full(bytes);
+  if (block == nullptr) fail_full(bytes);
+  std::shared_ptr<std::byte> fresh = owned(block, bytes);
+  if (poisoning()) lane_->require(cudaMemsetAsync(block, kPoison, size, lane_->stream()), "poisoning memory");
+  return fresh;
+}
+
+/// Null if there is not that much.
+void* MemoryPool::take(size_t bytes, cudaStream_t stream) const {
+  void* block = nullptr;
+  const cudaError_t error = cudaMallocFromPoolAsync(&block, bytes, pool_, stream);
+  if (error == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    return nullptr;
+  }
   lane_->require(error, "allocating memory");
+  return block;
+}
+
+std::shared_ptr<std::byte> MemoryPool::owned(void* block, int64_t bytes) {
   live_bytes_ += bytes;
   ++live_blocks_;
-  std::shared_ptr<std::byte> owned(
-      static_cast<std::byte*>(block),
-      [self = shared_from_this(), bytes](std::byte* freed) { self->release(freed, bytes); });
-  if (poisoning()) lane_->require(cudaMemsetAsync(block, kPoison, size, lane_->stream()), "poisoning memory");
-  return owned;
+  return {static_cast<std::byte*>(block),
+          [self = shared_from_this(), bytes](std::byte* freed) { self->release(freed, bytes); }};
+}
+
+std::shared_ptr<std::byte> MemoryPool::allocate_beside(int64_t bytes) {
+  const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
+  void* const block = take(size, capture_->beside);
+  if (block == nullptr) fail_full(bytes);
+  std::shared_ptr<std::byte> fresh = owned(block, bytes);
+  capture_->taken.push_back(fresh);
+  if (poisoning())
+    lane_->require(cudaMemsetAsync(block, kPoison, size, capture_->beside), "poisoning memory");
+  lane_->require(cudaStreamSynchronize(capture_->beside), "allocating memory");
+  return fresh;
+}
+
+void MemoryPool::open_capture() {
+  const DeviceScope scope(lane_->ordinal());
+  const std::lock_guard lock(mutex_);
+  if (capture_) fail(ErrorCode::argument, lane_->id(), ": a graph is being captured already");
+  Capture capture;
+  lane_->require(cudaStreamCreateWithFlags(&capture.beside, cudaStreamNonBlocking), "making a stream");
+  capture_ = std::move(capture);
+}
+
+std::vector<std::shared_ptr<std::byte>> MemoryPool::end_capture() {
+  const DeviceScope scope(lane_->ordinal());
+  Capture ended;
+  {
+    const std::lock_guard lock(mutex_);
+    ended = *std::exchange(capture_, std::nullopt);
+  }
+  for (std::byte* const block : ended.released)
+    if (cudaFreeAsync(block, lane_->stream()) != cudaSuccess) (void)cudaGetLastError();
+  if (cudaStreamDestroy(ended.beside) != cudaSuccess) (void)cudaGetLastError();
+  return std::move(ended.taken);
 }
 
 void MemoryPool::fail_full(int64_t bytes) const {
@@ -71,10 +121,12 @@ void MemoryPool::fail_full(int64_t bytes) const {
 
 void MemoryPool::release(std::byte* block, int64_t bytes) {
   const DeviceScope scope(lane_->ordinal());
-  // A broken device keeps its memory until the process ends, and says why elsewhere.
-  if (cudaFreeAsync(block, lane_->stream()) != cudaSuccess) (void)cudaGetLastError();
   live_bytes_ -= bytes;
   --live_blocks_;
+  const std::lock_guard lock(mutex_);
+  if (capture_) return capture_->released.push_back(block);
+  // A broken device keeps its memory until the process ends, and says why elsewhere.
+  if (cudaFreeAsync(block, lane_->stream()) != cudaSuccess) (void)cudaGetLastError();
 }
 
 MemoryCounters MemoryPool::counters() const {

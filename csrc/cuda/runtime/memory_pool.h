@@ -6,6 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
 
 #include "core/allocator.h"
 #include "cuda/runtime/lane.h"
@@ -31,14 +34,31 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
 
   MemoryCounters counters() const;
 
+  /// From here to end_capture() the stream is not touched, as it may be noting work down: blocks are taken
+  /// beside it, and given back afterwards. ERR_ARGUMENT between the two.
+  void open_capture();
+  /// The blocks that were taken meanwhile: the noted work uses them.
+  std::vector<std::shared_ptr<std::byte>> end_capture();
+
  private:
+  struct Capture {
+    cudaStream_t beside = nullptr;
+    std::vector<std::shared_ptr<std::byte>> taken;
+    std::vector<std::byte*> released;
+  };
+
   [[noreturn]] void fail_full(int64_t bytes) const;
+  void* take(size_t bytes, cudaStream_t stream) const;
+  std::shared_ptr<std::byte> owned(void* block, int64_t bytes);
+  std::shared_ptr<std::byte> allocate_beside(int64_t bytes);
   void release(std::byte* block, int64_t bytes);
 
   const std::shared_ptr<Lane> lane_;
   cudaMemPool_t pool_ = nullptr;
   std::atomic<int64_t> live_bytes_{0};
   std::atomic<int64_t> live_blocks_{0};
+  mutable std::mutex mutex_;  // of what follows
+  std::optional<Capture> capture_;
 };
 
 }  // namespace quantaria::cuda

@@ -35,6 +35,7 @@ int64_t Staging::bytes_of(int64_t index, int64_t bytes) const {
 }
 
 void Staging::copy_in(const std::byte* host, std::byte* to, int64_t bytes) {
+  lane_->require_no_capture("a copy from the host");
   for (int64_t i = 0; i * chunk_bytes_ < bytes; ++i) {
     const Chunk& staged = chunk(i);
     const auto size = static_cast<size_t>(bytes_of(i, bytes));
@@ -58,6 +59,7 @@ void Staging::begin_copy_out(int64_t index, const std::byte* from, int64_t bytes
 }
 
 void Staging::copy_out(const std::byte* from, std::byte* host, int64_t bytes) {
+  lane_->require_no_capture("a copy to the host");
   const auto ahead = static_cast<int64_t>(chunks_.size());
   for (int64_t i = 0; i < ahead; ++i) begin_copy_out(i, from, bytes);
   for (int64_t i = 0; i * chunk_bytes_ < bytes; ++i) {

@@ -50,6 +50,24 @@ __device__ inline CastValue load_value(DType dtype, const std::byte* data, int64
   return {false, 0, element<uint8_t>(data, i) != 0};
 }
 
+/// A call: eight bits are rarely asked for, and inlined for each of a thread's sums they would be most of a
+/// product's code.
+[[gnu::noinline]] __device__ inline float float_from_float8(DType dtype, uint8_t code) {
+  return dtype == DType::float8_e4m3 ? numerics::float_from_e4m3(code) : numerics::float_from_e5m2(code);
+}
+
+[[gnu::noinline]] __device__ inline uint8_t float8_from_float(DType dtype, float value) {
+  return dtype == DType::float8_e4m3 ? numerics::e4m3_from_float(value) : numerics::e5m2_from_float(value);
+}
+
+/// The same for what is known to be a float.
+__device__ inline float load_real(DType dtype, const std::byte* data, int64_t i) {
+  if (dtype == DType::float32) return element<float>(data, i);
+  if (dtype == DType::float16) return simt::to_float(element<simt::Half>(data, i));
+  if (dtype == DType::bfloat16) return simt::to_float(element<simt::Bfloat16>(data, i));
+  return float_from_float8(dtype, element<uint8_t>(data, i));
+}
+
 /// The same for what is known to be one of the floats that products take.
 __device__ inline float load_float(DType dtype, const std::byte* data, int64_t i) {
   if (dtype == DType::float32) return element<float>(data, i);
@@ -103,6 +121,15 @@ __device__ inline void store_value(DType dtype, std::byte* data, int64_t i, cons
       return set_element(data, i,
                          static_cast<uint8_t>(value.is_float ? value.real != 0 : value.integer != 0));
   }
+}
+
+/// The same into what is known to be a float, by the device's own instructions where it has them: which NaN
+/// is written is theirs.
+__device__ inline void store_real(DType dtype, std::byte* data, int64_t i, float value) {
+  if (dtype == DType::float32) return set_element(data, i, value);
+  if (dtype == DType::float16) return set_element(data, i, simt::from_float<simt::Half>(value));
+  if (dtype == DType::bfloat16) return set_element(data, i, simt::from_float<simt::Bfloat16>(value));
+  set_element(data, i, float8_from_float(dtype, value));
 }
 
 }  // namespace quantaria::ops

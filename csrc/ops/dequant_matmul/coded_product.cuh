@@ -263,15 +263,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int64_t col = place.col0 + column_of<8>(p.tiles, warp_col + j * 8 + t * 2 + e).col;
-          const float value = total[i][j][half * 2 + e];
+          float value = total[i][j][half * 2 + e];
           const Matrix& c = p.epilogue.c;
           if (p.tiles.paired) {
-            if (j % 2 == 0) p.epilogue.write(row, col, swiglu(value, total[i][j + 1][half * 2 + e]));
-          } else if (!p.partial) {
-            p.epilogue.write(row, col, value);
-          } else if (row >= 0 && row < c.rows && col < c.cols) {
-            simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
+            if (j % 2 == 1) continue;  // the up of the pair before
+            value = swiglu(value, total[i][j + 1][half * 2 + e]);
           }
+          if (!p.partial)
+            p.epilogue.write(row, col, value);
+          else if (row >= 0 && row < c.rows && col < c.cols)
+            simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
         }
     }
 }

@@ -28,7 +28,8 @@ struct Int8Stage {
   int32_t zeros[Tile::kRuns][Tile::kTileCols];
 };
 
-/// Sixteen outlier columns: activations, and codes as values of their type.
+/// Sixteen outlier columns: activations, and codes as values of their type; for float32 the weights
+/// themselves, so that no sum is larger than the CPU's.
 template <class Tile, class T>
 struct OutlierTail {
   static constexpr int kColumns = 16;
@@ -186,7 +187,11 @@ struct Int8Loop {
           const bool there = known && col0 + n < m.out;
           const int64_t byte = (col0 + n) * (m.row_bits / 8) + col;
           const int code = there ? simt::load(reinterpret_cast<const uint8_t*>(m.words) + byte) - 128 : 0;
-          shared.tail.codes[n][k] = simt::from_float<T>(static_cast<float>(code));
+          if constexpr (std::is_same_v<T, float>)
+            shared.tail.codes[n][k] =
+                there ? static_cast<float>(code) * simt::load(m.floats + col0 + n) / m.divisor : 0.0f;
+          else
+            shared.tail.codes[n][k] = simt::from_float<T>(static_cast<float>(code));
         }
       }
     }
@@ -332,7 +337,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int64_t col = loop.col0 + warp_col + j * 8 + t * 2 + e;
-          const float scale = col < m.out ? simt::load(m.floats + col) / m.divisor : 0.0f;
+          float scale = 1;  // float32: it is in the weights
+          if constexpr (!std::is_same_v<T, float>)
+            scale = col < m.out ? simt::load(m.floats + col) / m.divisor : 0.0f;
 #pragma unroll
           for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll

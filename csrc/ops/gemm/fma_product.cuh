@@ -123,10 +123,12 @@ __global__ void __launch_bounds__(kFmaThreads)
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int64_t at = place.col0 + column_of<kRun>(tiles, col + j).col;
-      if (!tiles.paired)
-        epilogue.write(to, at, sum[i][j]);
-      else if (j % 2 == 0)
-        epilogue.write(to, at, swiglu(sum[i][j], sum[i][j + 1]));
+      float value = sum[i][j];
+      if (tiles.paired) {
+        if (j % 2 == 1) continue;  // the up of the pair before
+        value = swiglu(value, sum[i][j + 1]);
+      }
+      epilogue.write(to, at, value);
     }
   }
 }

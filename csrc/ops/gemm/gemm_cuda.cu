@@ -161,11 +161,12 @@ __global__ void __launch_bounds__(kThreads, 4) gemm(const __grid_constant__ Dens
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const TileColumn column = column_of<kRun>(p.tiles, warp_col + j * 8 + lane % 4 * 2 + e);
-          const float value = sum[i][j][half * 2 + e];
-          if (!p.tiles.paired)
-            p.epilogue.write(row, place.col0 + column.col, value);
-          else if (j % 2 == 0)
-            p.epilogue.write(row, place.col0 + column.col, swiglu(value, sum[i][j + 1][half * 2 + e]));
+          float value = sum[i][j][half * 2 + e];
+          if (p.tiles.paired) {
+            if (j % 2 == 1) continue;  // the up of the pair before
+            value = swiglu(value, sum[i][j + 1][half * 2 + e]);
+          }
+          p.epilogue.write(row, place.col0 + column.col, value);
         }
     }
 }

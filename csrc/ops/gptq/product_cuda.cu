@@ -84,8 +84,8 @@ __global__ void __launch_bounds__(kThreads)
 
 /// Block (words, p): a thread makes a word of codes, those on its borders once more than needed.
 __global__ void __launch_bounds__(kThreads)
-    pack(GptqRun run, const __grid_constant__ PerProblem<uint8_t*> packed, int bits, int64_t rows,
-         int64_t cols) {
+    pack_bit_rows(GptqRun run, const __grid_constant__ PerProblem<uint8_t*> packed, int bits, int64_t rows,
+                  int64_t cols) {
   if (simt::load(&run.state[blockIdx.y].stopped)) return;
   const int64_t row_words = (cols * bits + 31) / 32;
   const int64_t place = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -143,7 +143,8 @@ void pack_codes(void* stream, const GptqRun& run, const PerProblem<uint8_t*>& pa
   const int64_t rows = as_one ? 1 : run.rows;
   const int64_t cols = as_one ? run.rows * run.in : run.in;
   const int64_t words = rows * packed_row_bytes(cols, bits) / 4;
-  simt::launch(pack, dim3(blocks_of((words + kThreads - 1) / kThreads), static_cast<unsigned>(run.problems)),
+  simt::launch(pack_bit_rows,
+               dim3(blocks_of((words + kThreads - 1) / kThreads), static_cast<unsigned>(run.problems)),
                dim3(kThreads), 0, static_cast<simt::Stream>(stream), run, packed, bits, rows, cols);
 }
 

@@ -32,7 +32,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
   };
   if (stream == nullptr) return run();
   const auto count = [](dim3 size) { return uint64_t{size.x} * size.y * size.z; };
-  emulator::submit(stream, {count(grid), count(block), shared}, std::move(run));
+  emulator::submit(stream, {count(grid), count(block), shared, reinterpret_cast<const void*>(kernel)},
+                   std::move(run));
 }
 
 }  // namespace quantaria::simt

@@ -1,4 +1,6 @@
 // The calls of cuda_runtime_api.h, in its order.
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -48,8 +50,12 @@ void submit(void* stream, const LaunchShape& shape, std::function<void()> launch
   if (error != cudaSuccess) fail(ErrorCode::cuda, "kernel launch: ", cudaGetErrorString(error));
   static const char* const trace = std::getenv("QUANTARIA_SIMT_TRACE");
   if (trace != nullptr) {
+    Dl_info module{};
+    (void)dladdr(shape.kernel, &module);
     std::ofstream(trace, std::ios::app)
-        << shape.blocks << ' ' << shape.threads << ' ' << shape.shared << '\n';
+        << shape.blocks << ' ' << shape.threads << ' ' << shape.shared << ' '
+        << static_cast<const std::byte*>(shape.kernel) - static_cast<const std::byte*>(module.dli_fbase)
+        << '\n';
     return;
   }
   runtime::give_bounded(queue, std::move(launch));
@@ -63,6 +69,9 @@ using namespace quantaria::simt::runtime;
 #define QUANTARIA_ENTER(...)                                                                          \
   if (const cudaError_t entered = enter(__func__ __VA_OPT__(, ) __VA_ARGS__); entered != cudaSuccess) \
   return entered
+
+#define QUANTARIA_ENTER_TO_WAIT(stream) \
+  if (const cudaError_t entered = enter_to_wait(__func__, stream); entered != cudaSuccess) return entered
 
 cudaError_t cudaDriverGetVersion(int* version) {
   QUANTARIA_ENTER();
@@ -119,6 +128,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInitializationError";
     case cudaErrorIllegalAddress:
       return "cudaErrorIllegalAddress";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
     default:
@@ -164,7 +175,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  QUANTARIA_ENTER(stream->device);
+  QUANTARIA_ENTER_TO_WAIT(stream);
   uint64_t position = 0;
   {
     const Lock lock(state().mutex);
@@ -178,7 +189,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  QUANTARIA_ENTER(stream->device);
+  QUANTARIA_ENTER_TO_WAIT(stream);
   const Lock lock(state().mutex);
   return stream->done == stream->given ? cudaSuccess : cudaErrorNotReady;
 }
@@ -195,7 +206,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  QUANTARIA_ENTER(stream->device);
+  QUANTARIA_ENTER_TO_WAIT(stream);
   event->stream = stream;
   event->moment = std::make_shared<CUevent_st::Moment>();
   event->position =
@@ -248,8 +259,9 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMallocFromPoolAsync(void** block, size_t bytes, cudaMemPool_t pool, cudaStream_t) {
+cudaError_t cudaMallocFromPoolAsync(void** block, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
   QUANTARIA_ENTER(pool->device);
+  if (stream->noted) return failed(cudaErrorStreamCaptureUnsupported);
   Device& device = device_of(pool->device);
   const auto wanted = static_cast<int64_t>(bytes);
   const Lock lock(state().mutex);
@@ -268,6 +280,7 @@ cudaError_t cudaMallocFromPoolAsync(void** block, size_t bytes, cudaMemPool_t po
 // The block stays until the stream has come to this, even if it is never used again.
 cudaError_t cudaFreeAsync(void* block, cudaStream_t stream) {
   const cudaError_t entered = enter(__func__, stream->device);
+  if (stream->noted) return failed(cudaErrorStreamCaptureUnsupported);
   Device& device = device_of(stream->device);
   std::shared_ptr<std::byte> freed;
   {
@@ -338,6 +351,44 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
     require_device(device, to, bytes, "a fill");
     std::memset(to, value, bytes);
   });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  QUANTARIA_ENTER_TO_WAIT(stream);
+  const Lock lock(state().mutex);
+  stream->noted.emplace();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  QUANTARIA_ENTER(stream->device);
+  const Lock lock(state().mutex);
+  if (!stream->noted) return failed(cudaErrorInvalidValue);
+  *graph = std::make_unique<CUgraph_st>(CUgraph_st{std::move(*stream->noted)}).release();
+  stream->noted.reset();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
+  QUANTARIA_ENTER();
+  *ready = std::make_unique<CUgraphExec_st>(CUgraphExec_st{graph->pieces}).release();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
+  QUANTARIA_ENTER(stream->device);
+  for (const std::function<void()>& piece : ready->pieces) give_bounded(stream, piece);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const std::unique_ptr<CUgraph_st> gone(graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) {
+  const std::unique_ptr<CUgraphExec_st> gone(ready);
   return cudaSuccess;
 }
 

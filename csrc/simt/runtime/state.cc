@@ -50,6 +50,12 @@ cudaError_t enter(const char* name, int device) {
   return broken == cudaSuccess ? broken : failed(broken);
 }
 
+cudaError_t enter_to_wait(const char* name, cudaStream_t stream) {
+  const cudaError_t entered = enter(name, stream->device);
+  const Lock lock(state().mutex);
+  return entered == cudaSuccess && stream->noted ? failed(cudaErrorStreamCaptureUnsupported) : entered;
+}
+
 Device& device_of(int index) { return *state().devices[static_cast<size_t>(index)]; }
 
 void carry_out(Device& device, const std::function<void()>& piece) {
@@ -89,6 +95,10 @@ void run(cudaStream_t stream, uint64_t position) {
 
 uint64_t give(cudaStream_t stream, std::function<void()> piece) {
   const Lock lock(state().mutex);
+  if (stream->noted) {
+    stream->noted->push_back(std::move(piece));
+    return stream->given;
+  }
   stream->waiting.push_back(std::move(piece));
   return ++stream->given;
 }

@@ -29,6 +29,14 @@ struct CUevent_st {
   std::shared_ptr<Moment> moment;
 };
 
+struct CUgraph_st {
+  std::vector<std::function<void()>> pieces;
+};
+
+struct CUgraphExec_st {
+  std::vector<std::function<void()>> pieces;
+};
+
 /// What the runtime that the host plays has between two calls (calls.cc).
 namespace quantaria::simt::runtime {
 
@@ -83,7 +91,10 @@ cudaError_t failed(cudaError_t error);
 /// What every call does first: says what was planned for it, or why the device that it concerns does no more.
 cudaError_t enter(const char* name, int device = -1);
 
-/// Queues a piece of work. Returns its position.
+/// The same for what a stream that notes work down refuses.
+cudaError_t enter_to_wait(const char* name, cudaStream_t stream);
+
+/// Queues a piece of work, or notes it down. Returns its position.
 uint64_t give(cudaStream_t stream, std::function<void()> piece);
 
 /// The same; work that nobody waits for is bounded, as a GPU's queue is.

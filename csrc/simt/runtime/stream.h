@@ -4,6 +4,8 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
+#include <vector>
 
 /// A stream of the runtime that the host plays: pieces of work that are done one after the other, as late as
 /// CUDA allows (when someone waits), so that whoever relies on more than the order is found out.
@@ -14,6 +16,7 @@ struct CUstream_st {
   std::deque<std::function<void()>> waiting;
   uint64_t given = 0;
   uint64_t done = 0;
+  std::optional<std::vector<std::function<void()>>> noted;  // while it captures a graph
 };
 
 namespace quantaria::simt::emulator {
@@ -23,10 +26,12 @@ struct LaunchShape {
   uint64_t blocks;
   uint64_t threads;  // of a block
   uint64_t shared;   // bytes of a block
+  const void* kernel;
 };
 
 /// Queues a kernel's launch; `stream` is a CUstream_st. ERR_CUDA if its device does no more work. With
-/// QUANTARIA_SIMT_TRACE=<file> it only writes the shape there, one line a launch: for predictions.
+/// QUANTARIA_SIMT_TRACE=<file> it only writes the shape there, one line a launch, and where in the addon the
+/// kernel lies: for predictions.
 void submit(void* stream, const LaunchShape& shape, std::function<void()> launch);
 
 }  // namespace quantaria::simt::emulator
