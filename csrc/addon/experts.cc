@@ -70,8 +70,6 @@ void refuse_int8(ops::Operand products) {
 class Experts {
  public:
   Experts(Napi::Value experts, ops::Operand products, Device& device) : products_(products), device_(device) {
-    if (products == ops::Operand::int8 && &device != &cpu::device())
-      fail(ErrorCode::unsupported, "compute: int8 on ", device.id(), ", for which there is no kernel");
     if (experts.IsArray())
       take_list(experts.As<Napi::Array>());
     else
@@ -224,8 +222,8 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
                            weights.data_as<float>()};
     if (&device != &cpu::device()) {
       cuda::Device& gpu = cuda::of(&device);
-      return gpu.kernels().moe.experts(gpu.stream(), as_matrix(x), slots, experts->matrices(),
-                                       operand == ops::Operand::bfloat16, workspace_of(device), as_matrix(y));
+      return gpu.kernels().moe.experts(gpu.stream(), as_matrix(x), slots, experts->matrices(), operand,
+                                       workspace_of(device), as_matrix(y));
     }
     check_sorted(slots);
     ops::experts(
@@ -237,13 +235,13 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
 }
 
 void grouped_matmul_by_cuda(cuda::Device& device, const Tensor& x, const Tensor& w, const Tensor& counts,
-                            bool rounded, const Tensor& y) {
+                            ops::Operand operand, const Tensor& y) {
   std::vector<ops::ExpertMatrix> factors;
   for (int64_t e = 0; e < w.shape[0]; ++e) factors.push_back({as_matrix(select(w, 0, e)), nullptr});
   const auto verdict = device.allocate(cuda::kVerdictBytes);
   cuda::clear_verdict(device, verdict->data());
   device.kernels().moe.grouped_matmul(device.stream(), as_matrix(x), counts.data_as<int32_t>(), factors,
-                                      rounded, verdict->data(), workspace_of(device), as_matrix(y));
+                                      operand, verdict->data(), workspace_of(device), as_matrix(y));
   if (cuda::refused(device, verdict->data()))
     ops::check_counts(cuda::values_of(device, counts.data_as<int32_t>(), counts.elements()).data(),
                       counts.elements(), x.shape[0]);
@@ -267,11 +265,11 @@ Napi::Value moe_grouped_matmul(const Napi::CallbackInfo& info) {
     fail(ErrorCode::unsupported, "x: ", x.shape[0], " rows on ", device.id(), ", at most 2^31 - 1 expected");
   const ops::Operand products = to_operand(info[3]);
   refuse_int8(products);
-  const bool bfloat16 = products == ops::Operand::bfloat16;
   const Tensor y = empty(device, x.dtype, {x.shape[0], w.shape[2]});
   device.enqueue({x, w, counts}, {y}, [=, &device] {
     if (&device != &cpu::device())
-      return grouped_matmul_by_cuda(cuda::of(&device), x, w, counts, bfloat16, y);
+      return grouped_matmul_by_cuda(cuda::of(&device), x, w, counts, products, y);
+    const bool bfloat16 = products == ops::Operand::bfloat16;
     std::vector<std::unique_ptr<ops::Factor>> factors;
     for (int64_t e = 0; e < w.shape[0]; ++e)
       factors.push_back(std::make_unique<ops::DenseFactor>(as_matrix(select(w, 0, e)), bfloat16));

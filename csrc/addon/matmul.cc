@@ -102,15 +102,16 @@ Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
   return product(
       info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
       [=, &device = cuda::of(x.device)](const Operands& o) {
-        const ops::DeviceWeight coded = weight->coded();
         const cuda::Kernels& kernels = device.kernels();
+        const ops::DeviceWeight& coded = *weight->on_device();
         if (operand == ops::Operand::int8) {
           const auto room = device.allocate(kernels.int8.workspace(o.x.rows, coded.matrix));
           return kernels.int8.matmul(device.stream(), o.x, coded, o.added(), o.y, room->data());
         }
+        const ops::DeviceWeight& ordered = weight->for_tensor_cores(o.x.dtype, rounded);
         const auto workspace =
-            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, coded.matrix, rounded));
-        kernels.dequant_matmul(device.stream(), o.x, coded, o.added(), o.y, rounded, workspace->data());
+            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, ordered, rounded));
+        kernels.dequant_matmul(device.stream(), o.x, ordered, o.added(), o.y, rounded, workspace->data());
       });
 }
 

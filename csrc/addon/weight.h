@@ -35,7 +35,20 @@ struct StoredWeight {
   /// On the queue: brings the codes into the order that products read.
   ops::WeightProducts arrange_tiles() const;
 
+  /// The same for products of that dtype of activations. If tensor cores could take it but for columns that
+  /// name their groups, its codes are copied into the order of groups, once.
+  const ops::DeviceWeight& for_tensor_cores(DType x, bool rounded) const;
+
+  /// The weight in the order of groups, and the memory of it; the weight as it is if that order is too
+  /// sparse.
+  struct Ordered {
+    std::shared_ptr<Storage> columns;
+    std::shared_ptr<Storage> words;
+    ops::DeviceWeight weight;
+  };
+
   mutable std::shared_ptr<const ops::DeviceWeight> made_on_device{};
+  mutable std::shared_ptr<const Ordered> ordered{};
 };
 
 /// A weight of a scheme and its stored form, on any device. Throws on anything that does not fit together.

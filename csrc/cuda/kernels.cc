@@ -9,6 +9,8 @@ const Kernels& kernels() {
                                .dequantize = ops::dequantize_cuda,
                                .dequant_matmul = ops::dequant_matmul_cuda,
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,
+                               .on_tensor_cores = ops::on_tensor_cores,
+                               .order_codes = ops::order_codes_cuda,
                                .moe = ops::kMoeLaunchers,
                                .decoder = ops::kDecoderLaunchers,
                                .quantize = ops::kQuantizeLaunchers,

@@ -5,6 +5,7 @@
 #include "ops/copy/copy_cuda.h"
 #include "ops/decoder/decoder_cuda.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
+#include "ops/dequant_matmul/group_order_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/gptq/gptq_cuda.h"
 #include "ops/hadamard/hadamard_cuda.h"
@@ -24,6 +25,8 @@ struct Kernels {
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;
+  decltype(&ops::on_tensor_cores) on_tensor_cores;
+  decltype(&ops::order_codes_cuda) order_codes;
   ops::MoeLaunchers moe;
   ops::DecoderLaunchers decoder;
   ops::QuantizeLaunchers quantize;

@@ -66,6 +66,8 @@ export function matmul(a: Tensor, b: Tensor, opts?: MatmulOptions): Tensor {
  *   else float32; on CUDA the activations' own dtype, and integers are never rounded. `int8` quantizes the activations
  *   symmetrically over each of the weight's groups, for integer weights; NaN, or several infinities in one group of
  *   activations, make sums of int8 products NaN; a single infinity goes by its own term, as it does in the other products.
+ *   On CUDA the first product in 16 bits of a weight whose columns name their groups copies its codes into the order of groups,
+ *   once for all later ones.
  *   A weight of LLM.int8 has its own product for `auto` and `int8`: outlier columns in float32, the rest in integers
  * @returns `[..., out]`
  * @throws QuantariaError `ERR_SHAPE`, `ERR_DTYPE`, `ERR_ARGUMENT`; `ERR_UNSUPPORTED` for int8 products of other weights

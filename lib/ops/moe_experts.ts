@@ -20,7 +20,7 @@ export interface QuantizedExpert {
 export interface ExpertsOptions {
   /**
    * What products run in, as for `linear`; default `auto`. Weights of LLM.int8 are multiplied by their dequantized values
-   * here, without outlier columns, and refuse `int8`
+   * here, without outlier columns, and refuse `int8`, which quantizes what lies between the products too
    */
   compute?: Compute;
 }

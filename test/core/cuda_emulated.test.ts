@@ -314,23 +314,6 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     }
   });
 
-  test('what has no kernel says which and where, and never runs elsewhere', () => {
-    using x = q.Tensor.from([1, 2, 3, 4], [2, 2], { device: DEVICE });
-    using weight = q.quantize(x, { kind: 'int', bits: 8, symmetric: true, granularity: 'row' });
-    const routing = q.moe.route(q.Tensor.from([1, 2], [2, 1], { device: DEVICE }), {
-      topK: 1,
-      order: 'topk-softmax',
-    });
-    const run = () =>
-      q.moe.experts(x, [{ gate: weight, up: weight, down: weight }], routing, { compute: 'int8' });
-    expect(run).toThrow(
-      expect.objectContaining({
-        code: 'ERR_UNSUPPORTED',
-        message: expect.stringMatching(new RegExp(`^moeExperts: .*${DEVICE}`)),
-      }),
-    );
-  });
-
   test('commands that run on the CPU refuse it, rather than run there in silence', () => {
     expect(() => useDevice({ device: DEVICE })).toThrow(
       expect.objectContaining({

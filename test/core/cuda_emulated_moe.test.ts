@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Compute, moe, Tensor } from '../../lib';
+import { type Compute, moe, quantize, Tensor } from '../../lib';
 import type { Routing } from '../../lib/ops/moe_route';
 import { DEVICE, hasCuda } from './cuda_device';
 import { rejectsCode, throwsCode } from './errors';
@@ -193,6 +193,11 @@ const KINDS: Record<string, readonly Make[]> = {
   ],
 };
 
+const isInt = (kinds: readonly Make[]): boolean =>
+  kinds
+    .flat()
+    .every((made) => typeof made === 'object' && made.kind === 'int' && made.granularity !== 'column');
+
 describe.skipIf(!hasCuda).each(Object.entries(KINDS))('experts of %s on a CUDA device', (_, kinds) => {
   const check = async (
     T: number,
@@ -217,7 +222,8 @@ describe.skipIf(!hasCuda).each(Object.entries(KINDS))('experts of %s on a CUDA d
   };
   // auto and bfloat16 round 16-bit operands, by at most what the bound of bfloat16 has for each factor.
   const bound = (dtype: string, compute: Compute) =>
-    dtype === 'float32' || compute === 'float32' ? 'float32' : 'bfloat16';
+    compute !== 'auto' ? compute : dtype === 'float32' ? 'float32' : 'bfloat16';
+  const computes: Compute[] = isInt(kinds) ? ['auto', 'float32', 'int8'] : ['auto', 'float32'];
 
   test('any number of tokens lies within the bound of float64, and has the same bits again', async () => {
     const [E, hidden, inter] = [5, 64, 40];
@@ -226,8 +232,7 @@ describe.skipIf(!hasCuda).each(Object.entries(KINDS))('experts of %s on a CUDA d
     const experts = moved(here);
     for (const [i, T] of [0, 1, 2, 3, 5, 8, 17, 33, 70].entries()) {
       const dtype = FLOATS[i % 3]!;
-      for (const compute of ['auto', 'float32'] as const)
-        await check(T, hidden, experts, reference, dtype, compute);
+      for (const compute of computes) await check(T, hidden, experts, reference, dtype, compute);
     }
   });
 
@@ -239,7 +244,45 @@ describe.skipIf(!hasCuda).each(Object.entries(KINDS))('experts of %s on a CUDA d
     ] as const) {
       const here = make(kinds, 3, hidden, inter);
       const reference = await decodedExperts(here);
-      for (const dtype of FLOATS) await check(9, hidden, moved(here), reference, dtype, 'auto');
+      for (const dtype of FLOATS)
+        for (const compute of computes) await check(9, hidden, moved(here), reference, dtype, compute);
     }
   });
+});
+
+test.skipIf(!hasCuda)('int8 experts whose gates are wide open have the bits of the CPU', async () => {
+  // Beyond 18 silu is the identity in float32, whoever computes it: all else is exact or in one order.
+  const [E, T] = [4, 37];
+  for (const [hidden, inter] of [
+    [64, 40],
+    [96, 33],
+    [40, 130],
+  ] as const) {
+    for (const kinds of [
+      [int(4, true), int(4, true), row],
+      [int(8), int(4), int(3)],
+    ] as const) {
+      const experts = make([kinds], E, hidden, inter).map((expert, e) => ({
+        ...expert,
+        gate: quantize(
+          Tensor.from(
+            normals(inter * hidden, e + 20).map((value) => 1 + Math.abs(value)),
+            [inter, hidden],
+          ),
+          kinds[0],
+        ),
+      }));
+      const routing = choose(T, E, 2);
+      for (const dtype of FLOATS) {
+        const x = Tensor.from(
+          normals(T * hidden, 9).map((value) => 1 + Math.abs(value)),
+          [T, hidden],
+          { dtype },
+        );
+        const here = moe.experts(x, experts as never, routing, { compute: 'int8' });
+        const got = moe.experts(x.to(DEVICE), moved(experts) as never, there(routing), { compute: 'int8' });
+        expect(await got.read(), `${dtype} ${hidden} ${inter}`).toEqual(await here.read());
+      }
+    }
+  }
 });

@@ -103,7 +103,7 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype, bool exac
     }
   }
   for (int64_t j = 0; j < n; ++j) bias[j] = static_cast<float>(j % 5);
-  const int64_t workspace = ops::dequant_matmul_workspace(m, dtype, weight.matrix, rounded);
+  const int64_t workspace = ops::dequant_matmul_workspace(m, dtype, weight, rounded);
   auto* const splits = room<std::byte>(*memory, blocks, workspace);
   const ConstMatrix added{reinterpret_cast<std::byte*>(bias), DType::float32, 1, n, n, 1};
   simt::emulator::options().global = memory.get();
@@ -182,6 +182,29 @@ TEST("simt: products with code books stay under the bound of a table rounded to 
     }
 }
 
+TEST("simt: columns shared out between blocks leave the sums exact, of few rows and of many") {
+  int turn = 0;
+  for (const Case& size : {Case{1, 70, 1100},
+                           {15, 64, 1024},
+                           {17, 66, 512},
+                           {31, 33, 600},
+                           {32, 65, 1000},
+                           {63, 40, 768},
+                           {64, 70, 1100},
+                           {65, 9, 513},
+                           {127, 33, 640},
+                           {129, 65, 576}}) {
+    const Kind& kind = kIntegers[turn % 10];
+    const DType dtype = ++turn % 2 ? DType::float16 : DType::bfloat16;
+    const auto memory = std::make_shared<GlobalMemory>();
+    std::vector<std::shared_ptr<std::byte>> blocks;
+    const ops::DeviceWeight weight = weight_of(*memory, blocks, kind, size.n, size.k, true);
+    CHECK(ops::dequant_matmul_workspace(size.m, dtype, weight, false) > 0);
+    CHECK(product_is_right(kind, size, dtype, true, false));
+    CHECK(product_is_right(kind, size, dtype, false, false));
+  }
+}
+
 TEST("simt: which products take tensor cores") {
   const auto memory = std::make_shared<GlobalMemory>();
   std::vector<std::shared_ptr<std::byte>> blocks;
@@ -200,6 +223,7 @@ TEST("simt: which products take tensor cores") {
 
 bool small_product() { return product_is_right({4, false, 32}, {20, 70, 200}, DType::float16, true, false); }
 bool split_product() { return product_is_right({3, false, 64}, {2, 70, 1100}, DType::bfloat16, true, false); }
+bool split_many_rows() { return product_is_right({4, true, 128}, {33, 9, 600}, DType::float16, true, false); }
 bool nested_product() {
   return product_is_right({4, true, 32, true, ops::Codebook::nf4, true}, {3, 9, 384}, DType::bfloat16, false,
                           true);
@@ -208,7 +232,7 @@ bool nested_product() {
 TEST(
     "simt: a coded product is right in every order of threads and arrivals, and needs each barrier and "
     "wait") {
-  for (const auto& body : {small_product, split_product, nested_product})
+  for (const auto& body : {small_product, split_product, split_many_rows, nested_product})
     for (const std::string& text : outcomes(every_order(1), body)) CHECK_EQ(text, std::string("right"));
   if (kThreadSanitizer) return;
   for (const auto& body : {small_product, nested_product})

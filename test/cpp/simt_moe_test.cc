@@ -192,7 +192,8 @@ bool layer_is_exact(const Kind& kind, DType dtype, const Layer& size, int64_t to
   auto* const y = memory.room<std::byte>(tokens * hidden * size_of(dtype));
   ops::experts_cuda(nullptr, {x, dtype, tokens, hidden, hidden, 1},
                     {tokens, top_k, experts, order.order, order.offsets, memory.with(weights)}, matrices,
-                    rounded, memory.allocate(), {y, dtype, tokens, hidden, hidden, 1});
+                    rounded ? ops::Operand::bfloat16 : ops::Operand::float32, memory.allocate(),
+                    {y, dtype, tokens, hidden, hidden, 1});
   memory.require_intact();
   if (*verdict != 0) return false;
   for (int64_t t = 0; t < tokens; ++t) {
@@ -387,8 +388,8 @@ TEST("simt: an index or a count that is out of range is told, and writes nothing
         3, matrix_of(memory, {}, DType::float16, std::vector<float>(16, 1.0f), 4, 4));
     auto* const x = memory.room<std::byte>(3 * 4 * 2);
     auto* const y = memory.room<std::byte>(3 * 4 * 2);
-    ops::grouped_matmul_cuda(nullptr, {x, DType::float16, 3, 4, 4, 1}, memory.with(counts), factors, true,
-                             reinterpret_cast<std::byte*>(verdict), memory.allocate(),
+    ops::grouped_matmul_cuda(nullptr, {x, DType::float16, 3, 4, 4, 1}, memory.with(counts), factors,
+                             ops::Operand::bfloat16, reinterpret_cast<std::byte*>(verdict), memory.allocate(),
                              {y, DType::float16, 3, 4, 4, 1});
     CHECK_EQ(*verdict, ~uint64_t{0});
   }

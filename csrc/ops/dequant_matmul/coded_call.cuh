@@ -1,25 +1,10 @@
 #pragma once
 
-#include "ops/dequant_matmul/coded_value.cuh"
+#include "ops/dequant_matmul/coded_tile.cuh"
 #include "ops/gemm/epilogue.cuh"
-#include "ops/gemm/product_tiles.cuh"
 
 /// Products with quantized weights, plain or grouped, before a loop and a decoder are chosen.
 namespace quantaria::ops {
-
-/// How a block's tile is shared out: Across warps side by side, Down warps above each other, each with Rows x
-/// 16 rows and Cols x 8 columns. Step columns of the weight at a time, Stages of them in shared memory.
-template <int Down, int Across, int Rows, int Cols, int Step, int Stages, int Blocks>
-struct CodedTile {
-  static constexpr int kDown = Down, kAcross = Across, kRows = Rows, kCols = Cols, kStep = Step,
-                       kStages = Stages;
-  static constexpr int kBlocks = Blocks;  // that a multiprocessor is to hold
-  static constexpr int kTileRows = Down * Rows * 16;
-  static constexpr int kTileCols = Across * Cols * 8;
-  static constexpr int kThreads = Down * Across * 32;
-  static constexpr int kRuns = Step / 32;  // of 32 columns: the least that shares a scale
-  static_assert(kRuns % 2 == 0);
-};
 
 /// Few rows: every warp has all of them and columns of its own, so no code is decoded twice, and long steps,
 /// as such a product waits for memory. Many: each code serves 64 rows, each activation 64 columns.

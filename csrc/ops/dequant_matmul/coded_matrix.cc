@@ -68,6 +68,18 @@ DeviceWeight coded_int(const IntScheme& s, const ConstIntStored& stored, int64_t
   return w;
 }
 
+DeviceWeight in_group_order(const DeviceWeight& weight, int64_t span, int64_t columns,
+                            const int32_t* left_columns, const uint32_t* words) {
+  DeviceWeight w = weight;
+  w.matrix.words = words;
+  w.matrix.index = nullptr;
+  w.matrix.in = columns;
+  w.matrix.row_bits = columns * w.matrix.bits;
+  w.matrix.group = span;
+  w.left_columns = left_columns;
+  return w;
+}
+
 DeviceWeight coded_codebook(const CodebookScheme& s, const ConstCodebookStored& stored, int64_t out,
                             int64_t in) {
   const int bits = bits_of(s.book);

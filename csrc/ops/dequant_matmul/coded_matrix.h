@@ -57,7 +57,15 @@ struct CodedMatrix : CodedSource {
 struct DeviceWeight {
   CodedMatrix matrix;
   CodeTable table;
+  /// In device memory [in]: which column of the activations meets each of the matrix, -1 for 0; null: its
+  /// own.
+  const int32_t* left_columns = nullptr;
 };
+
+/// The weight whose columns name their groups with its columns in the order of groups (group_order.h):
+/// `words` are what order_codes_cuda makes of it.
+DeviceWeight in_group_order(const DeviceWeight& weight, int64_t span, int64_t columns,
+                            const int32_t* left_columns, const uint32_t* words);
 
 /// Weights of each kind of scheme; the pointers are to device memory. Groups that columns name exist: the
 /// caller has seen to it (check_group_index).

@@ -31,9 +31,8 @@ template <class Tile, class Decoder>
 struct CodedShared {
   CodedStage<Tile, Decoder::kBits> stage[Tile::kStages];
   typename Decoder::Shared decoder;
-  CodeTable table;                   // its map of nested scales
-  int64_t x_start[Tile::kTileRows];  // where each row of x begins; -1 if there is none
-  CodedSource source[2];             // of a plain product the first one alone
+  CodeTable table;  // its map of nested scales
+  TileFactors<Tile> factors;
 };
 
 struct CodedProduct {
@@ -54,8 +53,6 @@ struct CodedLoop {
   using Shared = CodedShared<Tile, Decoder>;
   static constexpr int kBits = Decoder::kBits;
 
-  static constexpr int kRun = 8;  // columns of one accumulator
-
   const CodedProduct& p;
   Shared& shared;
   int64_t col0;
@@ -70,7 +67,7 @@ struct CodedLoop {
       const int r = i / kVectors;
       const int v = i % kVectors;
       const int64_t k = int64_t{step} * Tile::kStep + v * 8;
-      const int64_t start = shared.x_start[r];
+      const int64_t start = shared.factors.left[r];
       const bool row_there = start >= 0;
       const uint16_t* const from = p.x + (row_there ? start : 0);
       uint16_t* const to = &stage.x[r][(v ^ (r & 1) << 2) * 8];
@@ -94,9 +91,9 @@ struct CodedLoop {
       const int n = i / kPieces;
       const int w = i % kPieces * Words;
       const int64_t word = int64_t{step} * Tile::kRuns * kBits + w;
-      const TileColumn column = column_of<kRun>(p.tiles, n);
+      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
       const bool there = col0 + column.col < m.out && word < row_words;
-      const uint32_t* const words = shared.source[column.factor].words;
+      const uint32_t* const words = shared.factors.right[column.factor].words;
       simt::cp_async<Words * 4>(&stage.codes[n][w],
                                 there ? words + (col0 + column.col) * row_words + word : words, there);
     }
@@ -113,8 +110,8 @@ struct CodedLoop {
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * groups; i += Tile::kThreads) {
       const int n = i % Tile::kTileCols;
       const int g = i / Tile::kTileCols;
-      const TileColumn column = column_of<kRun>(p.tiles, n);
-      const CodedSource& source = shared.source[column.factor];
+      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
+      const CodedSource& source = shared.factors.right[column.factor];
       const int64_t row = col0 + column.col;
       const bool there = row < m.out;
       const int64_t constant = there ? row * m.row_step + first / m.group + g : 0;
@@ -166,34 +163,20 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     coded_product(const __grid_constant__ CodedProduct p) {
   auto& shared = simt::shared<CodedShared<Tile, Decoder>>();
   const CodedMatrix& m = p.weight.matrix;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
+  const WarpPlace<Tile> warp;
   const TilePlace place = place_of<Tile::kTileRows, Tile::kTileCols>(p.tiles, p.epilogue.c.rows, blockIdx.x);
   if (place.group < 0) return;
   const CodedLoop<Tile, Decoder> loop{p, shared, place.col0};
   const int begin = static_cast<int>(int64_t{p.steps} * blockIdx.y / gridDim.y);
   const int end = static_cast<int>(int64_t{p.steps} * (blockIdx.y + 1) / gridDim.y);
 
-  static_assert(Tile::kThreads >= Tile::kTileRows + 2);
-  if (static_cast<int>(threadIdx.x) < Tile::kTileRows) {
-    const int64_t row =
-        left_row_of(p.tiles, place.row0 + static_cast<int>(threadIdx.x), place.row_end, p.x_rows);
-    shared.x_start[threadIdx.x] = row < 0 ? -1 : row * p.x_stride;
-  } else if (const int factor = static_cast<int>(threadIdx.x) - Tile::kTileRows;
-             factor <= (p.tiles.paired ? 1 : 0)) {
-    const int64_t source = int64_t{place.group} * (p.tiles.paired ? 2 : 1) + factor;
-    shared.source[factor] = p.sources ? simt::load(p.sources + source) : p.weight.source();
-  }
+  shared.factors.find(p.tiles, place, p.x_rows, p.x_stride, p.sources, p.weight.source());
   if constexpr (Decoder::kTable) Decoder::prepare(shared.decoder, p.weight.table);
   if (m.form == ScaleForm::nested) p.weight.prepare_nested(shared.table);
   __syncthreads();  // the rows, the factors and what decodes scales are known to all
-  if (!shared.source[0].there()) return;
-  const bool with_zeros = shared.source[0].zeros != nullptr;
+  if (!shared.factors.right[0].there()) return;
+  const bool with_zeros = shared.factors.right[0].zeros != nullptr;
 
-  const int warp_row = warp / Tile::kAcross * Tile::kRows * 16;
-  const int warp_col = warp % Tile::kAcross * Tile::kCols * 8;
   float total[Tile::kRows][Tile::kCols][4] = {};
   float sum[Tile::kRows][Tile::kCols][4] = {};  // of the group under way
   typename Decoder::Zero zero[Tile::kCols];
@@ -214,16 +197,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       if (with_zeros) {
 #pragma unroll
         for (int j = 0; j < Tile::kCols; ++j)
-          zero[j] = Decoder::zero(static_cast<float>(stage.zeros[group][warp_col + j * 8 + g]));
+          zero[j] = Decoder::zero(static_cast<float>(stage.zeros[group][warp.col + j * 8 + warp.g]));
       }
       uint32_t x[Tile::kRows][2][4];
 #pragma unroll
-      for (int i = 0; i < Tile::kRows; ++i) loop.load_x(stage, warp_row + i * 16 + g, run, t, x[i]);
+      for (int i = 0; i < Tile::kRows; ++i) loop.load_x(stage, warp.row + i * 16 + warp.g, run, warp.t, x[i]);
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
         uint32_t pair[4];
-        const uint32_t* const codes = &stage.codes[warp_col + j * 8 + g][run * Decoder::kBits];
-        Decoder::decode(raw_codes<Decoder::kBits>(codes, t), zero[j], shared.decoder, pair);
+        const uint32_t* const codes = &stage.codes[warp.col + j * 8 + warp.g][run * Decoder::kBits];
+        Decoder::decode(raw_codes<Decoder::kBits>(codes, warp.t), zero[j], shared.decoder, pair);
         const uint32_t first[2] = {pair[0], pair[1]};
         const uint32_t second[2] = {pair[2], pair[3]};
 #pragma unroll
@@ -241,7 +224,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const float scale = stage.scales[group][warp_col + j * 8 + t * 2 + e % 2];
+          const float scale = stage.scales[group][warp.col + j * 8 + warp.t * 2 + e % 2];
 #pragma unroll
           for (int i = 0; i < Tile::kRows; ++i) {
             total[i][j][e] = fmaf(sum[i][j][e], scale, total[i][j][e]);
@@ -252,29 +235,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
 
-#pragma unroll
-  for (int i = 0; i < Tile::kRows; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row =
-          result_row_of(p.tiles, place.row0 + warp_row + i * 16 + g + half * 8, place.row_end);
-#pragma unroll
-      for (int j = 0; j < Tile::kCols; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int64_t col = place.col0 + column_of<8>(p.tiles, warp_col + j * 8 + t * 2 + e).col;
-          float value = total[i][j][half * 2 + e];
-          const Matrix& c = p.epilogue.c;
-          if (p.tiles.paired) {
-            if (j % 2 == 1) continue;  // the up of the pair before
-            value = swiglu(value, total[i][j + 1][half * 2 + e]);
-          }
-          if (!p.partial)
-            p.epilogue.write(row, col, value);
-          else if (row >= 0 && row < c.rows && col < c.cols)
-            simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
-        }
-    }
+  const Matrix& c = p.epilogue.c;
+  write_totals(p.tiles, place, warp, total, [&](int64_t row, int64_t col, float value) {
+    if (!p.partial)
+      p.epilogue.write(row, col, value);
+    else if (row >= 0 && row < c.rows && col < c.cols)
+      simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
+  });
 }
 
 template <class T, class Tile, class Decoder>

@@ -8,6 +8,15 @@
 /// multiply.
 namespace quantaria::ops {
 
+/// The code that begins at that bit of a weight.
+__device__ __forceinline__ uint32_t code_at(const CodedSource& source, int bits, int64_t bit) {
+  const uint32_t* const word = source.words + bit / 32;
+  const int shift = static_cast<int>(bit % 32);
+  uint32_t code = simt::load(word) >> shift;
+  if (shift + bits > 32) code |= simt::load(word + 1) << (32 - shift);
+  return code & ((uint32_t{1} << bits) - 1);
+}
+
 /// The right factor of fma_product, or what is written out.
 struct CodedRows {
   static constexpr bool kAlongSteps = true;
@@ -40,7 +49,7 @@ struct CodedRows {
 
   __device__ float value(const Shared& shared, const Source& source, int64_t n, int64_t k) const {
     const CodedMatrix& m = matrix;
-    const uint32_t code = code_at(source, n * m.row_bits + k * m.bits);
+    const uint32_t code = code_at(source, m.bits, n * m.row_bits + k * m.bits);
     const int64_t constant = m.flat         ? (n * m.in + k) / m.group
                              : source.index ? n * m.row_step + simt::load(source.index + k)
                                             : n * m.row_step + k / m.group;
@@ -64,14 +73,6 @@ struct CodedRows {
   }
 
  private:
-  __device__ uint32_t code_at(const Source& source, int64_t bit) const {
-    const uint32_t* const word = source.words + bit / 32;
-    const int shift = static_cast<int>(bit % 32);
-    uint32_t code = simt::load(word) >> shift;
-    if (shift + matrix.bits > 32) code |= simt::load(word + 1) << (32 - shift);
-    return code & ((uint32_t{1} << matrix.bits) - 1);
-  }
-
   __device__ float scale_at(const CodeTable& shared, const Source& source, int64_t constant) const {
     if (matrix.form == ScaleForm::plain) return simt::load(source.floats + constant);
     const uint8_t byte = simt::load(source.bytes + constant);

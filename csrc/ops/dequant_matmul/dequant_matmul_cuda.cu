@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "ops/dequant_matmul/coded_call.cuh"
+#include "ops/dequant_matmul/group_order_cuda.h"
 #include "simt/simt.h"
 
 namespace quantaria::ops {
@@ -32,18 +34,30 @@ bool fits_loop(const CodedMatrix& m) {
   return width && !m.flat && !m.index && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
 }
 
-/// Few rows leave most of a GPU idle unless the columns are shared out too: until there are two blocks for
-/// each of an A100's 108 multiprocessors, in pieces long enough to fill the stages. It depends on the shape
-/// alone, so the order of the sums does.
-int splits_of(int64_t rows, const CodedMatrix& m) {
-  if (rows > FewRowsTile::kTileRows) return 1;
+/// Tiles that are too few leave most of a GPU idle unless the columns of the weight are shared out too: until
+/// there are two blocks for each of an A100's 108 multiprocessors, in pieces long enough to fill the stages.
+/// It depends on the shape alone, so the order of the sums does.
+template <class Tile>
+int splits_of_tile(int64_t rows, const CodedMatrix& m) {
   constexpr int64_t kWantedBlocks = 216;
   constexpr int64_t kLeastSteps = 4;
   constexpr int64_t kMostSplits = 16;
-  const int64_t tiles = (m.out + FewRowsTile::kTileCols - 1) / FewRowsTile::kTileCols;
-  const int64_t steps = (m.in + FewRowsTile::kStep - 1) / FewRowsTile::kStep;
-  return static_cast<int>(
-      std::clamp<int64_t>(std::min(kWantedBlocks / tiles, steps / kLeastSteps), 1, kMostSplits));
+  const int64_t row_tiles = (rows + Tile::kTileRows - 1) / Tile::kTileRows;
+  const int64_t tiles = row_tiles * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
+  const int64_t steps = (m.in + Tile::kStep - 1) / Tile::kStep;
+  return static_cast<int>(std::clamp<int64_t>(
+      std::min(kWantedBlocks / std::max<int64_t>(1, tiles), steps / kLeastSteps), 1, kMostSplits));
+}
+
+int splits_of(int64_t rows, const CodedMatrix& m) {
+  return coded_tile_rows(rows) == FewRowsTile::kTileRows ? splits_of_tile<FewRowsTile>(rows, m)
+                                                         : splits_of_tile<ManyRowsTile>(rows, m);
+}
+
+/// Room for activations in the order of the weight's columns.
+int64_t ordered_bytes(int64_t rows, const DeviceWeight& weight) {
+  constexpr int64_t kAlignment = 16;
+  return weight.left_columns ? (rows * weight.matrix.in * 2 + kAlignment - 1) / kAlignment * kAlignment : 0;
 }
 
 }  // namespace
@@ -62,14 +76,24 @@ bool on_tensor_cores(DType x, const CodedMatrix& weight, bool rounded) {
   return one_of_16_bits(x) && fits_loop(weight) && (weight.table_of_integers || rounded);
 }
 
-int64_t dequant_matmul_workspace(int64_t rows, DType x, const CodedMatrix& weight, bool rounded) {
-  const int splits = on_tensor_cores(x, weight, rounded) ? splits_of(rows, weight) : 1;
-  return splits > 1 ? splits * rows * weight.out * 4 : 0;
+int64_t dequant_matmul_workspace(int64_t rows, DType x, const DeviceWeight& weight, bool rounded) {
+  const int splits = on_tensor_cores(x, weight.matrix, rounded) ? splits_of(rows, weight.matrix) : 1;
+  return ordered_bytes(rows, weight) + (splits > 1 ? splits * rows * weight.matrix.out * 4 : 0);
 }
 
 void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
                          const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace) {
   if (y.rows == 0 || y.cols == 0) return;
+  if (weight.left_columns) {
+    const int64_t cols = weight.matrix.in;
+    if (!on_tensor_cores(x.dtype, weight.matrix, rounded))
+      fail(ErrorCode::dtype, "x: ", name_of(x.dtype), " for a weight in the order of tensor cores");
+    order_activations_cuda(stream, x, weight.left_columns, cols, reinterpret_cast<uint16_t*>(workspace));
+    DeviceWeight in_order = weight;
+    in_order.left_columns = nullptr;
+    return dequant_matmul_cuda(stream, {workspace, x.dtype, x.rows, cols, cols, 1}, in_order, bias, y,
+                               rounded, workspace + ordered_bytes(x.rows, weight));
+  }
   if (!on_tensor_cores(x.dtype, weight.matrix, rounded) || (x.col_stride != 1 && x.cols > 1))
     return dequant_matmul_float32_cuda(stream, x, weight, bias, y);
   DeviceWeight filled = weight;

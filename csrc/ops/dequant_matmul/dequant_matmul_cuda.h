@@ -19,11 +19,14 @@ void dequantize_cuda(void* stream, const DeviceWeight& weight, DType dtype, std:
 /// Scales stay in float32 and multiply a group's sum, which overflows for bfloat16 x beyond 2^100. Everything
 /// else by dequant_matmul_float32_cuda.
 ///
+/// A weight with left_columns is for tensor cores alone: its activations' columns are brought into its order
+/// first.
+///
 /// workspace: dequant_matmul_workspace bytes of device memory, which the call may use until the stream has
 /// come past it.
 void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
                          const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace);
-int64_t dequant_matmul_workspace(int64_t rows, DType x, const CodedMatrix& weight, bool rounded);
+int64_t dequant_matmul_workspace(int64_t rows, DType x, const DeviceWeight& weight, bool rounded);
 
 /// Whether dequant_matmul_cuda takes tensor cores, given unit strides.
 bool on_tensor_cores(DType x, const CodedMatrix& weight, bool rounded);

@@ -42,6 +42,7 @@ struct NoOutliers {};
 template <class Tile, int Bits, class T>
 struct Int8Shared {
   Int8Stage<Tile, Bits> stage[Tile::kStages];
+  TileFactors<Tile> factors;
   std::conditional_t<std::is_void_v<T>, NoOutliers,
                      OutlierTail<Tile, std::conditional_t<std::is_void_v<T>, float, T>>>
       tail;
@@ -50,6 +51,8 @@ struct Int8Shared {
 struct Int8Product {
   Int8Rows rows;
   CodedRows weight;
+  const CodedSource* sources;
+  ProductTiles tiles;
   OutlierColumns outliers;
   bool vectors;  // whether runs of codes are copied 16 bytes at a time
   int runs;      // of all columns
@@ -93,19 +96,21 @@ template <class Tile, int Bits, class T>
 struct Int8Loop {
   const Int8Product& p;
   Int8Shared<Tile, Bits, T>& shared;
-  int64_t row0;
+  int64_t row0;  // of the result, as col0
   int64_t col0;
 
   __device__ __forceinline__ int bits() const { return Bits == 0 ? p.weight.matrix.bits : Bits; }
+  __device__ __forceinline__ bool with_zeros() const { return p.weight.matrix.zeros != nullptr; }
 
   __device__ __forceinline__ void fetch_x(Int8Stage<Tile, Bits>& stage, int64_t byte) const {
     constexpr int kPieces = Tile::kStep / 16;
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileRows * kPieces; i += Tile::kThreads) {
       const int row = i / kPieces;
       const int64_t at = byte + i % kPieces * 16;
-      const bool there = row0 + row < p.rows.rows && at < p.rows.row_bytes;
+      const int64_t left = shared.factors.left[row];
+      const bool there = left >= 0 && at < p.rows.row_bytes;
       simt::cp_async<16>(&stage.x[row][i % kPieces * 16],
-                         p.rows.codes + (there ? (row0 + row) * p.rows.row_bytes + at : 0), there);
+                         p.rows.codes + (there ? left * p.rows.row_bytes + at : 0), there);
     }
   }
 
@@ -123,9 +128,12 @@ struct Int8Loop {
       const int q = first_run + run;
       const int64_t col = q / p.rows.runs_per_group * p.rows.group + q % p.rows.runs_per_group * kInt8Run;
       const int64_t at = col * bits() / 32 + word;
-      const bool there = q < p.runs && col0 + n < m.out && at < row_words;
-      simt::cp_async<Words * 4>(&stage.codes[n][run * bits() + word],
-                                m.words + (there ? (col0 + n) * row_words + at : 0), there);
+      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
+      const bool there = q < p.runs && col0 + column.col < m.out && at < row_words;
+      simt::cp_async<Words * 4>(
+          &stage.codes[n][run * bits() + word],
+          shared.factors.right[column.factor].words + (there ? (col0 + column.col) * row_words + at : 0),
+          there);
     }
   }
 
@@ -137,18 +145,22 @@ struct Int8Loop {
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileRows * groups; i += Tile::kThreads) {
       const int r = i % Tile::kTileRows;
       const int g = i / Tile::kTileRows;
-      const bool there = row0 + r < p.rows.rows;
-      const int64_t at = there ? (first + g) * p.rows.rows + row0 + r : 0;
+      const int64_t left = shared.factors.left[r];
+      const bool there = left >= 0;
+      const int64_t at = there ? (first + g) * p.rows.rows + left : 0;
       simt::cp_async<4>(&stage.x_scales[g][r], p.rows.scales + at, there);
-      if (m.zeros) simt::cp_async<4>(&stage.x_sums[g][r], p.rows.sums + at, there);
+      if (with_zeros()) simt::cp_async<4>(&stage.x_sums[g][r], p.rows.sums + at, there);
     }
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * groups; i += Tile::kThreads) {
       const int n = i % Tile::kTileCols;
       const int g = i / Tile::kTileCols;
-      const bool there = col0 + n < m.out;
-      const int64_t at = there ? (col0 + n) * m.row_step + (m.row_step == 0 ? 0 : first + g) : 0;
-      simt::cp_async<4>(&stage.scales[g][n], m.floats + at, there);
-      if (m.zeros) simt::cp_async<4>(&stage.zeros[g][n], m.zeros + at, there);
+      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
+      const CodedSource& source = shared.factors.right[column.factor];
+      const int64_t row = col0 + column.col;
+      const bool there = row < m.out;
+      const int64_t at = there ? row * m.row_step + (m.row_step == 0 ? 0 : first + g) : 0;
+      simt::cp_async<4>(&stage.scales[g][n], source.floats + at, there);
+      if (source.zeros) simt::cp_async<4>(&stage.zeros[g][n], source.zeros + at, there);
     }
   }
 
@@ -200,8 +212,8 @@ struct Int8Loop {
 
 /// sum += x codes of a warp's part of the tail.
 template <class Tile, class T>
-__device__ __forceinline__ void multiply_tail(const OutlierTail<Tile, T>& tail, int warp_row, int warp_col,
-                                              int g, int t, float (&sum)[Tile::kRows][Tile::kCols][4]) {
+__device__ __forceinline__ void multiply_tail(const OutlierTail<Tile, T>& tail, const WarpPlace<Tile>& warp,
+                                              float (&sum)[Tile::kRows][Tile::kCols][4]) {
   if constexpr (std::is_same_v<T, float>) {
 #pragma unroll 1
     for (int k = 0; k < OutlierTail<Tile, T>::kColumns; ++k) {
@@ -209,12 +221,12 @@ __device__ __forceinline__ void multiply_tail(const OutlierTail<Tile, T>& tail, 
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
-        for (int e = 0; e < 2; ++e) codes[j][e] = tail.codes[warp_col + j * 8 + t * 2 + e][k];
+        for (int e = 0; e < 2; ++e) codes[j][e] = tail.codes[warp.col + j * 8 + warp.t * 2 + e][k];
 #pragma unroll
       for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float x = tail.x[warp_row + i * 16 + half * 8 + g][k];
+          const float x = tail.x[warp.row + i * 16 + half * 8 + warp.g][k];
 #pragma unroll
           for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
@@ -225,18 +237,18 @@ __device__ __forceinline__ void multiply_tail(const OutlierTail<Tile, T>& tail, 
   } else {
 #pragma unroll
     for (int i = 0; i < Tile::kRows; ++i) {
-      const int row = warp_row + i * 16 + g;
+      const int row = warp.row + i * 16 + warp.g;
       uint32_t a[4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        a[half] = simt::load_shared<uint32_t>(&tail.x[row + half * 8][t * 2]);
-        a[half + 2] = simt::load_shared<uint32_t>(&tail.x[row + half * 8][t * 2 + 8]);
+        a[half] = simt::load_shared<uint32_t>(&tail.x[row + half * 8][warp.t * 2]);
+        a[half + 2] = simt::load_shared<uint32_t>(&tail.x[row + half * 8][warp.t * 2 + 8]);
       }
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
-        const auto& codes = tail.codes[warp_col + j * 8 + g];
-        const uint32_t b[2] = {simt::load_shared<uint32_t>(&codes[t * 2]),
-                               simt::load_shared<uint32_t>(&codes[t * 2 + 8])};
+        const auto& codes = tail.codes[warp.col + j * 8 + warp.g];
+        const uint32_t b[2] = {simt::load_shared<uint32_t>(&codes[warp.t * 2]),
+                               simt::load_shared<uint32_t>(&codes[warp.t * 2 + 8])};
         simt::mma_m16n8k16<T>(sum[i][j], a, b);
       }
     }
@@ -249,17 +261,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     int8_product(const __grid_constant__ Int8Product p) {
   auto& shared = simt::shared<Int8Shared<Tile, Bits, T>>();
   const CodedMatrix& m = p.weight.matrix;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  // Blocks side by side share their columns: the tile of the weight stays in the second-level cache.
-  const int64_t row_tiles = (p.epilogue.c.rows + Tile::kTileRows - 1) / Tile::kTileRows;
-  const Int8Loop<Tile, Bits, T> loop{p, shared, blockIdx.x % row_tiles * Tile::kTileRows,
-                                     blockIdx.x / row_tiles * Tile::kTileCols};
+  const WarpPlace<Tile> warp;
+  const TilePlace place = place_of<Tile::kTileRows, Tile::kTileCols>(p.tiles, p.epilogue.c.rows, blockIdx.x);
+  if (place.group < 0) return;
+  const Int8Loop<Tile, Bits, T> loop{p, shared, place.row0, place.col0};
+  shared.factors.find(p.tiles, place, p.rows.rows, 1, p.sources, p.weight.source());
+  __syncthreads();  // the rows and the factors are known to all
+  if (!shared.factors.right[0].there()) return;
   const int steps = (p.runs + Tile::kRuns - 1) / Tile::kRuns;
-  const int warp_row = warp / Tile::kAcross * Tile::kRows * 16;
-  const int warp_col = warp % Tile::kAcross * Tile::kCols * 8;
   const int middle = 1 << (loop.bits() - 1);
   float total[Tile::kRows][Tile::kCols][4] = {};
   int32_t sum[Tile::kRows][Tile::kCols][4] = {};  // of the group under way
@@ -281,15 +290,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int row = warp_row + i * 16 + half * 8 + g;
-          const auto eight = simt::load_shared<uint2>(&stage.x[row][run * 32 + t * 8]);
+          const int row = warp.row + i * 16 + half * 8 + warp.g;
+          const auto eight = simt::load_shared<uint2>(&stage.x[row][run * 32 + warp.t * 8]);
           a[i][half] = eight.x;
           a[i][half + 2] = eight.y;
         }
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
         uint32_t b[2];
-        signed_bytes<Bits>(&stage.codes[warp_col + j * 8 + g][run * loop.bits()], t, loop.bits(), b);
+        signed_bytes<Bits>(&stage.codes[warp.col + j * 8 + warp.g][run * loop.bits()], warp.t, loop.bits(),
+                           b);
 #pragma unroll
         for (int i = 0; i < Tile::kRows; ++i) simt::mma_m16n8k32_s8(sum[i][j], a[i], b);
       }
@@ -301,10 +311,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const int row = warp_row + i * 16 + e / 2 * 8 + g;
-            const int col = warp_col + j * 8 + t * 2 + e % 2;
+            const int row = warp.row + i * 16 + e / 2 * 8 + warp.g;
+            const int col = warp.col + j * 8 + warp.t * 2 + e % 2;
             float plain;
-            if (m.zeros) {
+            if (loop.with_zeros()) {
               const int32_t of_row = stage.x_sums[group][row];
               plain = fmaf(-static_cast<float>(stage.zeros[group][col]), static_cast<float>(of_row),
                            static_cast<float>(sum[i][j][e] + middle * of_row));
@@ -328,7 +338,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     for (int first = 0; first < count; first += OutlierTail<Tile, T>::kColumns) {
       loop.fetch_outliers(first, count);
       __syncthreads();  // the columns are there for all
-      multiply_tail(shared.tail, warp_row, warp_col, g, t, tail);
+      multiply_tail(shared.tail, warp, tail);
       __syncthreads();  // all have left them
     }
     if (count > 0) {
@@ -336,7 +346,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int64_t col = loop.col0 + warp_col + j * 8 + t * 2 + e;
+          const int64_t col = loop.col0 + warp.col + j * 8 + warp.t * 2 + e;
           float scale = 1;  // float32: it is in the weights
           if constexpr (!std::is_same_v<T, float>)
             scale = col < m.out ? simt::load(m.floats + col) / m.divisor : 0.0f;
@@ -349,21 +359,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
 
-#pragma unroll
-  for (int i = 0; i < Tile::kRows; ++i)
-#pragma unroll
-    for (int j = 0; j < Tile::kCols; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        p.epilogue.write(loop.row0 + warp_row + i * 16 + e / 2 * 8 + g,
-                         loop.col0 + warp_col + j * 8 + t * 2 + e % 2, total[i][j][e]);
+  write_totals(p.tiles, place, warp, total,
+               [&](int64_t row, int64_t col, float value) { p.epilogue.write(row, col, value); });
 }
 
 template <class Tile, int Bits, class T>
 void launch_int8_tile(simt::Stream stream, const Int8Product& product) {
-  const Matrix& c = product.epilogue.c;
   const int64_t tiles =
-      ((c.rows + Tile::kTileRows - 1) / Tile::kTileRows) * ((c.cols + Tile::kTileCols - 1) / Tile::kTileCols);
+      product.tiles.row_tiles * product_col_tiles(product.tiles, product.epilogue.c.cols, Tile::kTileCols);
   if (tiles > 0x7fffffff)
     fail(ErrorCode::unsupported, "a product of ", tiles, " tiles, at most 2^31 - 1 expected");
   simt::launch(int8_product<Tile, Bits, T>, dim3(static_cast<unsigned>(tiles)), dim3(Tile::kThreads),
@@ -376,13 +379,12 @@ using FewInt8Rows = CodedTile<1, 4, 1, 1, 128, 3, 4>;
 using ManyInt8Rows = CodedTile<2, 2, 2, 4, 64, 3, 3>;
 
 template <int Bits, class T>
-void launch_int8(simt::Stream stream, const Int8Product& product) {
-  product.epilogue.c.rows <= FewInt8Rows::kTileRows
-      ? launch_int8_tile<FewInt8Rows, Bits, T>(stream, product)
-      : launch_int8_tile<ManyInt8Rows, Bits, T>(stream, product);
+void launch_int8(simt::Stream stream, const Int8Product& product, int tile_rows) {
+  tile_rows == FewInt8Rows::kTileRows ? launch_int8_tile<FewInt8Rows, Bits, T>(stream, product)
+                                      : launch_int8_tile<ManyInt8Rows, Bits, T>(stream, product);
 }
 
 /// With outlier columns, of activations of any type.
-void launch_llm_int8(simt::Stream stream, const Int8Product& product);
+void launch_llm_int8(simt::Stream stream, const Int8Product& product, int tile_rows);
 
 }  // namespace quantaria::ops

@@ -2,6 +2,8 @@
 
 #include "core/matrix.h"
 #include "ops/dequant_matmul/coded_matrix.h"
+#include "ops/gemm/epilogue.cuh"
+#include "ops/gemm/product_tiles.cuh"
 #include "simt/simt.h"
 
 /// Activations quantized to int8, as the loop of integer products reads them.
@@ -39,7 +41,24 @@ struct OutlierColumns {
   const int32_t* count;
 };
 
-/// y = rows W^T (+ outliers W^T) + bias, integer sums exact within a group. `outliers` null: none.
+/// A product of quantized rows, plain or grouped: `sources` and `tiles` as in CodedCall (coded_call.cuh),
+/// whose left rows are those of `rows`. Integer sums are exact within a group.
+struct Int8Call {
+  simt::Stream stream;
+  const Int8Rows& rows;
+  const OutlierColumns* outliers;  // of a plain product, or null: none
+  const DeviceWeight& weight;
+  const CodedSource* sources;
+  ProductTiles tiles;  // of tile_rows rows
+  Epilogue epilogue;
+  int tile_rows;
+};
+void launch_int8_product(const Int8Call& call);
+
+/// Rows of a tile for groups of so many rows.
+int int8_tile_rows(int64_t rows);
+
+/// The plain one: y = rows W^T (+ outliers W^T) + bias.
 void multiply_int8_rows(simt::Stream stream, const Int8Rows& rows, const OutlierColumns* outliers,
                         const DeviceWeight& weight, const ConstMatrix* bias, const Matrix& y);
 

@@ -44,14 +44,14 @@ Matrix rows_in(std::byte* data, DType dtype, int64_t rows, int64_t cols) {
 }  // namespace
 
 void experts_cuda(void* opaque_stream, const ConstMatrix& x, const Slots& slots,
-                  const ExpertMatrices& experts, bool rounded, const Allocate& allocate, const Matrix& y) {
+                  const ExpertMatrices& experts, Operand operand, const Allocate& allocate, const Matrix& y) {
   if (y.rows == 0 || y.cols == 0) return;
   const auto stream = static_cast<simt::Stream>(opaque_stream);
   const int64_t rows = slots.tokens * slots.top_k;
   const int64_t hidden = x.cols;
   const int64_t inter = experts.gate.empty() ? 0 : experts.gate[0].out();
-  GroupedProducts products(stream, {rows, slots.experts, slots.offsets, nullptr, nullptr}, rounded, allocate);
-  const DType between = rounded ? x.dtype : DType::float32;
+  GroupedProducts products(stream, {rows, slots.experts, slots.offsets, nullptr, nullptr}, operand, allocate);
+  const DType between = operand == Operand::bfloat16 ? x.dtype : DType::float32;
   const Matrix activated = rows_in(products.room(rows * inter * size_of(between)), between, rows, inter);
   const Matrix results = rows_in(products.room(rows * hidden * 4), DType::float32, rows, hidden);
 
@@ -79,10 +79,10 @@ void experts_cuda(void* opaque_stream, const ConstMatrix& x, const Slots& slots,
 }
 
 void grouped_matmul_cuda(void* stream, const ConstMatrix& x, const int32_t* counts,
-                         const std::vector<ExpertMatrix>& factors, bool rounded, std::byte* verdict,
+                         const std::vector<ExpertMatrix>& factors, Operand operand, std::byte* verdict,
                          const Allocate& allocate, const Matrix& y) {
   GroupedProducts products(static_cast<simt::Stream>(stream),
-                           {x.rows, static_cast<int64_t>(factors.size()), nullptr, counts, verdict}, rounded,
+                           {x.rows, static_cast<int64_t>(factors.size()), nullptr, counts, verdict}, operand,
                            allocate);
   products.check_counts();
   products.multiply(x, factors, nullptr, {}, y);

@@ -39,16 +39,18 @@ using Allocate = std::function<std::shared_ptr<Storage>(int64_t)>;
 /// up are of different kinds, they are multiplied one after the other, and SwiGLU is a launch of its own. A
 /// last launch adds each token's results in the order of k, so the bits are the same at every run.
 ///
-/// rounded: operands may have the 16 bits of x. What lies between the products is then of x's dtype (float16
-/// overflows there beyond 65504), else float32, which sends the second product through float32 FMA.
+/// operand: bfloat16 stands for the 16 bits that x has. What lies between the products is then of x's dtype
+/// (float16 overflows there beyond 65504), else float32, which sends the second product through float32 FMA.
+/// int8 quantizes x, each row once, and what lies between the products, over the groups of the weights, which
+/// are all integers without int8_obstacle (dequant_matmul.h); sums are those of int8_matmul_cuda.
 /// Slots that are not sorted give undefined results, in bounds.
 void experts_cuda(void* stream, const ConstMatrix& x, const Slots& slots, const ExpertMatrices& experts,
-                  bool rounded, const Allocate& allocate, const Matrix& y);
+                  Operand operand, const Allocate& allocate, const Matrix& y);
 
 /// The contract of grouped_matmul, but for the error: `verdict` (cuda/verdict.h) refuses its element 0 if
 /// counts are negative or do not add up to x's rows; y is then undefined.
 void grouped_matmul_cuda(void* stream, const ConstMatrix& x, const int32_t* counts,
-                         const std::vector<ExpertMatrix>& factors, bool rounded, std::byte* verdict,
+                         const std::vector<ExpertMatrix>& factors, Operand operand, std::byte* verdict,
                          const Allocate& allocate, const Matrix& y);
 
 }  // namespace quantaria::ops

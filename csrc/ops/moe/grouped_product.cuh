@@ -1,8 +1,11 @@
 #pragma once
 
+#include <algorithm>
 #include <map>
+#include <utility>
 #include <vector>
 
+#include "ops/dequant_matmul/int8_rows.cuh"
 #include "ops/gemm/epilogue.cuh"
 #include "ops/gemm/product_tiles.cuh"
 #include "ops/moe/experts_cuda.h"
@@ -22,8 +25,8 @@ struct GroupedRows {
 /// Row tiles and workspaces of one layer.
 class GroupedProducts {
  public:
-  GroupedProducts(simt::Stream stream, const GroupedRows& rows, bool rounded, const Allocate& allocate)
-      : stream_(stream), rows_(rows), rounded_(rounded), allocate_(allocate) {}
+  GroupedProducts(simt::Stream stream, const GroupedRows& rows, Operand operand, const Allocate& allocate)
+      : stream_(stream), rows_(rows), operand_(operand), allocate_(allocate) {}
 
   /// c[result_order[r]] = x[left_order[r] / share] w_e for each row r of expert e. With a second factor per
   /// expert, of the same kind as the first one, silu(x w_e) * (x second_e).
@@ -43,13 +46,16 @@ class GroupedProducts {
   const Source* to_device(const std::vector<Source>& sources);
   void multiply_kind(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
                      const ProductTiles& orders, const Matrix& c);
+  const Int8Rows& quantized(const ConstMatrix& x, const CodedMatrix& weight);
+  int64_t rows_each() const { return (rows_.rows + rows_.experts - 1) / std::max<int64_t>(1, rows_.experts); }
 
   simt::Stream stream_;
   GroupedRows rows_;
-  bool rounded_;
+  Operand operand_;
   const Allocate& allocate_;
   std::vector<std::shared_ptr<Storage>> memory_;
   std::map<int, const RowTile*> tiles_;
+  std::map<std::pair<const std::byte*, int64_t>, Int8Rows> quantized_;  // rows by where they lie, and groups
 };
 
 /// Whether one launch takes both: all is the same but where they lie.

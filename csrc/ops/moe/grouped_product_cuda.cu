@@ -149,6 +149,16 @@ const Source* GroupedProducts::to_device(const std::vector<Source>& sources) {
   return reinterpret_cast<const Source*>(to);
 }
 
+/// Each row once, whichever experts read it, and once for all weights of one group length.
+const Int8Rows& GroupedProducts::quantized(const ConstMatrix& x, const CodedMatrix& weight) {
+  const auto [known, is_new] = quantized_.try_emplace({x.data, weight.group});
+  if (is_new) {
+    known->second = int8_rows_in(room(int8_rows_bytes(x.rows, weight)), x.rows, weight);
+    quantize_int8_rows(stream_, x, known->second);
+  }
+  return known->second;
+}
+
 void GroupedProducts::multiply_kind(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
                                     const ProductTiles& orders, const Matrix& c) {
   const ExpertMatrix& like = **std::find_if(factors.begin(), factors.end(), [](auto* f) { return f; });
@@ -169,11 +179,15 @@ void GroupedProducts::multiply_kind(const ConstMatrix& x, const std::vector<cons
   std::vector<CodedSource> sources;
   for (const ExpertMatrix* factor : factors)
     sources.push_back(factor ? static_cast<const CodedSource&>(factor->coded->matrix) : CodedSource{});
+  if (operand_ == Operand::int8) {
+    const int tile_rows = int8_tile_rows(rows_each());
+    return launch_int8_product({stream_, quantized(x, like.coded->matrix), nullptr, *like.coded,
+                                to_device(sources), with_tiles(orders, tile_rows), epilogue, tile_rows});
+  }
   DeviceWeight weight = *like.coded;
-  const bool tensor_cores =
-      on_tensor_cores(x.dtype, weight.matrix, rounded_) && (x.col_stride == 1 || x.cols == 1);
-  const int64_t rows_each = (rows_.rows + rows_.experts - 1) / std::max<int64_t>(1, rows_.experts);
-  const int tile_rows = tensor_cores ? coded_tile_rows(rows_each) : kFmaTileRows;
+  const bool tensor_cores = on_tensor_cores(x.dtype, weight.matrix, operand_ == Operand::bfloat16) &&
+                            (x.col_stride == 1 || x.cols == 1);
+  const int tile_rows = tensor_cores ? coded_tile_rows(rows_each()) : kFmaTileRows;
   const bool scaled = tensor_cores && x.dtype == DType::float16 && !weight.matrix.table_of_integers;
   const float unscale = scaled ? fill_float16_range(weight) : 1;
   const CodedCall call{

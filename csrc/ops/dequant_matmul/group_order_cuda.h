@@ -1,0 +1,18 @@
+#pragma once
+
+#include "core/matrix.h"
+#include "ops/dequant_matmul/coded_matrix.h"
+
+/// Columns in the order of their groups (group_order.h), in device memory. `stream` is a simt::Stream.
+namespace quantaria::ops {
+
+/// The codes of columns[k] of `from` as column k of each row, 0 where that is -1: bit rows of `count` codes,
+/// a multiple of 32.
+void order_codes_cuda(void* stream, const CodedMatrix& from, const int32_t* columns, int64_t count,
+                      uint32_t* words);
+
+/// to[r][k] = x[r][columns[k]], 0 where that is -1; x of 16 bits, to [x.rows, count] contiguous.
+void order_activations_cuda(void* stream, const ConstMatrix& x, const int32_t* columns, int64_t count,
+                            uint16_t* to);
+
+}  // namespace quantaria::ops
