@@ -161,4 +161,4 @@ if (require.main === module) {
   });
 }
 
-module.exports = { benchmarkDevice };
+module.exports = { addSpeedUps, benchmarkDevice };

@@ -127,19 +127,17 @@ function torch({ env, clock }) {
 }
 
 async function benchmarks({ q, device, budget, cases, clock, note, before }) {
-  const { benchmarkDevice } = require('../../bench/cuda/run.cjs');
-  let printed = 0;
+  const { addSpeedUps, benchmarkDevice } = require('../../bench/cuda/run.cjs');
+  const printed = 0;
   const known = before?.rows ?? [];
   const merged = (result) => {
     const key = ({ family, dtype, shape, m }) => `${family} ${dtype} ${shape} ${m}`;
     const fresh = new Set(result.rows.map(key));
     const failed = result.rows.filter((row) => row.failed && row.failed !== 'ERR_UNSUPPORTED').length;
-    return {
-      ok: failed === 0,
-      failed,
-      ...result,
-      rows: [...known.filter((row) => !fresh.has(key(row))), ...result.rows],
-    };
+    const rows = [...known.filter((row) => !fresh.has(key(row))), ...result.rows];
+    addSpeedUps(rows);
+    return { ok: failed === 0, failed, ...result, rows };
+  };
   };
   const result = await benchmarkDevice(q, {
     device: device.id,
