@@ -128,7 +128,7 @@ function torch({ env, clock }) {
 
 async function benchmarks({ q, device, budget, cases, clock, note, before }) {
   const { addSpeedUps, benchmarkDevice } = require('../../bench/cuda/run.cjs');
-  const printed = 0;
+  let printed = 0;
   const known = before?.rows ?? [];
   const merged = (result) => {
     const key = ({ family, dtype, shape, m }) => `${family} ${dtype} ${shape} ${m}`;
@@ -137,7 +137,6 @@ async function benchmarks({ q, device, budget, cases, clock, note, before }) {
     const rows = [...known.filter((row) => !fresh.has(key(row))), ...result.rows];
     addSpeedUps(rows);
     return { ok: failed === 0, failed, ...result, rows };
-  };
   };
   const result = await benchmarkDevice(q, {
     device: device.id,
