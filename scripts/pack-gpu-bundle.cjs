@@ -14,6 +14,7 @@ const { build, root } = require('./cmake.cjs');
 const { version } = require('../package.json');
 const MOST_BYTES = 60e6;
 const NO_DEVICE = 3; // of scripts/gpu-bundle/run.cjs
+const NEWEST_GLIBC_MINOR = 28;
 
 /** Of the repository, as they are. */
 const FOLDERS = [
@@ -25,6 +26,7 @@ const FOLDERS = [
   'scripts/gpu-bundle',
   'test/core',
   'test/golden',
+  'test/models/reference/fixtures',
   'test/reference',
 ];
 const FILES = [
@@ -32,6 +34,7 @@ const FILES = [
   'tsconfig.build.json',
   'vitest.config.mts',
   'test/closing-line-reporter.mts',
+  'test/pipeline/helpers.ts',
   'csrc/cuda/kernels.json',
   'LICENSE',
 ];
@@ -81,10 +84,21 @@ function copyPackages(to) {
   }
 }
 
+/** What a host may lack: newer symbols of glibc than the addon's floor, or libraries beside those of any Linux. */
+function requirePortable(file) {
+  const dynamic = execFileSync('objdump', ['-p', file], { encoding: 'utf8' });
+  const needed = [...dynamic.matchAll(/NEEDED\s+(\S+)/g)].map(([, name]) => name);
+  const odd = needed.filter((name) => !/^(ld-linux|lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+)\.)/.test(name));
+  assert.deepEqual(odd, [], `${file} needs libraries that a host may not have`);
+  for (const [version, minor] of dynamic.matchAll(/GLIBC_2\.(\d+)/g))
+    assert.ok(Number(minor) <= NEWEST_GLIBC_MINOR, `${file} needs ${version}`);
+}
+
 function stripped(from, to) {
   fs.mkdirSync(path.dirname(to), { recursive: true });
   fs.copyFileSync(from, to);
   execFileSync('strip', ['-s', to]);
+  requirePortable(to);
   fs.chmodSync(to, 0o755);
 }
 
@@ -127,6 +141,14 @@ function check(file, work) {
   );
   assert.equal(tests.status, 0, `its tests do not run: ${tests.stdout}${tests.stderr}`);
   console.log(`ok: its tests run (${tests.stdout.trim().split('\n').at(-1)})`);
+  // Every test file finds what it imports and reads.
+  const listed = spawnSync(
+    path.join(there, 'node'),
+    ['node_modules/vitest/vitest.mjs', 'list', 'test/core', 'test/reference'],
+    { ...options, cwd: there, maxBuffer: 1 << 28 },
+  );
+  assert.equal(listed.status, 0, `a test file does not load: ${listed.stdout.slice(-2000)}${listed.stderr}`);
+  console.log(`ok: all test files load (${listed.stdout.trim().split('\n').length} tests)`);
   const golden = spawnSync(path.join(there, 'quantaria_golden'), [], options);
   const run = spawnSync(path.join(there, 'run.sh'), [], options);
   if (/^no CUDA device: .{10,}/m.test(run.stderr)) {

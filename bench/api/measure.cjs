@@ -2,6 +2,7 @@
 // Times asynchronous work with the `benchmark` package.
 
 const Benchmark = require('benchmark');
+const { normals } = require('./normals.cjs');
 
 /** At least this much memory lies between two uses of one weight, so that products of few rows read memory, not cache. */
 const ROTATION_BYTES = 160 * 2 ** 20;
@@ -39,19 +40,6 @@ async function time(run, units, budget) {
     best: seconds[0],
     repetitions: seconds.length,
   };
-}
-
-/** Normal values with a deviation like a trained weight's. */
-function normals(count, deviation = 0.02, seed = 1) {
-  let state = seed >>> 0;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state + 0.5) / 4294967296;
-  };
-  return Float32Array.from(
-    { length: count },
-    () => deviation * Math.sqrt(-2 * Math.log(next())) * Math.cos(2 * Math.PI * next()),
-  );
 }
 
 module.exports = { normals, passes, rotation, time };

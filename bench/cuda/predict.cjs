@@ -1,10 +1,11 @@
 'use strict';
-// What linear should take on GPUs that are not at hand, so that a measurement can be held against it: per shape the floor (bytes,
-// operations), and a prediction from what its launch asks of a multiprocessor. Nothing here is measured on a GPU.
+// What the operations should take on GPUs that are not at hand, so that a measurement can be held against it: per case the floor
+// (bytes, operations), and a prediction from what its launches ask of a multiprocessor. Nothing here is measured on a GPU.
 //   npm run build:emulated && node bench/cuda/predict.cjs [--out bench/cuda/predictions.json] [regular expression...]
-// Grid, threads and shared memory are those of the real launch, noted down by the emulated device, which then does not run it;
-// registers are in csrc/cuda/kernels.json, the most of any of a kernel's instantiations for that dtype and width.
+// Kernels, grids, threads and shared memory are those of the real launches, noted down by the emulated device, which then does
+// not run them; registers and instructions are in csrc/cuda/kernels.json.
 
+const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
@@ -16,43 +17,43 @@ process.env.QUANTARIA_SIMT_TRACE = trace;
 
 const { allCases, labelOf, releaseHeld } = require('./cases.cjs');
 const { floorSeconds, machines } = require('./machines.cjs');
-const { kernels } = require('../../csrc/cuda/kernels.json');
+const { kernels, nvcc } = require('../../csrc/cuda/kernels.json');
+const { shortName } = require('../../scripts/kernel-names.cjs');
 const q = require('../../dist');
 
-const ROWS = new Set([1, 8, 16, 64, 256, 4096]);
+const ROWS = new Set([0, 1, 8, 16, 64, 256, 4096]);
 const DEVICE = 'cuda-emulated';
+const addon = path.join(__dirname, '..', '..', 'build', 'emulated', 'quantaria.node');
 
 /** Assumed, not measured, and the same for all: what a comparison with a measurement has to put right first. */
 const ASSUMED = {
   memoryShare: 0.9, // of the data sheet's rate that a long stream of reads reaches
-  computeShare: 0.8, // of the tensor cores' peak that a full loop reaches
-  stagesInFlight: 2 / 3, // of a block's shared memory that is being filled: two stages of three
+  computeShare: 0.8, // of the peak that a full loop reaches
+  stagesInFlight: 2 / 3, // of a block's shared memory that is being filled, where copies are asynchronous: two stages of three
+  bytesInFlight: 16, // of a thread that reads into registers
+  bytesInFlightWide: 32, // the same with 16-byte reads
   latencySeconds: 6e-7, // of a read from memory under load
-  warpsToFillTensorCores: 8, // of a multiprocessor
-  launchSeconds: 3e-6,
+  warpsToFill: 8, // of a multiprocessor, for tensor cores as for plain arithmetic
+  stepSeconds: 3e-7, // of what has to wait for the step before: a barrier or two, a division, a few reads from shared memory
+  nodeSeconds: 1.5e-6, // from the end of a kernel to the next one's start, in a graph
   reservedSharedBytes: 1024, // of each block, by the system
   registersAtOnce: 256, // a warp's registers come in pieces of so many
 };
 
-/** The kernel's name in csrc/cuda/kernels.json, for float16. */
-const KERNEL = {
-  dense: /^gemm<Half/,
-  'int4 g128': /^coded_product<Half.*IntegerDecoder<Half, 4>/,
-  'int4 g128 zero points': /^coded_product<Half.*IntegerDecoder<Half, 4>/,
-  'int4 g32': /^coded_product<Half.*IntegerDecoder<Half, 4>/,
-  'int3 g128': /^coded_product<Half.*IntegerDecoder<Half, 3>/,
-  'int2 g32': /^coded_product<Half.*IntegerDecoder<Half, 2>/,
-  'int8 g128': /^coded_product<Half.*IntegerDecoder<Half, 8>/,
-  'nf4 b64': /^coded_product<Half.*TableDecoder<Half, 4>/,
-  'nf4 b64 double': /^coded_product<Half.*TableDecoder<Half, 4>/,
-  mxfp4: /^coded_product<Half.*TableDecoder<Half, 4>/,
-  'fp8 e4m3': /^coded_product<Half.*TableDecoder<Half, 8>/,
-};
-
-function registersOf(pattern) {
-  const rows = Object.entries(kernels).filter(([name]) => pattern.test(name));
-  if (rows.length === 0) throw new Error(`csrc/cuda/kernels.json has no kernel like ${pattern}`);
-  return Math.max(...rows.map(([, { registers }]) => registers));
+/** Names of kernels by where they lie in the addon. */
+function kernelNames() {
+  const { stdout, status } = spawnSync('nm', ['-C', '--defined-only', addon], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  });
+  if (status !== 0) throw new Error(`nm does not read ${addon}: \`npm run build:emulated\` makes it`);
+  const names = new Map();
+  for (const line of stdout.split('\n')) {
+    const [, address, name] = /^([0-9a-f]+) [a-zA-Z] (.*)$/.exec(line) ?? [];
+    const short = name && shortName(name);
+    if (short && kernels[short]) names.set(Number.parseInt(address, 16), short);
+  }
+  return names;
 }
 
 /** Blocks that a multiprocessor holds at once, and what it is that limits them. */
@@ -69,70 +70,121 @@ function occupancy({ threads, shared }, registers, multiprocessor) {
   return { blocks, by };
 }
 
-function predict(work, launches, registers, machine) {
-  // The product is the launch with most to do; what follows adds up its parts.
-  const main = [...launches].sort(
-    (a, b) => b.blocks * b.threads * b.shared - a.blocks * a.threads * a.shared,
-  )[0];
-  const { blocks, by } = occupancy(main, registers, machine.multiprocessor);
-  if (blocks === 0) throw new Error(`a block of ${main.threads} threads, ${main.shared} bytes does not fit`);
+/** The seconds that one launch takes, and by what. */
+function launchSeconds(launch, part, machine) {
+  const { threads } = launch;
+  const kernel = kernels[launch.kernel];
+  const { blocks, by } = occupancy(launch, kernel.registers, machine.multiprocessor);
+  if (blocks === 0) throw new Error(`a block of ${launch.kernel}, ${launch.shared} bytes, does not fit`);
   const resident = blocks * machine.multiprocessors;
-  const active = Math.min(main.blocks, resident);
-  const inFlight = active * main.shared * ASSUMED.stagesInFlight;
+  const active = Math.min(launch.blocks, resident);
+  const ofBlock =
+    kernel.copies16 || kernel.copies4
+      ? launch.shared * ASSUMED.stagesInFlight
+      : threads * (kernel.vectorLoads ? ASSUMED.bytesInFlightWide : ASSUMED.bytesInFlight);
   const memoryRate = Math.min(
     machine.bytesPerSecond * ASSUMED.memoryShare,
-    inFlight / ASSUMED.latencySeconds,
+    (active * ofBlock) / ASSUMED.latencySeconds,
   );
-  const warps = (active * main.threads) / 32 / machine.multiprocessors;
-  const waves = main.blocks / resident;
+  const warps = (active * threads) / 32 / machine.multiprocessors;
+  const waves = launch.blocks / resident;
   const filled = waves > 1 ? waves / Math.ceil(waves) : 1; // the last wave takes as long as a full one
   const computeRate =
-    machine.operationsPerSecond[work.rate] *
+    machine.operationsPerSecond[part.rate ?? 'float32'] *
     ASSUMED.computeShare *
-    Math.min(1, warps / ASSUMED.warpsToFillTensorCores) *
+    Math.min(1, warps / ASSUMED.warpsToFill) *
     filled;
-  const memory = work.bytes / memoryRate;
-  const compute = work.operations / computeRate;
-  const seconds = Math.max(memory, compute) + ASSUMED.launchSeconds * launches.length;
+  const memory = part.bytes / memoryRate;
+  const compute = (part.operations ?? 0) / computeRate;
+  const latency = (part.steps ?? 0) * ASSUMED.stepSeconds;
+  const seconds = Math.max(memory, compute) + latency;
+  const bound = latency > seconds / 2 ? 'latency' : memory >= compute ? 'memory' : 'compute';
+  return { seconds: seconds + ASSUMED.nodeSeconds, bound, blocks, by };
+}
+
+const divided = (part, count) => ({
+  ...part,
+  bytes: part.bytes / count,
+  operations: (part.operations ?? 0) / count,
+  steps: (part.steps ?? 0) / count,
+});
+
+/** What each launch does of a case (cases.cjs). Grouped launches have blocks that leave at once: their number is a bound. */
+function partsOf({ work, passes, spread }, launches) {
+  const nothing = { bytes: 0 };
+  if (passes) {
+    const passOf = ({ kernel }) => passes.find((pass) => pass.kernel.test(kernel));
+    const totals = new Map();
+    for (const launch of launches) totals.set(passOf(launch), (totals.get(passOf(launch)) ?? 0) + 1);
+    return launches.map((launch) => {
+      const pass = passOf(launch);
+      return pass ? divided(pass, totals.get(pass)) : nothing;
+    });
+  }
+  if (spread) return launches.map(() => divided(work, launches.length));
+  const size = ({ blocks, threads }) => blocks * threads;
+  const main = launches.reduce((best, launch) => (size(launch) > size(best) ? launch : best));
+  return launches.map((launch) => (launch === main ? work : nothing));
+}
+
+function predict(made, launches, machine) {
+  const floor = floorSeconds(made.work, machine);
+  const all = partsOf(made, launches).map((part, i) => launchSeconds(launches[i], part, machine));
+  const predicted = all.reduce((sum, { seconds }) => sum + seconds, 0);
+  const longest = all.reduce((best, one) => (one.seconds > best.seconds ? one : best));
   return {
-    floor: floorSeconds(work, machine),
-    predicted: seconds,
-    ofRoofline: floorSeconds(work, machine) / seconds,
-    bound: memory > compute ? 'memory' : 'compute',
-    blocksPerMultiprocessor: blocks,
-    limitedBy: by,
+    floor,
+    predicted,
+    ofRoofline: floor / predicted,
+    bound: longest.bound,
+    blocksPerMultiprocessor: longest.blocks,
+    limitedBy: longest.by,
   };
 }
 
-async function launchesOf(made) {
-  await q.synchronize(DEVICE);
-  fs.rmSync(trace, { force: true });
-  made.run();
-  await q.synchronize(DEVICE);
-  const lines = fs.readFileSync(trace, 'utf8').trim().split('\n');
+async function launchesOf(made, names) {
+  await q.synchronize(DEVICE).catch(() => {});
+  fs.writeFileSync(trace, '');
+  // An operation that looks at its results finds none, as nothing ran: by then all of its launches are noted down.
+  await Promise.resolve(made.run()).catch(() => {});
+  await q.synchronize(DEVICE).catch(() => {});
+  const lines = fs.readFileSync(trace, 'utf8').trim().split('\n').filter(Boolean);
   // All units launch the same.
   return lines.slice(0, lines.length / made.units).map((line) => {
-    const [blocks, threads, shared] = line.split(' ').map(Number);
-    return { blocks, threads, shared };
+    const [blocks, threads, shared, place] = line.split(' ').map(Number);
+    const kernel = names.get(place);
+    if (!kernel) throw new Error(`the kernel at ${place} of ${addon} is not in csrc/cuda/kernels.json`);
+    return { kernel, blocks, threads, shared };
   });
+}
+
+/** Launches of one kernel after another are told as one, with their number. */
+function told(launches) {
+  const all = [];
+  for (const launch of launches) {
+    const found = all.find(({ kernel }) => kernel === launch.kernel);
+    if (found) {
+      found.launches++;
+      found.blocks = Math.max(found.blocks, launch.blocks);
+    } else all.push({ ...launch, launches: 1, registers: kernels[launch.kernel].registers });
+  }
+  return all;
 }
 
 async function main() {
   const { values, positionals } = parseArgs({ allowPositionals: true, options: { out: { type: 'string' } } });
   const patterns = positionals.map((text) => new RegExp(text));
+  const names = kernelNames();
   const rows = [];
   for (const entry of allCases()) {
-    const kernel = KERNEL[entry.family.replace('linear ', '')];
-    if (!entry.family.startsWith('linear ') || !kernel || entry.dtype !== 'float16' || !ROWS.has(entry.m))
-      continue;
+    if (/^linear/.test(entry.family) && entry.dtype !== 'float16') continue; // as float16, but for registers
+    if (!ROWS.has(entry.m) && !/^(Hessian|attend|moe.grouped)/.test(entry.family)) continue;
     if (!patterns.every((pattern) => pattern.test(labelOf(entry)))) continue;
-    const made = await entry.setup(q, DEVICE);
-    made.run(); // weights are brought into the order of products
-    const launches = await launchesOf(made);
-    const registers = registersOf(kernel);
-    const row = { case: labelOf(entry), ...made.work, registers, launches };
-    for (const [name, machine] of Object.entries(machines))
-      row[name] = predict(made.work, launches, registers, machine);
+    const made = await entry.setup(q, DEVICE, { rotate: false });
+    await Promise.resolve(made.run()).catch(() => {}); // weights are brought into the order of products
+    const launches = await launchesOf(made, names);
+    const row = { case: labelOf(entry), ...made.work, launches: told(launches) };
+    for (const [name, machine] of Object.entries(machines)) row[name] = predict(made, launches, machine);
     made.dispose();
     rows.push(row);
     const share = Object.keys(machines).map((name) => {
@@ -146,9 +198,11 @@ async function main() {
   const head = {
     what: 'predictions, measured nowhere',
     assumed: ASSUMED,
-    nvcc: require('../../csrc/cuda/kernels.json').nvcc,
+    nvcc,
   };
-  const lines = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
+  const rounded = (_key, value) =>
+    typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
+  const lines = rows.map((row) => `    ${JSON.stringify(row, rounded)}`).join(',\n');
   fs.writeFileSync(
     values.out,
     `${JSON.stringify(head, null, 2).slice(0, -2)},\n  "rows": [\n${lines}\n  ]\n}\n`,

@@ -1,5 +1,6 @@
 'use strict';
-// Times the library's operations on a CUDA device, by its own events, beside the roofline of its data sheet.
+// Times the library's operations on a CUDA device, by its own events, launched from CUDA graphs, beside the roofline of its data
+// sheet. What waits for the device is timed by calls, and says so.
 //   node bench/cuda/run.cjs [--device cuda:0] [--budget 0.2] [--out FILE] [--list] [regular expression...]
 // A case runs if every expression matches its label, `linear int4 g128 float16 4096x4096 m=16`. --budget: seconds of samples
 // for each. With --out, all figures are written as JSON. An operation that has no kernel on the device is listed as that.
@@ -12,25 +13,48 @@ const { floorSeconds, machineOf } = require('./machines.cjs');
 const SAMPLE_SECONDS = 0.005; // long against the resolution of events, which is half a microsecond
 const LEAST_SAMPLES = 7;
 
-async function sample(q, device, { run, units }, rounds) {
+/** The case as a CUDA graph, or null if it waits for the device. */
+async function graphOf(q, device, { run, waits }) {
+  if (waits) return null;
+  try {
+    return await q.captureGraph(device, run);
+  } catch (error) {
+    if (error.code !== 'ERR_UNSUPPORTED') throw error;
+    return null;
+  }
+}
+
+async function sample(q, device, { launch, units }, rounds) {
   await q.startTimer(device);
   const from = process.hrtime.bigint();
-  for (let i = 0; i < rounds; i++) run();
+  for (let i = 0; i < rounds; i++) await launch();
   const queued = Number(process.hrtime.bigint() - from) / 1e9;
   const seconds = await q.stopTimer(device);
   return { seconds: seconds / (rounds * units), queued: queued / (rounds * units) };
 }
 
-async function time(q, device, made, budget) {
-  made.run(); // code is loaded, weights are brought into the order of products
-  await q.synchronize(device);
-  const first = await sample(q, device, made, 1);
-  const rounds = Math.max(1, Math.ceil(SAMPLE_SECONDS / (first.seconds * made.units)));
+async function samplesOf(q, device, launched, budget) {
+  const first = await sample(q, device, launched, 1);
+  const rounds = Math.max(1, Math.ceil(SAMPLE_SECONDS / (first.seconds * launched.units)));
   const samples = [];
   for (let spent = 0; samples.length < LEAST_SAMPLES || spent < budget; ) {
-    const one = await sample(q, device, made, rounds);
+    const one = await sample(q, device, launched, rounds);
     samples.push(one);
-    spent += one.seconds * made.units * rounds;
+    spent += one.seconds * launched.units * rounds;
+  }
+  return samples;
+}
+
+async function time(q, device, made, budget) {
+  await made.run(); // code is loaded, weights are brought into the order of products
+  await q.synchronize(device);
+  const graph = await graphOf(q, device, made);
+  const launch = graph ? () => graph.launch() : made.run;
+  let samples = [];
+  try {
+    samples = await samplesOf(q, device, { units: made.units, launch }, budget);
+  } finally {
+    graph?.dispose();
   }
   const sorted = samples.map(({ seconds }) => seconds).sort((a, b) => a - b);
   const queued = Math.min(...samples.map((one) => one.queued));
@@ -40,6 +64,7 @@ async function time(q, device, made, budget) {
     best: sorted[0],
     p95: sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * 0.95))],
     samples: sorted.length,
+    launched: graph ? 'graph' : 'calls',
     // The device waited for the host: the time is that of giving it work, not of the work.
     hostBound: queued > 0.9 * median,
   };
@@ -55,8 +80,8 @@ async function runCase(q, device, machine, entry, budget) {
     const floor = machine ? floorSeconds(made.work, machine) : null;
     return { ...facts, ...made.work, ...measured, floor, ofRoofline: floor && floor / measured.median };
   } catch (error) {
-    if (!(error instanceof q.QuantariaError)) throw error;
-    return { ...facts, failed: error.code, reason: error.message };
+    // Whatever it is, the other cases are worth their time.
+    return { ...facts, failed: error.code ?? error.name, reason: error.message };
   } finally {
     made?.dispose();
     await q.synchronize(device).catch(() => {}); // an operation's failure has been told above
@@ -80,22 +105,28 @@ function lineOf(row) {
   if (row.failed) return `${label} ${row.failed}: ${row.reason}`;
   const share =
     row.ofRoofline === null ? '' : `${(100 * row.ofRoofline).toFixed(0).padStart(4)} % of the roofline`;
-  return `${label} ${(row.median * 1e6).toFixed(1).padStart(10)} us ${share}${row.hostBound ? ' (the host is slower)' : ''}`;
+  return `${label} ${(row.median * 1e6).toFixed(1).padStart(10)} us ${share}${row.launched === 'calls' ? ' (by calls)' : ''}${row.hostBound ? ' (the host is slower)' : ''}`;
 }
 
-async function benchmarkDevice(q, { device, budget, wanted, print }) {
+/** goOn() false: no further case is begun; `left` says how many that were. */
+async function benchmarkDevice(q, { device, budget, wanted, print, goOn = () => true }) {
   const info = q.devices().find(({ id }) => id === device);
   const machine = machineOf(info.name);
   const patterns = wanted.map((text) => new RegExp(text));
-  const rows = [];
-  for (const entry of allCases()) {
-    if (!patterns.every((pattern) => pattern.test(labelOf(entry)))) continue;
-    rows.push(await runCase(q, device, machine, entry, budget));
-    print(lineOf(rows.at(-1)));
+  const cases = allCases().filter((entry) => patterns.every((pattern) => pattern.test(labelOf(entry))));
+  const result = { device: info, build: q.buildId(), rooflineKnown: machine !== null, left: 0, rows: [] };
+  for (const [i, entry] of cases.entries()) {
+    result.left = cases.length - i;
+    if (!goOn()) break;
+    const row = await runCase(q, device, machine, entry, budget);
+    result.rows.push(row);
+    result.left--;
+    addSpeedUps(result.rows);
+    print(lineOf(row), result);
+    if (row.failed === 'ERR_CUDA') break; // the device does no more work
   }
   releaseHeld();
-  addSpeedUps(rows);
-  return { device: info, build: q.buildId(), rooflineKnown: machine !== null, rows };
+  return result;
 }
 
 async function main() {
@@ -130,4 +161,4 @@ if (require.main === module) {
   });
 }
 
-module.exports = { benchmarkDevice };
+module.exports = { addSpeedUps, benchmarkDevice };

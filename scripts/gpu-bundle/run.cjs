@@ -1,112 +1,183 @@
 'use strict';
-// What the bundle of scripts/pack-gpu-bundle.cjs does on a GPU host, which needs a driver and nothing else: the parity tests, the
-// golden vectors, compute-sanitizer on small shapes where it is installed, and the microbenchmarks, beside PyTorch where that is
-// installed. All of it ends up in one file.
-//   ./run.sh [--device cuda:0] [--out results.json] [--budget 0.2] [--only parity,golden,sanitizer,benchmarks,torch]
+// What the bundle of scripts/pack-gpu-bundle.cjs does on a GPU host, which needs a driver and nothing else, not even an
+// administrator: the parity tests, the golden vectors, compute-sanitizer on small shapes where it is installed, and the
+// microbenchmarks, beside PyTorch where that is installed. All of it ends up in one file.
+//   ./run.sh [--device cuda:0] [--out results.json] [--minutes 120] [--budget 0.2]
+//            [--only parity,golden,sanitizer,benchmarks,torch] [--cases 'regular expression of benchmarks']...
+// After --minutes nothing new is begun, and what still runs is ended. Of a file of the same build and device what is not run again
+// is kept, so that a few short calls add up to a long one.
 // Exit code: 0 if all that ran was right, 1 if something was not, 3 if there is no CUDA device.
 
-const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
+const { Clock, cudaTool, driverFacts, root, saidBy, start, tail } = require('./tools.cjs');
 
-const root = path.join(__dirname, '..', '..');
 const NO_DEVICE = 3;
-const MOST_TEXT = 20_000; // of what a tool says, in the results
+const ROWS_BETWEEN_WRITES = 20;
 
-function start(command, args, env = {}) {
-  const { status, signal, stdout, stderr, error } = spawnSync(command, args, {
-    cwd: root,
-    encoding: 'utf8',
-    env: { ...process.env, ...env },
-    maxBuffer: 1 << 28,
-  });
-  return {
-    ok: status === 0,
-    status,
-    signal,
-    stdout: stdout ?? '',
-    stderr: stderr ?? '',
-    missing: error?.code === 'ENOENT',
-  };
+/** Tests that compute on the device come first, each file by itself: one that breaks the device takes no other along. */
+function testFiles() {
+  const filesOf = (folder) =>
+    fs
+      .readdirSync(path.join(root, folder))
+      .filter((name) => name.endsWith('.test.ts'))
+      .map((name) => path.join(folder, name));
+  const all = [...filesOf('test/core'), ...filesOf('test/reference')];
+  const onDevice = (file) => /cuda_device'/.test(fs.readFileSync(path.join(root, file), 'utf8'));
+  return { onDevice: all.filter(onDevice), others: all.filter((file) => !onDevice(file)) };
 }
 
-const tail = (text) => text.slice(-MOST_TEXT);
+function runTests(files, env, timeout) {
+  const report = path.join(os.tmpdir(), `quantaria-parity-${process.pid}.json`);
+  const vitest = path.join(root, 'node_modules', 'vitest', 'vitest.mjs');
+  const args = [vitest, 'run', ...files, '--reporter=json', `--outputFile=${report}`];
+  const run = start(process.execPath, args, { env, timeout });
+  try {
+    if (!fs.existsSync(report)) return { ok: false, files, failed: saidBy(run) };
+    const { numPassedTests, numFailedTests, numPendingTests, testResults } = JSON.parse(
+      fs.readFileSync(report, 'utf8'),
+    );
+    const failures = testResults.flatMap(({ name, message, assertionResults, status }) => [
+      ...(status === 'failed' && assertionResults.length === 0 ? [{ name, message }] : []),
+      ...assertionResults
+        .filter((test) => test.status === 'failed')
+        .map((test) => ({ name: test.fullName, message: test.failureMessages.join('\n').slice(0, 2000) })),
+    ]);
+    const onDevice = testResults
+      .flatMap(({ assertionResults }) => assertionResults)
+      .filter((test) => test.status === 'passed' && /\bcuda:\d/.test(test.fullName)).length;
+    const facts = { passed: numPassedTests, onDevice, failed: numFailedTests, skipped: numPendingTests };
+    return { ok: run.ok, files, ...facts, failures };
+  } finally {
+    fs.rmSync(report, { force: true });
+  }
+}
 
 /** The tests that know of CUDA devices, and the references of other projects; fresh memory is poisoned. */
-function parity() {
-  const report = path.join(root, 'parity.json');
-  fs.rmSync(report, { force: true });
-  const vitest = path.join(root, 'node_modules', 'vitest', 'vitest.mjs');
-  const args = [vitest, 'run', 'test/core', 'test/reference', '--reporter=json', `--outputFile=${report}`];
-  const run = start(process.execPath, args, { QUANTARIA_POISON: '1' });
-  if (!fs.existsSync(report))
-    return { ok: false, failed: 'the tests did not run', said: tail(run.stdout + run.stderr) };
-  const { numPassedTests, numFailedTests, numPendingTests, testResults } = JSON.parse(
-    fs.readFileSync(report, 'utf8'),
-  );
-  const failures = testResults.flatMap(({ name, message, assertionResults, status }) => [
-    ...(status === 'failed' && assertionResults.length === 0 ? [{ name, message }] : []),
-    ...assertionResults
-      .filter((test) => test.status === 'failed')
-      .map((test) => ({ name: test.fullName, message: test.failureMessages.join('\n').slice(0, 2000) })),
-  ]);
-  const onDevice = testResults
-    .flatMap(({ assertionResults }) => assertionResults)
-    .filter((test) => test.status === 'passed' && /\bcuda:\d/.test(test.fullName)).length;
-  // A run in which nothing was compared on the device shows nothing.
+function parity({ env, clock, note }) {
+  const { onDevice, others } = testFiles();
+  const runs = [];
+  for (const files of [...onDevice.map((file) => [file]), others]) {
+    runs.push(runTests(files, { ...env, QUANTARIA_POISON: '1' }, clock.left(20)));
+    const { ok, passed = 0 } = runs.at(-1);
+    console.log(
+      `  ${ok ? 'ok' : 'FAILED'} ${files.length === 1 ? files[0] : 'all others'}: ${passed} passed`,
+    );
+    note(summary(runs));
+  }
+  return summary(runs);
+}
+
+function summary(runs) {
+  const sum = (name) => runs.reduce((total, run) => total + (run[name] ?? 0), 0);
+  const onDevice = sum('onDevice');
   return {
-    ok: run.ok && onDevice > 0,
-    passed: numPassedTests,
+    // A run in which nothing was compared on the device shows nothing.
+    ok: runs.every(({ ok }) => ok) && onDevice > 0,
+    passed: sum('passed'),
     onDevice,
-    failed: numFailedTests,
-    skipped: numPendingTests,
-    failures,
+    failed: sum('failed'),
+    skipped: sum('skipped'),
+    failures: runs.flatMap(({ failures }) => failures ?? []),
+    notRun: runs
+      .filter(({ failed }) => typeof failed === 'string')
+      .map(({ files, failed }) => ({ files, failed })),
   };
 }
 
-function golden(out) {
-  const run = start(path.join(root, 'quantaria_golden'), []);
-  if (!run.ok) return { ok: false, failed: tail(run.stderr) };
+function golden({ env, clock, out }) {
+  const run = start(path.join(root, 'quantaria_golden'), [], { env, timeout: clock.left(5) });
+  if (!run.ok) return { ok: false, failed: saidBy(run) };
   const file = path.join(path.dirname(out), 'golden.txt');
   fs.writeFileSync(file, run.stdout);
   return { ok: true, file, vectors: run.stdout.trim().split('\n').length - 1 };
 }
 
-function sanitizer(device) {
+function sanitizer({ env, clock, note }) {
+  const command = cudaTool('compute-sanitizer');
+  if (command === null) return { ok: true, skipped: 'compute-sanitizer is not installed' };
   const script = path.join(__dirname, 'small_shapes.cjs');
   const tools = {};
-  for (const tool of ['memcheck', 'racecheck']) {
-    const args = ['--tool', tool, '--error-exitcode', '9', process.execPath, script, device];
-    const run = start('compute-sanitizer', args);
-    if (run.missing) return { ok: true, skipped: 'compute-sanitizer is not installed' };
-    tools[tool] = { ok: run.ok, said: tail(run.stdout + run.stderr) };
+  const result = () => ({ ok: Object.values(tools).every(({ ok }) => ok), ...tools });
+  for (const tool of ['memcheck', 'racecheck', 'synccheck']) {
+    const args = ['--tool', tool, '--error-exitcode', '9', process.execPath, script, 'cuda:0'];
+    const run = start(command, args, { env, timeout: clock.left(20) });
+    tools[tool] = { ok: run.ok, said: run.ok ? tail(run.stdout + run.stderr) : saidBy(run) };
+    note(result());
   }
-  return { ok: Object.values(tools).every(({ ok }) => ok), ...tools };
+  return result();
 }
 
-function torch() {
-  const found = start('python3', ['-c', 'import torch; assert torch.cuda.is_available()']);
-  if (!found.ok) return { ok: true, skipped: 'python3 has no torch that sees a CUDA device' };
-  const run = start('python3', [path.join(root, 'bench', 'cuda', 'torch_products.py')]);
+function torch({ env, clock }) {
+  const python = ['python3', 'python'].find(
+    (name) =>
+      start(name, ['-c', 'import torch; assert torch.cuda.is_available()'], { env, timeout: clock.left(3) })
+        .ok,
+  );
+  if (!python) return { ok: true, skipped: 'no python3 has a torch that sees a CUDA device' };
+  const script = path.join(root, 'bench', 'cuda', 'torch_products.py');
+  const run = start(python, [script], { env, timeout: clock.left(20) });
   const rows = run.stdout
     .split('\n')
-    .filter((line) => line.startsWith('{'))
+    .filter((line) => /^\{.*\}$/.test(line))
     .map((line) => JSON.parse(line));
-  return { ok: run.ok, rows, ...(run.ok ? {} : { failed: tail(run.stderr) }) };
+  return { ok: run.ok, rows, ...(run.ok ? {} : { failed: saidBy(run) }) };
 }
 
-async function benchmarks(q, device, budget) {
-  const { benchmarkDevice } = require('../../bench/cuda/run.cjs');
-  const print = (line) => console.log(`  ${line}`);
-  return { ok: true, ...(await benchmarkDevice(q, { device, budget, wanted: [], print })) };
+async function benchmarks({ q, device, budget, cases, clock, note, before }) {
+  const { addSpeedUps, benchmarkDevice } = require('../../bench/cuda/run.cjs');
+  let printed = 0;
+  const known = before?.rows ?? [];
+  const merged = (result) => {
+    const key = ({ family, dtype, shape, m }) => `${family} ${dtype} ${shape} ${m}`;
+    const fresh = new Set(result.rows.map(key));
+    const failed = result.rows.filter((row) => row.failed && row.failed !== 'ERR_UNSUPPORTED').length;
+    const rows = [...known.filter((row) => !fresh.has(key(row))), ...result.rows];
+    addSpeedUps(rows);
+    return { ok: failed === 0, failed, ...result, rows };
+  };
+  const result = await benchmarkDevice(q, {
+    device: device.id,
+    budget,
+    wanted: cases,
+    print: (line, soFar) => {
+      console.log(`  ${line}`);
+      if (++printed % ROWS_BETWEEN_WRITES === 0) note(merged(soFar));
+    },
+    goOn: () => clock.left() > 0,
+  });
+  return merged(result);
 }
 
 function describe(result) {
-  if (result.skipped && typeof result.skipped === 'string') return `skipped: ${result.skipped}`;
-  const counts = ['passed', 'onDevice', 'failed', 'vectors'].filter((name) => result[name] !== undefined);
-  return `${result.ok ? 'ok' : 'FAILED'} ${counts.map((name) => `${name} ${result[name]}`).join(', ')}`;
+  if (typeof result.skipped === 'string') return `skipped: ${result.skipped}`;
+  const counts = ['passed', 'onDevice', 'failed', 'vectors', 'left'].filter(
+    (name) => typeof result[name] === 'number',
+  );
+  const why = typeof result.failed === 'string' ? `: ${result.failed.split('\n')[0]}` : '';
+  return `${result.ok ? 'ok' : 'FAILED'}${why} ${counts.map((name) => `${name} ${result[name]}`).join(', ')}`;
+}
+
+/** Of an earlier call, if it was of this build and device. */
+function earlier(file, build, device) {
+  try {
+    const found = JSON.parse(fs.readFileSync(file, 'utf8'));
+    return found.build === build && found.device?.name === device.name ? found : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Child processes see this device alone, as their first. */
+function environmentFor(q, device) {
+  const index = q
+    .devices()
+    .filter(({ kind }) => kind === 'cuda')
+    .findIndex(({ id }) => id === device.id);
+  const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',');
+  return index === 0 && !visible ? {} : { CUDA_VISIBLE_DEVICES: visible?.[index] ?? String(index) };
 }
 
 async function main() {
@@ -114,8 +185,10 @@ async function main() {
     options: {
       device: { type: 'string', default: 'cuda:0' },
       out: { type: 'string', default: path.join(root, 'results.json') },
+      minutes: { type: 'string', default: '120' },
       budget: { type: 'string', default: '0.2' },
       only: { type: 'string' },
+      cases: { type: 'string', multiple: true, default: [] },
     },
   });
   const q = require('../../dist');
@@ -127,35 +200,43 @@ async function main() {
     );
     return NO_DEVICE;
   }
+  const parts = { parity, golden, sanitizer, benchmarks, torch };
+  const wanted = values.only?.split(',') ?? Object.keys(parts);
+  for (const name of wanted)
+    if (!(name in parts)) throw new Error(`--only: there is no ${name}, only ${Object.keys(parts)}`);
+  const out = path.resolve(values.out);
+  const write = () => fs.writeFileSync(out, `${JSON.stringify(results, null, 2)}\n`);
   const results = {
+    ...earlier(out, q.buildId(), device),
     device,
     cuda,
     build: q.buildId(),
     host: { cpu: os.cpus()[0]?.model ?? '', memoryBytes: os.totalmem(), kernel: os.release() },
+    driver: driverFacts(),
     at: new Date().toISOString(),
   };
+  write(); // if it cannot be written, now
   console.log(`${device.name} (${device.id}), driver for CUDA ${cuda.driver}; ${results.build}`);
-  const parts = {
-    parity,
-    golden: () => golden(values.out),
-    sanitizer: () => sanitizer(device.id),
-    benchmarks: () => benchmarks(q, device.id, Number(values.budget)),
-    torch,
-  };
-  const wanted = values.only?.split(',') ?? Object.keys(parts);
-  for (const name of wanted)
-    if (!(name in parts)) throw new Error(`--only: there is no ${name}, only ${Object.keys(parts)}`);
+  const clock = new Clock(Number(values.minutes));
+  const env = environmentFor(q, device);
+  const given = { q, device, env, clock, out, budget: Number(values.budget), cases: values.cases };
   for (const name of wanted) {
+    const note = (soFar) => {
+      results[name] = soFar; // what was measured stays, whatever comes next
+      write();
+    };
     console.log(`${name} ...`);
     try {
-      results[name] = await parts[name]();
+      if (clock.left() === 0) throw new Error('the time was up before it began');
+      note(await parts[name]({ ...given, note, before: results[name] }));
     } catch (error) {
-      results[name] = { ok: false, failed: error.message };
+      note({ ok: false, failed: error.message });
     }
     console.log(`${name}: ${describe(results[name])}`);
-    fs.writeFileSync(values.out, `${JSON.stringify(results, null, 2)}\n`); // what was measured stays, whatever comes next
   }
-  console.log(`results: ${values.out}`);
+  results.driverAfter = driverFacts();
+  write();
+  console.log(`results: ${out}`);
   return wanted.every((name) => results[name].ok) ? 0 : 1;
 }
 

@@ -1,5 +1,6 @@
 // The device that drives GPUs, over the runtime that the host plays: simt/runtime.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <future>
 #include <memory>
@@ -343,6 +344,71 @@ TEST("cuda: a timer takes the work between its ends and nothing before") {
   CHECK(on_queue(*device, [&] { seconds = device->stop_timer(); }) == nullptr);
   CHECK(seconds > 0);
   CHECK_EQ(simt::runtime::waiting_work(), 0);
+}
+
+/// What the queue notes down of `work`.
+std::shared_ptr<cuda::Graph> captured(RuntimeDevice& device, const std::function<void()>& work) {
+  std::shared_ptr<cuda::Graph> graph;
+  device.open_capture();
+  CHECK(on_queue(device, [&] { device.begin_capture(); }) == nullptr);
+  work();
+  CHECK(on_queue(device, [&] { graph = device.end_capture(); }) == nullptr);
+  return graph;
+}
+
+TEST("cuda: a graph does what was noted down at each launch, in order, while threads allocate and free") {
+  const auto device = device_of();
+  const Tensor tensor = bytes_on(*device, counting(8));
+  std::vector<uint8_t> values = counting(8);
+  {
+    std::atomic<bool> ended = false;
+    std::thread beside([&] {
+      while (!ended) (void)empty(*device, DType::uint8, {100});
+    });
+    const std::shared_ptr<cuda::Graph> graph = captured(*device, [&] {
+      multiply_add(*device, tensor, 3, 1);
+      multiply_add(*device, tensor, 5, 2);
+    });
+    ended = true;
+    beside.join();
+    CHECK_EQ(read(tensor).values, values);  // nothing has been done
+    for (int i = 0; i < 2; ++i) {
+      CHECK(on_queue(*device, [&] { graph->launch(); }) == nullptr);
+      for (uint8_t& value : values) value = static_cast<uint8_t>((value * 3 + 1) * 5 + 2);
+    }
+    CHECK_EQ(read(tensor).values, values);
+  }
+  CHECK_EQ(device->memory().live_blocks, 1);
+}
+
+TEST("cuda: a graph keeps what was allocated meanwhile, and what was freed goes back at its end") {
+  const auto device = device_of();
+  auto before = std::make_unique<Tensor>(empty(*device, DType::uint8, {10}));
+  auto graph = captured(*device, [&] {
+    before.reset();
+    (void)empty(*device, DType::uint8, {20});
+  });
+  CHECK_EQ(device->memory().live_bytes, 20);
+  graph.reset();
+  CHECK_EQ(device->memory().live_bytes, 0);
+  device->finish();
+  CHECK_EQ(simt::runtime::live_blocks(), 1);  // the pinned word of the lane
+}
+
+TEST("cuda: a failure while a graph is captured is the graph's, and the device goes on") {
+  const auto device = device_of();
+  const Tensor tensor = bytes_on(*device, counting(8));
+  CHECK(on_queue(*device, [] {}) == nullptr);
+  for (const char* const call : {"launch", "cudaStreamEndCapture", "cudaGraphInstantiate"}) {
+    device->open_capture();
+    CHECK(on_queue(*device, [&] { device->begin_capture(); }) == nullptr);
+    simt::runtime::fail_call(call, cudaErrorInvalidValue);
+    multiply_add(*device, tensor, 3, 1);
+    CHECK(message_of(on_queue(*device, [&] { (void)device->end_capture(); }), ErrorCode::cuda) != "no error");
+    CHECK_EQ(read(tensor).values, counting(8));
+  }
+  const auto graph = captured(*device, [] {});
+  CHECK(on_queue(*device, [&] { graph->launch(); }) == nullptr);
 }
 
 std::string reason_of(Machine machine, const char* architectures = "80-real,90-real,90-virtual") {
