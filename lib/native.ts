@@ -108,10 +108,14 @@ export interface Native {
   hessianValue(products: NativeTensor, samples: number): NativeTensor;
   hessianAdd(products: NativeTensor, from: NativeTensor, factor: number): void;
   outputError(weight: NativeTensor, values: NativeTensor | null, products: NativeTensor): Promise<number>;
+  /** In order; all of one device, at least one. */
   gptqQuantize(
-    weight: NativeTensor,
-    products: NativeTensor,
-    samples: number,
+    problems: {
+      weight: NativeTensor;
+      products: NativeTensor;
+      samples: number;
+      beside: NativeTensor | null;
+    }[],
     scheme: object,
     options: {
       actOrder: boolean;
@@ -120,16 +124,17 @@ export interface Native {
       damping: number;
       blockSize: number;
     },
-    beside: NativeTensor | null,
-  ): Promise<{
-    stored: Record<string, NativeTensor>;
-    error: number;
-    weight: number;
-    beside: number;
-    damping: number;
-    attempts: number;
-    deadColumns: number;
-  }>;
+  ): Promise<
+    {
+      stored: Record<string, NativeTensor>;
+      error: number;
+      weight: number;
+      beside: number;
+      damping: number;
+      attempts: number;
+      deadColumns: number;
+    }[]
+  >;
   columnMagnitudes(x: NativeTensor, maxima: NativeTensor, sums: NativeTensor): void;
   scaleMatrix(w: NativeTensor, rows: NativeTensor | null, columns: NativeTensor | null): NativeTensor;
   clampGroups(w: NativeTensor, group: number, ratios: NativeTensor): NativeTensor;

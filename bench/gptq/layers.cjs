@@ -95,13 +95,13 @@ async function ours() {
         const [gated, raised] = [linear(x, gate), linear(x, up)];
         const inner = swiglu(gated, raised);
         const leaving = hessianOf(inner);
-        for (const [weight, hessian] of [
-          [gate, entering],
-          [up, entering],
-          [down, leaving],
+        for (const [together, hessian] of [
+          [[gate, up], entering],
+          [[down], leaving],
         ]) {
           // With round-to-nearest measured beside it, as the job does.
-          (await quantizeCalibrated(weight, hessian, scheme, settings)).quantized.dispose();
+          const made = await quantizeCalibrated(together, hessian, scheme, settings);
+          for (const { quantized } of made) quantized.dispose();
         }
         for (const made of [entering, leaving, gated, raised, inner]) made.dispose();
       };

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -136,72 +137,101 @@ class Form {
   std::vector<std::pair<const char*, Tensor>> tensors_;
 };
 
-using Solve =
-    std::function<ops::GptqReport(const float* products, int64_t samples, const ConstMatrix* beside)>;
+/// A weight to quantize, and where it goes.
+struct Problem {
+  Tensor weight;
+  Tensor products;
+  int64_t samples;
+  Tensor beside;  // without storage: none
+  Form stored;
+  ConstMatrix matrix{};  // of the weight, as its scheme's constants want it
 
-Solve int_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+  bool has_beside() const { return beside.storage != nullptr; }
+};
+
+/// Solves all problems, in the order in which it was made for them. `inputs` as `problems`.
+using Solve = std::function<std::vector<ops::GptqReport>(std::span<const ops::GptqInput> inputs)>;
+/// Adds the tensors of the result to each problem's form.
+using MakeSolve = Solve (*)(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options);
+
+Solve int_solver(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options) {
   const ops::IntScheme s = to_int_scheme(scheme);
-  const ConstMatrix m = weight_matrix(w, s.granularity == ops::Granularity::row);
-  const IntTensors to = add_int(form, w, s);
   const bool indexed = s.granularity == ops::Granularity::group && options.act_order &&
                        !options.group_order && !options.static_groups;
-  const Tensor index = indexed ? form.add("groupIndex", DType::int32, {w.shape[1]}) : Tensor{};
-  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
-    const ops::GptqProblem problem{{m, products, samples, beside}, to.pointers(), pointer<int32_t>(index)};
-    if (device != &cpu::device()) {
-      cuda::Device& cuda = cuda::of(device);
-      return cuda.kernels().gptq.integers(queue_of(cuda), {&problem, 1}, s, options).front();
-    }
-    return ops::quantize_gptq(cpu::device().pool(), problem, s, options, scratch);
+  std::vector<std::pair<IntTensors, Tensor>> to;
+  for (Problem& problem : problems) {
+    problem.matrix = weight_matrix(problem.weight, s.granularity == ops::Granularity::row);
+    const IntTensors tensors = add_int(problem.stored, problem.weight, s);
+    const int64_t in = problem.weight.shape[1];
+    to.emplace_back(tensors, indexed ? problem.stored.add("groupIndex", DType::int32, {in}) : Tensor{});
+  }
+  return [=, device = problems[0].weight.device](std::span<const ops::GptqInput> inputs) {
+    std::vector<ops::GptqProblem> own;
+    for (size_t i = 0; i < inputs.size(); ++i)
+      own.push_back({inputs[i], to[i].first.pointers(), pointer<int32_t>(to[i].second)});
+    if (device == &cpu::device()) return ops::quantize_gptq(cpu::device().pool(), own, s, options, scratch);
+    cuda::Device& cuda = cuda::of(device);
+    return cuda.kernels().gptq.integers(queue_of(cuda), own, s, options);
   };
 }
 
-Solve codebook_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+/// One after the other. `solve(input, to)` is told where each result goes, which `add(problem)` has made.
+template <class Add, class SolveOne>
+Solve each(std::span<Problem> problems, Add add, SolveOne solve) {
+  std::vector<decltype(add(problems[0]))> to;
+  for (Problem& problem : problems) to.push_back(add(problem));
+  return [=](std::span<const ops::GptqInput> inputs) {
+    std::vector<ops::GptqReport> reports;
+    for (size_t i = 0; i < inputs.size(); ++i) reports.push_back(solve(inputs[i], to[i]));
+    return reports;
+  };
+}
+
+Solve codebook_solver(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options) {
   const ops::CodebookScheme s = to_codebook_scheme(scheme);
-  const ConstMatrix m = weight_matrix(w, false);
-  const CodebookTensors to = add_codebook(form, m, s);
-  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
-    if (device != &cpu::device()) {
-      cuda::Device& cuda = cuda::of(device);
-      return cuda.kernels().gptq.codebook(queue_of(cuda), {m, products, samples, beside}, s, to.pointers(),
-                                          options);
-    }
-    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
-                              scratch);
+  const auto add = [&](Problem& problem) {
+    problem.matrix = weight_matrix(problem.weight, false);
+    return add_codebook(problem.stored, problem.matrix, s);
   };
+  return each(
+      problems, add,
+      [=, device = problems[0].weight.device](const ops::GptqInput& input, const CodebookTensors& to) {
+        if (device == &cpu::device())
+          return ops::quantize_gptq(cpu::device().pool(), input, s, to.pointers(), options, scratch);
+        cuda::Device& cuda = cuda::of(device);
+        return cuda.kernels().gptq.codebook(queue_of(cuda), input, s, to.pointers(), options);
+      });
 }
 
-Solve fp8_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+Solve fp8_solver(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options) {
   const ops::Fp8Scheme s = to_fp8_scheme(scheme);
-  const ConstMatrix m = weight_matrix(w, s.per_row);
-  const Fp8Tensors to = add_fp8(form, w, s);
-  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
-    if (device != &cpu::device()) {
-      cuda::Device& cuda = cuda::of(device);
-      return cuda.kernels().gptq.fp8(queue_of(cuda), {m, products, samples, beside}, s, to.pointers(),
-                                     options);
-    }
-    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
-                              scratch);
+  const auto add = [&](Problem& problem) {
+    problem.matrix = weight_matrix(problem.weight, s.per_row);
+    return add_fp8(problem.stored, problem.weight, s);
   };
+  return each(problems, add,
+              [=, device = problems[0].weight.device](const ops::GptqInput& input, const Fp8Tensors& to) {
+                if (device == &cpu::device())
+                  return ops::quantize_gptq(cpu::device().pool(), input, s, to.pointers(), options, scratch);
+                cuda::Device& cuda = cuda::of(device);
+                return cuda.kernels().gptq.fp8(queue_of(cuda), input, s, to.pointers(), options);
+              });
 }
 
-Solve mx_solver(const Tensor& w, Napi::Value scheme, const ops::GptqOptions& options, Form& form) {
+Solve mx_solver(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options) {
   const ops::MxScheme s = to_mx_scheme(scheme);
-  const ConstMatrix m = weight_matrix(w, s.pre_scale);
-  const MxTensors to = add_mx(form, w, s);
-  return [=, device = w.device](const float* products, int64_t samples, const ConstMatrix* beside) {
-    if (device != &cpu::device()) {
-      cuda::Device& cuda = cuda::of(device);
-      return cuda.kernels().gptq.mx(queue_of(cuda), {m, products, samples, beside}, s, to.pointers(),
-                                    options);
-    }
-    return ops::quantize_gptq(cpu::device().pool(), {m, products, samples, beside}, s, to.pointers(), options,
-                              scratch);
+  const auto add = [&](Problem& problem) {
+    problem.matrix = weight_matrix(problem.weight, s.pre_scale);
+    return add_mx(problem.stored, problem.weight, s);
   };
+  return each(problems, add,
+              [=, device = problems[0].weight.device](const ops::GptqInput& input, const MxTensors& to) {
+                if (device == &cpu::device())
+                  return ops::quantize_gptq(cpu::device().pool(), input, s, to.pointers(), options, scratch);
+                cuda::Device& cuda = cuda::of(device);
+                return cuda.kernels().gptq.mx(queue_of(cuda), input, s, to.pointers(), options);
+              });
 }
-
-using MakeSolve = Solve (*)(const Tensor&, Napi::Value, const ops::GptqOptions&, Form&);
 
 MakeSolve solver_of(Napi::Value scheme) {
   return choice<MakeSolve>(field(scheme, "kind"), "kind",
@@ -214,47 +244,80 @@ MakeSolve solver_of(Napi::Value scheme) {
                             {"mx", mx_solver}});
 }
 
-/// gptqQuantize(weight, products, samples, scheme, options, beside [out, in] | null): a promise of {stored,
-/// error, weight, beside, damping, attempts, deadColumns}
-Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
-  const Tensor w = TensorHandle::get_anywhere(info[0], "weight");
+Problem to_problem(Napi::Value value) {
+  const Tensor w = TensorHandle::get_anywhere(field(value, "weight"), "weight");
   if (w.shape.size() != 2) fail(ErrorCode::shape, "weight: ", to_string(w.shape), ", [out, in] expected");
-  const Tensor products = to_products(info[1]);
+  const Tensor products = to_products(field(value, "products"));
   if (products.shape[0] != w.shape[1])
     fail(ErrorCode::shape, "hessian: of ", products.shape[0], " columns, ", w.shape[1], " expected");
   check_same_device(w, "weight", products);
-  const int64_t samples = to_integer(info[2], "samples");
-  const bool has_beside = !info[5].IsNull() && !info[5].IsUndefined();
-  const Tensor beside = has_beside ? TensorHandle::get_anywhere(info[5], "beside") : Tensor{};
-  if (has_beside && beside.shape != w.shape)
-    fail(ErrorCode::shape, "beside: ", to_string(beside.shape), ", ", to_string(w.shape), " expected");
-  if (has_beside) check_same_device(beside, "beside", products);
-  Device& device = *w.device;
-  Form stored(device);
-  const Solve solve = solver_of(info[3])(w, info[3], to_options(info[4]), stored);
+  Problem problem{w, products, to_integer(field(value, "samples"), "samples"), Tensor{}, Form(*w.device)};
+  const Napi::Value beside = field(value, "beside");
+  if (beside.IsNull() || beside.IsUndefined()) return problem;
+  problem.beside = TensorHandle::get_anywhere(beside, "beside");
+  if (problem.beside.shape != w.shape)
+    fail(ErrorCode::shape, "beside: ", to_string(problem.beside.shape), ", ", to_string(w.shape),
+         " expected");
+  check_same_device(problem.beside, "beside", products);
+  return problem;
+}
+
+/// The first failure of what the problems read.
+std::shared_ptr<const Error> failure_before(const std::vector<Problem>& problems) {
+  for (const Problem& problem : problems) {
+    std::shared_ptr<const Error> failure = problem.weight.storage->failure();
+    if (!failure) failure = problem.products.storage->failure();
+    if (!failure && problem.has_beside()) failure = problem.beside.storage->failure();
+    if (failure) return failure;
+  }
+  return nullptr;
+}
+
+/// gptqQuantize([{weight, products, samples, beside [out, in] | null}], scheme, options): a promise of
+/// [{stored, error, weight, beside, damping, attempts, deadColumns}]. All of one device, at least one.
+Napi::Value gptq_quantize(const Napi::CallbackInfo& info) {
+  std::vector<Problem> problems;
+  const auto list = info[0].As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    problems.push_back(to_problem(list.Get(i)));
+    check_same_device(problems.back().weight, "weight", problems.front().products);
+  }
+  if (problems.empty()) fail(ErrorCode::argument, "problems: none came");
+  Device& device = *problems.front().weight.device;
+  const Solve solve = solver_of(info[1])(problems, info[1], to_options(info[2]));
 
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
-  const auto report = std::make_shared<ops::GptqReport>();
+  const auto reports = std::make_shared<std::vector<ops::GptqReport>>();
   device.post([=, &device, settle = settle] {
-    std::shared_ptr<const Error> failure = w.storage->failure();
-    if (!failure) failure = products.storage->failure();
-    if (!failure && has_beside) failure = beside.storage->failure();
+    std::shared_ptr<const Error> failure = failure_before(problems);
     device.told(failure);
     if (!failure)
       failure = failure_of([&] {
-        const ConstMatrix other = has_beside ? as_matrix(beside) : ConstMatrix{};
-        *report = solve(products.data_as<float>(), samples, has_beside ? &other : nullptr);
+        std::vector<ConstMatrix> besides(problems.size());
+        std::vector<ops::GptqInput> inputs;
+        for (size_t i = 0; i < problems.size(); ++i) {
+          const Problem& problem = problems[i];
+          if (problem.has_beside()) besides[i] = as_matrix(problem.beside);
+          inputs.push_back({problem.matrix, problem.products.data_as<float>(), problem.samples,
+                            problem.has_beside() ? &besides[i] : nullptr});
+        }
+        *reports = solve(inputs);
       });
     settle(failure, [=](Napi::Env env) {
-      Napi::Object result = Napi::Object::New(env);
-      result.Set("stored", stored.object(env));
-      result.Set("error", report->error);
-      result.Set("weight", report->weight);
-      result.Set("beside", report->beside);
-      result.Set("damping", report->damping);
-      result.Set("attempts", static_cast<double>(report->attempts));
-      result.Set("deadColumns", static_cast<double>(report->dead_columns));
-      return Napi::Value(result);
+      Napi::Array results = Napi::Array::New(env, problems.size());
+      for (size_t i = 0; i < problems.size(); ++i) {
+        const ops::GptqReport& report = (*reports)[i];
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("stored", problems[i].stored.object(env));
+        result.Set("error", report.error);
+        result.Set("weight", report.weight);
+        result.Set("beside", report.beside);
+        result.Set("damping", report.damping);
+        result.Set("attempts", static_cast<double>(report.attempts));
+        result.Set("deadColumns", static_cast<double>(report.dead_columns));
+        results.Set(static_cast<uint32_t>(i), result);
+      }
+      return Napi::Value(results);
     });
   });
   return promise;

@@ -26,47 +26,71 @@ export type GptqSettings = Omit<gptq.GptqOptions, 'scheme'>;
 export const compensable = (scheme: QuantScheme): boolean => scheme.kind === 'int' && scheme.bits !== 16;
 
 /**
- * Quantizes a weight by GPTQ, and measures it beside round-to-nearest. Without a Hessian, or for a scheme that GPTQ does not
- * do, it is rounded to nearest.
- * @param weight `[out, in]`, float32, float16 or bfloat16
- * @param hessian of the states that enter the layer; null without any
+ * Quantizes weights that the same states enter by GPTQ, and measures each beside round-to-nearest. Without a Hessian, or for a
+ * scheme that GPTQ does not do, they are rounded to nearest.
+ * @param weights `[out, in]`, float32, float16 or bfloat16
+ * @param hessian of the states; null without any
  * @param settings null to round to nearest in any case
  * @throws QuantariaError (as a rejection) as `gptq.quantize`
  */
 export async function quantizeCalibrated(
-  weight: Tensor,
+  weights: readonly Tensor[],
   hessian: gptq.Hessian | null,
   scheme: QuantScheme,
   settings: GptqSettings | null,
-): Promise<CalibratedMatrix> {
-  const view = Tensor.native(weight, 'weight');
-  const shape = weight.shape as [number, number];
-  const { quantized: nearest, relativeError } = quantizeMatrix(view, shape, scheme);
-  using _ = relativeError;
-  try {
-    const error = (await relativeError.toFloat32())[0] as number;
-    const rounded = { method: 'rtn', relativeError: error, damping: null, deadColumns: 0 } as const;
-    if (hessian === null || hessian.samples === 0) {
-      return { ...rounded, quantized: nearest.to('cpu'), outputError: null };
-    }
-    using values = dequantize(nearest);
-    if (settings === null || !compensable(scheme)) {
-      const lost = await hessian.outputError(weight, values);
-      const own = relative(lost, await hessian.outputError(weight, null));
-      return { ...rounded, quantized: nearest.to('cpu'), outputError: { rtn: own, own } };
-    }
-    const found = await gptq.quantizeBeside(weight, hessian, { ...settings, scheme }, values);
-    return {
-      quantized: found.quantized,
-      method: 'gptq',
-      relativeError: await weightError(weight, found.quantized),
-      outputError: { rtn: relative(found.besideError, found.energy), own: found.relativeError },
-      damping: found.damping,
-      deadColumns: found.deadColumns,
-    };
-  } finally {
-    nearest.dispose();
+): Promise<CalibratedMatrix[]> {
+  if (hessian === null || hessian.samples === 0 || settings === null || !compensable(scheme)) {
+    const made: CalibratedMatrix[] = [];
+    for (const weight of weights) made.push(await rounded(weight, hessian, scheme));
+    return made;
   }
+  const besides: Tensor[] = [];
+  try {
+    const problems = weights.map((w) => {
+      const { quantized, relativeError } = quantizeMatrix(Tensor.native(w, 'weight'), shapeOf(w), scheme);
+      relativeError.dispose();
+      const beside = dequantize(quantized);
+      besides.push(beside);
+      quantized.dispose();
+      return { w, hessian, beside };
+    });
+    const found = await gptq.quantizeAll(problems, { ...settings, scheme });
+    const errors = await Promise.all(
+      found.map(({ quantized }, i) => weightError(weights[i] as Tensor, quantized)),
+    );
+    return found.map((own, i) => ({
+      quantized: own.quantized,
+      method: 'gptq',
+      relativeError: errors[i] as number,
+      outputError: { rtn: relative(own.besideError, own.energy), own: own.relativeError },
+      damping: own.damping,
+      deadColumns: own.deadColumns,
+    }));
+  } finally {
+    for (const beside of besides) beside.dispose();
+  }
+}
+
+const shapeOf = ({ shape }: Tensor) => shape as [number, number];
+
+async function rounded(
+  weight: Tensor,
+  hessian: gptq.Hessian | null,
+  scheme: QuantScheme,
+): Promise<CalibratedMatrix> {
+  const { quantized, relativeError } = quantizeMatrix(
+    Tensor.native(weight, 'weight'),
+    shapeOf(weight),
+    scheme,
+  );
+  using _ = relativeError;
+  const error = (await relativeError.toFloat32())[0] as number;
+  const made = { quantized, method: 'rtn', relativeError: error, damping: null, deadColumns: 0 } as const;
+  if (hessian === null || hessian.samples === 0) return { ...made, outputError: null };
+  using values = dequantize(quantized);
+  const lost = await hessian.outputError(weight, values);
+  const own = relative(lost, await hessian.outputError(weight, null));
+  return { ...made, outputError: { rtn: own, own } };
 }
 
 const relative = (error: number, energy: number): number => (error > 0 ? Math.sqrt(error / energy) : 0);

@@ -157,62 +157,73 @@ export interface GptqResult {
  *   `ERR_UNSUPPORTED` for 16-bit integers, `llm.int8` and `spqr`
  */
 export async function quantize(w: Tensor, hessian: Hessian, opts: GptqOptions): Promise<GptqResult> {
-  const { besideError: _, ...result } = await quantizeBeside(w, hessian, opts, null);
+  const [{ besideError: _, ...result }] = (await quantizeAll([{ w, hessian, beside: null }], opts)) as [
+    MeasuredResult,
+  ];
   return result;
 }
 
-/** @internal The same, with the squared error of another weight `[out, in]` measured on the way, as `error` is. */
-export async function quantizeBeside(
-  w: Tensor,
-  hessian: Hessian,
+/** @internal A weight to quantize, and one `[out, in]` that is measured beside it; null for none. */
+export interface GptqProblem {
+  w: Tensor;
+  hessian: Hessian;
+  beside: Tensor | null;
+}
+
+/** @internal */
+export type MeasuredResult = GptqResult & {
+  /** Of the weight beside, as `error` is. */
+  besideError: number;
+};
+
+/**
+ * @internal Several weights of one device in one go, at least one. On the CPU a Hessian that weights behind each other share is
+ * factored once; on CUDA devices weights of one shape are worked on side by side. The same bits as one by one.
+ */
+export async function quantizeAll(
+  problems: readonly GptqProblem[],
   opts: GptqOptions,
-  beside: Tensor | null,
-): Promise<GptqResult & { besideError: number }> {
-  const weight = Tensor.native(w, 'w');
-  const products = Hessian.native(hessian, 'hessian');
+): Promise<MeasuredResult[]> {
   const options = checkOptions<Partial<GptqOptions>>(opts);
+  const own = problems.map(({ w, hessian, beside }) => ({
+    weight: Tensor.native(w, 'w'),
+    products: Hessian.native(hessian, 'hessian'),
+    samples: hessian.samples,
+    beside: beside === null ? null : Tensor.native(beside, 'beside'),
+  }));
   const scheme = checkScheme(options.scheme);
-  checkDType('w.dtype', w.dtype, ['float32', 'float16', 'bfloat16']);
-  if (w.shape.length !== 2 || w.shape[1] !== hessian.inFeatures) {
-    throw new QuantariaError(
-      'ERR_SHAPE',
-      `w: shape [${w.shape}] came, expected [out, ${hessian.inFeatures}]`,
-    );
+  for (const { w, hessian } of problems) {
+    checkDType('w.dtype', w.dtype, ['float32', 'float16', 'bfloat16']);
+    if (w.shape.length !== 2 || w.shape[1] !== hessian.inFeatures) {
+      throw new QuantariaError(
+        'ERR_SHAPE',
+        `w: shape [${w.shape}] came, expected [out, ${hessian.inFeatures}]`,
+      );
+    }
+    if (hessian.samples === 0 && hessian.inFeatures > 0) {
+      throw new QuantariaError('ERR_ARGUMENT', 'hessian: no samples came, expected at least one update');
+    }
   }
-  if (hessian.samples === 0 && hessian.inFeatures > 0) {
-    throw new QuantariaError('ERR_ARGUMENT', 'hessian: no samples came, expected at least one update');
-  }
-  const {
-    stored,
-    error,
-    weight: energy,
-    beside: besideError,
-    damping,
-    deadColumns,
-  } = await native.gptqQuantize(
-    weight,
-    products,
-    hessian.samples,
-    scheme,
-    {
-      actOrder: checkFlag('actOrder', options.actOrder),
-      groupAware: checkFlag('groupAware', options.groupAware),
-      staticGroups: checkFlag('staticGroups', options.staticGroups),
-      damping: checkDamping(options.damping ?? 0.01),
-      blockSize: checkInteger('blockSize', options.blockSize ?? 128, 1, Number.MAX_SAFE_INTEGER),
-    },
-    beside === null ? null : Tensor.native(beside, 'beside'),
-  );
-  const tensors = Object.entries(stored).map(([name, handle]) => [name, Tensor.wrap(handle)] as const);
-  return {
-    quantized: QuantizedTensor.fromStored(scheme, w.shape, Object.fromEntries(tensors)),
-    error,
-    besideError,
-    energy,
-    relativeError: error > 0 ? Math.sqrt(error / energy) : 0,
-    damping,
-    deadColumns,
-  };
+  const reports = await native.gptqQuantize(own, scheme, {
+    actOrder: checkFlag('actOrder', options.actOrder),
+    groupAware: checkFlag('groupAware', options.groupAware),
+    staticGroups: checkFlag('staticGroups', options.staticGroups),
+    damping: checkDamping(options.damping ?? 0.01),
+    blockSize: checkInteger('blockSize', options.blockSize ?? 128, 1, Number.MAX_SAFE_INTEGER),
+  });
+  return reports.map(({ stored, error, weight: energy, beside: besideError, damping, deadColumns }, i) => {
+    const tensors = Object.entries(stored).map(([name, handle]) => [name, Tensor.wrap(handle)] as const);
+    const { shape } = (problems[i] as GptqProblem).w;
+    return {
+      quantized: QuantizedTensor.fromStored(scheme, shape, Object.fromEntries(tensors)),
+      error,
+      besideError,
+      energy,
+      relativeError: error > 0 ? Math.sqrt(error / energy) : 0,
+      damping,
+      deadColumns,
+    };
+  });
 }
 
 function checkScheme(value: unknown): QuantScheme {

@@ -1,16 +1,19 @@
-import { DECODER_LINEAR_ROLES, type Linear, type ModelMap } from '../models';
+import type { ModelMap } from '../models';
 import type { Usage } from '../recipe';
 import { type FreeWeight, sharesIn, type TargetContext, type WeightOption } from '../recipe/target_bits';
 import type { QuantScheme } from '../scheme';
-import { measureParts, type Part, partOf } from './measured_sensitivity';
+import { type Assignment, isMeasured, measureVariants, partOf, rowsOf } from './measured_sensitivity';
+import { readRows } from './rows';
 import type { RunOptions } from './usage';
 
 /** Widths at which parts are measured: a power law through the two tells of the others. */
 const MEASURED_BITS = [2, 4] as const;
+/** That parts are measured on, at most. */
+const IDS = 2048;
 /** Errors that grow in squares have 1; where experts change, and where sums saturate, it is another. */
 const EXPONENTS = [0.5, 2] as const;
 
-type Quantized = WeightOption & { scheme: QuantScheme };
+type Quantized = WeightOption & { scheme: QuantScheme; stored: QuantScheme };
 
 /** A part of a layer: its weights, and what errors in them cost the predictions. */
 interface MeasuredPart {
@@ -31,11 +34,9 @@ export async function measuredCosts(
   weights: readonly FreeWeight[],
   { model, usage, data }: { model: ModelMap; usage: Usage | null; data: RunOptions | null },
 ): Promise<{ of: NonNullable<TargetContext['cost']>; note: string } | null> {
-  const isMeasured = ({ layer, role }: Linear) =>
-    layer !== null && layer < model.layers && DECODER_LINEAR_ROLES.includes(role);
   const parts = new Map<string, MeasuredPart>();
   for (const weight of weights) {
-    if (!isMeasured(weight.linear) || quantizedOptions(weight).length === 0) continue;
+    if (!isMeasured(weight.linear, model) || quantizedOptions(weight).length === 0) continue;
     const name = partOf(weight.linear);
     const part: MeasuredPart = parts.get(name) ?? { weights: [], points: [], sums: new Map() };
     part.weights.push(weight);
@@ -43,7 +44,7 @@ export async function measuredCosts(
   }
   if (data === null || parts.size === 0) return null;
   const shareOf = sharesIn({ model, usage });
-  const runs: (Part & { part: MeasuredPart; error: number })[] = [];
+  const runs: { name: string; members: Assignment; part: MeasuredPart; error: number }[] = [];
   for (const [name, part] of parts) {
     for (const { linear, options } of part.weights) {
       for (const { key, error } of options) {
@@ -54,13 +55,17 @@ export async function measuredCosts(
       const chosen = part.weights.map((weight) => ({ weight, option: nearestTo(bits, weight) }));
       runs.push({
         name: `${name} ${bits}`,
-        members: chosen.map(({ weight, option }) => ({ linear: weight.linear, scheme: option.scheme })),
+        members: new Map(chosen.map(({ weight, option }) => [weight.linear, option.stored])),
         part,
         error: chosen.reduce((sum, { weight, option }) => sum + shareOf(weight.linear) * option.error, 0),
       });
     }
   }
-  const divergences = await measureParts(directory, runs, data);
+  const variants = new Map(runs.map(({ name, members }) => [name, members]));
+  const all = await readRows(directory, data);
+  const rows = rowsOf(all, 0, Math.max(1, Math.floor(IDS / all.length)));
+  const request = { base: new Map(), variants, rows };
+  const { variants: divergences } = await measureVariants(directory, request, data);
   let [divergence, error] = [0, 0];
   for (const { name, part, error: own } of runs) {
     const found = divergences.get(name) as number;
@@ -73,7 +78,7 @@ export async function measuredCosts(
   return {
     of: (linear, option) => {
       const own = shareOf(linear) * option.error;
-      const part = isMeasured(linear) ? parts.get(partOf(linear)) : undefined;
+      const part = isMeasured(linear, model) ? parts.get(partOf(linear)) : undefined;
       const sum = part?.sums.get(option.key) ?? 0;
       return part === undefined || sum === 0 ? average * own : (own / sum) * divergenceAt(sum, part.points);
     },

@@ -159,6 +159,7 @@ export async function planQuantization(
       format: draft.format,
       stored: (linear, scheme) => storedForm(draft, linear, scheme),
       parameters,
+      isRounded: draft.method === 'rtn',
       data: dataOf(options),
       decoderBytes,
       bytesOf: (linear) => sizes.get(linear) ?? 0,

@@ -15,6 +15,7 @@ import {
 } from '../recipe/target_bits';
 import { type IntBits, type QuantScheme, schemeLabel, validateScheme } from '../scheme';
 import { measuredCosts } from './measured_costs';
+import { type MeasuredPlans, refineBits } from './refined_bits';
 import { type MeasureOptions, measureWeights, type WeightMeasure } from './sensitivity';
 import type { RunOptions } from './usage';
 
@@ -27,6 +28,8 @@ export interface TargetSummary {
    * same model compare.
    */
   predictedError: number;
+  /** With a text. */
+  measured?: MeasuredPlans;
 }
 
 export interface TargetRequest {
@@ -41,6 +44,8 @@ export interface TargetRequest {
   stored: (linear: Linear, scheme: QuantScheme) => { scheme: QuantScheme; bytes: number } | null;
   /** Of the decoder's linear weights under `decided`. */
   parameters: number;
+  /** By a method that rounds to nearest, which is what is measured. */
+  isRounded: boolean;
   /** A text or ids to measure costs on; null: weights alone decide. */
   data: RunOptions | null;
   decoderBytes: number;
@@ -78,13 +83,20 @@ export async function planForTarget(
   const measures = await measureWeights(source, candidates, options);
   const weights = candidates.map(({ linear, held }, i): FreeWeight => {
     const { energy, outlierScore, relativeErrors } = measures[i] as WeightMeasure;
-    const rounded = held.map(({ key, asked, bytes }, k) => ({
+    const rounded = held.map(({ key, asked, stored, bytes }, k) => ({
       key,
       scheme: asked,
+      stored,
       bytes,
       error: (relativeErrors[k] as number) ** 2 * energy,
     }));
-    const kept = { key: 'kept', scheme: null, bytes: storedBytes(linear.dtype, linear.shape), error: 0 };
+    const kept = {
+      key: 'kept',
+      scheme: null,
+      stored: null,
+      bytes: storedBytes(linear.dtype, linear.shape),
+      error: 0,
+    };
     return { linear, energy, outlierScore, options: [...rounded, kept] };
   });
   const { costs, note } = await costsOf(source.directory, weights, request);
@@ -97,15 +109,31 @@ export async function planForTarget(
     fixedBytes: request.decoderBytes - freeBytes,
     ...(costs && { cost: costs.of }),
   };
-  const choice = chooseBits(weights, context, expertGroups);
+  const first = chooseBits(weights, context, expertGroups);
+  const refined =
+    costs === null || request.data === null || !request.isRounded
+      ? null
+      : await refineBits(source.directory, first, context, request.data);
+  const choice = refined?.choice ?? first;
+  const notes = [note, refined && comparison(refined.measured)].filter((line) => line !== null);
   return {
     decided: withChoice(decided, choice, bits),
-    target: { bits, expertGroups, predictedError: choice.predictedError },
-    notes: note === null ? [] : [`--target-bits: ${note}`],
+    target: {
+      bits,
+      expertGroups,
+      predictedError: choice.predictedError,
+      ...(refined && { measured: refined.measured }),
+    },
+    notes: notes.map((line) => `--target-bits: ${line}`),
     warnings: isAria(model)
       ? keptExpertsWarning(weights, context, choice)
       : mixWarnings(format, choice, (groups) => chooseBits(weights, context, groups)),
   };
+}
+
+function comparison({ chosen, uniform, rounds }: MeasuredPlans): string {
+  const own = `all weights rounded together cost ${chosen.toFixed(4)} nats an id on the text`;
+  return `${own}${uniform === null ? '' : `, uniform bits ${uniform.toFixed(4)}`}; ${rounds} rounds of steps`;
 }
 
 /** A model that cannot be run is planned by its weights alone, which is said. */

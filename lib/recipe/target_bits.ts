@@ -13,8 +13,10 @@ export type ExpertGroups = (typeof EXPERT_GROUPS)[number];
 export interface WeightOption extends BitOption {
   /** The same for weights that may share a choice. */
   key: string;
-  /** Null: kept as it is. */
+  /** As it is asked of the format; null: kept as it is. */
   scheme: QuantScheme | null;
+  /** What the format makes of it. */
+  stored: QuantScheme | null;
 }
 
 /** A weight whose bits are to be chosen; the errors of its options are squared and absolute. */
@@ -37,6 +39,9 @@ export interface TargetContext {
 }
 
 export interface TargetChoice {
+  units: readonly WeightUnit[];
+  /** Of each unit. */
+  chosen: readonly UnitOption[];
   schemes: Map<Linear, QuantScheme | null>;
   averageBits: number;
   /**
@@ -58,7 +63,15 @@ const FEWEST_BITS: Partial<Record<Role, number>> = { attention: 3 };
 /** Beside routed experts, dense layers are a small part of the model, and errors in them cost most. */
 const FEWEST_BITS_BESIDE_EXPERTS: Partial<Record<Role, number>> = { ...FEWEST_BITS, 'dense-ffn': 4 };
 
-type Option = BitOption & { key: string };
+/** A way to store all weights of a unit. */
+export interface UnitOption extends BitOption {
+  key: string;
+}
+
+/** Weights that share a choice, and what they can choose. */
+export interface WeightUnit extends BitUnit<UnitOption> {
+  members: readonly FreeWeight[];
+}
 
 /**
  * The bits of each weight for an average over the decoder's linear weights: the least sum of squared errors of rounding,
@@ -71,34 +84,58 @@ export function chooseBits(
   context: TargetContext,
   groups: ExpertGroups,
 ): TargetChoice {
-  const { targetBits, parameters, fixedBytes } = context;
-  const { units, unitMembers } = unitsOf(weights, context, groups);
-  const chosen = chooseOptions(units, (targetBits * parameters) / 8 - fixedBytes);
-  const averageOf = (bytes: number) => (parameters === 0 ? 0 : (8 * (bytes + fixedBytes)) / parameters);
-  const [least, most] = sizeRange(units);
-  if (chosen === null || targetBits > averageOf(most)) {
+  const units = unitsOf(weights, context, groups);
+  const chosen = chooseOptions(units, bytesFor(context));
+  const { targetBits } = context;
+  const [least, most] = sizeRange(units).map((bytes) => averageOf(bytes, context)) as [number, number];
+  if (chosen === null || targetBits > most) {
     throw new QuantariaError(
       'ERR_ARGUMENT',
-      `--target-bits ${targetBits} is out of reach: this model, recipe and format allow ${roundedUp(averageOf(least))} to ${roundedDown(averageOf(most))} bits on average`,
+      `--target-bits ${targetBits} is out of reach: this model, recipe and format allow ${roundedUp(least)} to ${roundedDown(most)} bits on average`,
     );
   }
+  return choiceOf(units, chosen, context);
+}
+
+/** What a chosen option for each unit means for the weights. */
+export function choiceOf(
+  units: readonly WeightUnit[],
+  chosen: readonly UnitOption[],
+  context: TargetContext,
+): TargetChoice {
   const schemes = new Map<Linear, QuantScheme | null>();
-  for (const [unit, own] of unitMembers.entries()) {
-    const { key } = chosen[unit] as Option;
-    for (const { linear, options } of own) {
-      schemes.set(linear, options.find((option) => option.key === key)?.scheme ?? null);
-    }
+  for (const [unit, { members }] of units.entries()) {
+    const { key } = chosen[unit] as UnitOption;
+    for (const member of members) schemes.set(member.linear, optionOf(member, key).scheme);
   }
   const error = chosen.reduce((sum, option) => sum + option.error, 0);
   const importance = importanceIn(context);
-  const energy = weights.reduce((sum, weight) => sum + importance(weight.linear) * weight.energy, 0);
-  const predictedError = context.cost ? error : energy === 0 ? 0 : Math.sqrt(error / energy);
+  const energy = units
+    .flatMap(({ members }) => members)
+    .reduce((sum, weight) => sum + importance(weight.linear) * weight.energy, 0);
   return {
+    units,
+    chosen,
     schemes,
-    averageBits: averageOf(chosen.reduce((sum, { bytes }) => sum + bytes, 0)),
-    predictedError,
+    averageBits: averageOf(
+      chosen.reduce((sum, { bytes }) => sum + bytes, 0),
+      context,
+    ),
+    predictedError: context.cost ? error : energy === 0 ? 0 : Math.sqrt(error / energy),
   };
 }
+
+/** Bytes that free weights may take for the average. */
+export const bytesFor = ({ targetBits, parameters, fixedBytes }: TargetContext): number =>
+  (targetBits * parameters) / 8 - fixedBytes;
+
+function averageOf(bytes: number, { parameters, fixedBytes }: TargetContext): number {
+  return parameters === 0 ? 0 : (8 * (bytes + fixedBytes)) / parameters;
+}
+
+/** The option that a weight has under a key of its unit. */
+export const optionOf = ({ options }: FreeWeight, key: string): WeightOption =>
+  options.find((option) => option.key === key) as WeightOption;
 
 /** The averages that can be reached. */
 export function averageRange(
@@ -106,13 +143,11 @@ export function averageRange(
   context: TargetContext,
   groups: ExpertGroups,
 ): [least: number, most: number] {
-  const { parameters, fixedBytes } = context;
-  const [least, most] = sizeRange(unitsOf(weights, context, groups).units);
-  return [(8 * (least + fixedBytes)) / parameters, (8 * (most + fixedBytes)) / parameters];
+  const [least, most] = sizeRange(unitsOf(weights, context, groups));
+  return [averageOf(least, context), averageOf(most, context)];
 }
 
-/** Weights that share a choice, and what they can choose. */
-function unitsOf(weights: readonly FreeWeight[], context: TargetContext, groups: ExpertGroups) {
+function unitsOf(weights: readonly FreeWeight[], context: TargetContext, groups: ExpertGroups): WeightUnit[] {
   const cost = costIn(context);
   const members = new Map<string, FreeWeight[]>();
   for (const weight of weights) {
@@ -121,8 +156,7 @@ function unitsOf(weights: readonly FreeWeight[], context: TargetContext, groups:
     if (own) own.push(weight);
     else members.set(key, [weight]);
   }
-  const unitMembers = [...members.values()];
-  return { units: unitMembers.map((own) => unitOf(own, cost, context)), unitMembers };
+  return [...members.values()].map((own) => unitOf(own, cost, context));
 }
 
 /** Bounds that hold when they are typed in. */
@@ -149,7 +183,7 @@ function unitOf(
   members: readonly FreeWeight[],
   cost: NonNullable<TargetContext['cost']>,
   { model, cost: measured }: TargetContext,
-): BitUnit<Option> {
+): WeightUnit {
   const [first, ...others] = members as [FreeWeight, ...FreeWeight[]];
   const shared = first.options.filter(({ key }) =>
     others.every(({ options }) => options.some((option) => option.key === key)),
@@ -162,12 +196,13 @@ function unitOf(
   // Where the format has no more bits than too few, these are better than none.
   const options = enough.some(({ scheme }) => scheme !== null) ? enough : shared;
   return {
+    members,
     priority: Math.max(...members.map(({ outlierScore }) => outlierScore)),
     options: options.map(({ key }) => {
       let bytes = 0;
       let error = 0;
       for (const member of members) {
-        const own = member.options.find((option) => option.key === key) as WeightOption;
+        const own = optionOf(member, key);
         bytes += own.bytes;
         error += cost(member.linear, own);
       }

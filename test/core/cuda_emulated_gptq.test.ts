@@ -9,7 +9,7 @@ import {
   quantize,
   Tensor,
 } from '../../lib';
-import { quantizeBeside } from '../../lib/ops/gptq';
+import { type MeasuredResult, quantizeAll } from '../../lib/ops/gptq';
 import { DEVICE, hasCuda } from './cuda_device';
 import { normals } from './random';
 
@@ -349,8 +349,10 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     const scheme = int(4, { granularity: 'row' });
     const nearest = quantize(w, scheme);
     const beside = dequantize(nearest, { dtype: 'float32' });
-    const run = (weight: Tensor, hessian: Hessian, other: Tensor) =>
-      quantizeBeside(weight, hessian, { scheme, actOrder: true }, other);
+    const run = async (weight: Tensor, hessian: Hessian, other: Tensor) => {
+      const [result] = await quantizeAll([{ w: weight, hessian, beside: other }], { scheme, actOrder: true });
+      return result as MeasuredResult;
+    };
     const expected = await run(w, here, beside);
     const got = await run(w.to(DEVICE), there, beside.to(DEVICE));
     expect(Math.abs(got.besideError / expected.besideError - 1)).toBeLessThan(1e-5);

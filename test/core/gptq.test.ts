@@ -11,6 +11,7 @@ import {
   synchronize,
   Tensor,
 } from '../../lib';
+import { type MeasuredResult, quantizeAll } from '../../lib/ops/gptq';
 import { rejectsCode, throwsCode } from './errors';
 import { normals } from './random';
 
@@ -290,6 +291,39 @@ test('the result does not depend on the number of threads', async () => {
   }
   expect(results[1]).toEqual(results[0]);
   expect(results[2]).toEqual(results[0]);
+});
+
+test('several weights in one go, also of one Hessian, are what each is alone', async () => {
+  const columns = 140;
+  using hessian = new Hessian(columns);
+  using other = new Hessian(columns);
+  hessian.update(Tensor.from(states([400, columns], 5), [400, columns]));
+  other.update(Tensor.from(states([300, columns], 6), [300, columns]));
+  const weights = [70, 33, 33, 1, 17].map((rows, i) =>
+    Tensor.from(normals(rows * columns, 10 + i), [rows, columns], { dtype: 'bfloat16' }),
+  );
+  const own = [hessian, hessian, other, other, hessian];
+  const problems = weights.map((w, i) => ({ w, hessian: own[i] as Hessian, beside: i === 1 ? w : null }));
+  const described = async ({ quantized, ...rest }: Omit<MeasuredResult, 'besideError'>) => ({
+    ...rest,
+    parts: await Promise.all(Object.values(quantized.parts).map((part) => part.read())),
+  });
+  for (const settings of [
+    { scheme: INT4 },
+    { scheme: INT4, actOrder: true },
+    { scheme: INT4, actOrder: true, groupAware: true },
+    { scheme: INT4, actOrder: true, staticGroups: true, damping: 0.1 },
+    { scheme: { kind: 'nf4', blockSize: 20 } as const },
+    { scheme: { kind: 'mx', element: 'e2m1' } as const },
+  ]) {
+    const together = await quantizeAll(problems, settings);
+    for (const [i, { besideError, ...result }] of together.entries()) {
+      const alone = await gptq.quantize(weights[i] as Tensor, own[i] as Hessian, settings);
+      expect(await described(result)).toEqual(await described(alone));
+      // A weight beside itself loses nothing.
+      expect(besideError).toBe(0);
+    }
+  }
 });
 
 test('empty weights and Hessians work', async () => {

@@ -4,9 +4,10 @@ import { describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../lib/checkpoint/reader';
 import { describeModel } from '../../lib/models';
 import { evaluateModel } from '../../lib/pipeline/evaluate';
-import { measureParts, partOf } from '../../lib/pipeline/measured_sensitivity';
+import { measureVariants, partOf } from '../../lib/pipeline/measured_sensitivity';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { planQuantization } from '../../lib/pipeline/quantize_plan';
+import { readRows } from '../../lib/pipeline/rows';
 import { measureWeights } from '../../lib/pipeline/sensitivity';
 import { rejectsCode } from '../core/errors';
 import { llama, qwen3Moe } from '../models/checkpoints';
@@ -300,12 +301,10 @@ test('Aria: the nearest plan that stock loaders take keeps the experts, and is w
   expect(nearest.warnings.join()).not.toMatch(/experts/);
 });
 
-describe('costs measured on a text', () => {
+describe('costs measured on a text', { timeout: 120_000 }, () => {
   const data = { text, samples: 8 };
 
-  test('of a part of a layer: the divergence of the model in which it alone is rounded', {
-    timeout: 60_000,
-  }, async () => {
+  test('of a part of a layer: the divergence of the model in which it alone is rounded', async () => {
     const scheme = {
       kind: 'int',
       bits: 3,
@@ -324,7 +323,11 @@ describe('costs measured on a text', () => {
         .map((linear) => ({ linear, scheme })),
     }));
     expect(parts.map(({ members }) => members.length)).toEqual([3, 32, 1]);
-    const found = await measureParts(EXAMPLE, parts, data);
+    const variants = new Map(
+      parts.map(({ name, members }) => [name, new Map(members.map(({ linear }) => [linear, scheme]))]),
+    );
+    const rows = await readRows(EXAMPLE, data);
+    const { variants: found } = await measureVariants(EXAMPLE, { base: new Map(), variants, rows }, {});
     for (const { name, members } of parts) {
       const file = path.join(work, 'part.json');
       const rules = members.map(({ linear }) => ({ match: { name: linear.name }, scheme }));
@@ -361,6 +364,28 @@ describe('costs measured on a text', () => {
     const held = { text: path.join(EXAMPLE, 'eval.txt'), samples: 16, baseline: EXAMPLE };
     const [own, uniform] = [await evaluateModel(out.planned, held), await evaluateModel(out.uniform, held)];
     expect(own.baseline?.klDivergence).toBeLessThan(0.7 * (uniform.baseline?.klDivergence as number));
+  });
+
+  test('what the plan says of itself and of uniform bits is what they do, on rows that chose nothing', async () => {
+    const target = await planned({ targetBits: 3.5, ...data });
+    const { measured } = target.target as { measured: { chosen: number; uniform: number } };
+    expect(measured.chosen).toBeLessThanOrEqual(measured.uniform);
+    expect(target.notes.join()).toContain(`${measured.chosen.toFixed(4)} nats an id`);
+    const all = await readRows(EXAMPLE, data);
+    const [begin, end] = [all.ids.length / 2, all.ids.length];
+    const tokens = path.join(work, 'held.i32');
+    fs.writeFileSync(tokens, Buffer.from(all.ids.slice(begin, end).buffer));
+    const out = { planned: newOut(), uniform: newOut() };
+    await quantizeCheckpoint(EXAMPLE, { targetBits: 3.5, ...data, out: out.planned });
+    await quantizeCheckpoint(EXAMPLE, { bits: 3, groupSize: 128, out: out.uniform });
+    for (const [name, expected] of [
+      ['planned', measured.chosen],
+      ['uniform', measured.uniform],
+    ] as const) {
+      const { baseline } = await evaluateModel(out[name], { tokens, baseline: EXAMPLE });
+      // The same weights; sums differ in their order.
+      expect(Math.abs(expected / (baseline?.klDivergence as number) - 1), name).toBeLessThan(1e-3);
+    }
   });
 
   test('a model that cannot be run is planned by its weights, which is said', async () => {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 #include "core/error.h"
 #include "ops/gptq/grids.h"
@@ -70,9 +71,35 @@ int64_t rows_of_task(int64_t rows) {
   return std::clamp<int64_t>((strips + kTasks - 1) / kTasks, 2, kMostStrips) * kStripRows;
 }
 
+/// The factor of the problem before, for problems that have its Hessian and options.
+class LastFactor {
+ public:
+  const GptqFactor& of(ThreadPool& pool, const GptqInput& input, const GptqOptions& options,
+                       int64_t block_cols, int64_t group, const Scratch& scratch) {
+    const bool same = factor_ != nullptr && products_ == input.products && samples_ == input.samples &&
+                      cols_ == input.weight.cols && group_ == group;
+    if (!same) {
+      factor_.reset();  // its memory first
+      factor_ = std::make_unique<GptqFactor>(pool, input, options, block_cols, group, scratch);
+      products_ = input.products;
+      samples_ = input.samples;
+      cols_ = input.weight.cols;
+      group_ = group;
+    }
+    return *factor_;
+  }
+
+ private:
+  std::unique_ptr<GptqFactor> factor_;
+  const float* products_ = nullptr;
+  int64_t samples_ = 0;
+  int64_t cols_ = 0;
+  int64_t group_ = 0;
+};
+
 /// `group_index`: of a GptqProblem.
 GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, const GptqOptions& options,
-                 const Scratch& scratch, int32_t* group_index = nullptr) {
+                 const Scratch& scratch, LastFactor& last, int32_t* group_index = nullptr) {
   const ConstMatrix& w = input.weight;
   if (w.cols == 0) {
     grids.prepare(pool, w);
@@ -80,7 +107,7 @@ GptqReport solve(ThreadPool& pool, const GptqInput& input, GptqGrids& grids, con
   }
   const int64_t fitted_group = grids.fitted_group();
   const int64_t block_cols = std::min(options.block_size, kBlockCols);
-  const GptqFactor factor(pool, input, options, block_cols, fitted_group, scratch);
+  const GptqFactor& factor = last.of(pool, input, options, block_cols, fitted_group, scratch);
   prepare(pool, w, factor, grids, scratch);
   const GptqRows shared{.weight = w,
                         .beside = input.beside,
@@ -134,19 +161,17 @@ void sort_constants(ThreadPool& pool, const std::vector<int32_t>& places, int64_
   });
 }
 
-}  // namespace
-
-GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
-                         const GptqOptions& options, const Scratch& scratch) {
+GptqReport quantize_integers(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
+                             const GptqOptions& options, const Scratch& scratch, LastFactor& last) {
   check_gptq(problem, options);
   check_scheme(scheme);
   if (scheme.bits == 16) fail(ErrorCode::unsupported, "scheme: 16 bits leave GPTQ nothing to make up for");
   const std::unique_ptr<GptqGrids> grids = int_grids(problem.weight, scheme, options, problem.to);
   const int64_t group = grids->fitted_group();
   const bool whole_groups = options.act_order && options.group_order && group > 0;
-  if (!whole_groups) return solve(pool, problem, *grids, options, scratch, problem.group_index);
+  if (!whole_groups) return solve(pool, problem, *grids, options, scratch, last, problem.group_index);
   std::vector<int32_t> places(static_cast<size_t>(problem.weight.cols));
-  const GptqReport report = solve(pool, problem, *grids, options, scratch, places.data());
+  const GptqReport report = solve(pool, problem, *grids, options, scratch, last, places.data());
   const int64_t groups = grids->count();
   sort_constants(pool, places, group, groups, problem.weight.rows, problem.to.scales);
   if (problem.to.zeros != nullptr)
@@ -154,25 +179,36 @@ GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const Int
   return report;
 }
 
+}  // namespace
+
+GptqReport quantize_gptq(ThreadPool& pool, const GptqProblem& problem, const IntScheme& scheme,
+                         const GptqOptions& options, const Scratch& scratch) {
+  LastFactor last;
+  return quantize_integers(pool, problem, scheme, options, scratch, last);
+}
+
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const CodebookScheme& scheme,
                          const CodebookStored& to, const GptqOptions& options, const Scratch& scratch) {
   check_gptq(input, options);
   const std::unique_ptr<GptqGrids> grids = codebook_grids(input.weight, scheme, options, to, scratch);
-  return solve(pool, input, *grids, options, scratch);
+  LastFactor last;
+  return solve(pool, input, *grids, options, scratch, last);
 }
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const Fp8Scheme& scheme,
                          const Fp8Stored& to, const GptqOptions& options, const Scratch& scratch) {
   check_gptq(input, options);
   const std::unique_ptr<GptqGrids> grids = fp8_grids(input.weight, scheme, to);
-  return solve(pool, input, *grids, options, scratch);
+  LastFactor last;
+  return solve(pool, input, *grids, options, scratch, last);
 }
 
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const MxScheme& scheme, const MxStored& to,
                          const GptqOptions& options, const Scratch& scratch) {
   check_gptq(input, options);
   const std::unique_ptr<GptqGrids> grids = mx_grids(input.weight, scheme, options, to);
-  return solve(pool, input, *grids, options, scratch);
+  LastFactor last;
+  return solve(pool, input, *grids, options, scratch, last);
 }
 
 std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProblem> problems,
@@ -184,16 +220,23 @@ std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProb
     return problem.weight.cols <= kSideBySide && problem.weight.rows <= kSideBySide;
   });
   std::vector<GptqReport> reports(problems.size());
-  const auto quantize = [&](ThreadPool& on, size_t i) {
-    reports[i] = quantize_gptq(on, problems[i], scheme, options, scratch);
+  // Problems of one Hessian that follow each other are one run, which factors it once.
+  std::vector<size_t> runs;
+  for (size_t i = 0; i < problems.size(); ++i)
+    if (i == 0 || problems[i].products != problems[i - 1].products) runs.push_back(i);
+  const auto quantize = [&](ThreadPool& on, size_t run) {
+    const size_t end = run + 1 < runs.size() ? runs[run + 1] : problems.size();
+    LastFactor last;
+    for (size_t i = runs[run]; i < end; ++i)
+      reports[i] = quantize_integers(on, problems[i], scheme, options, scratch, last);
   };
-  if (small && problems.size() > 1) {
-    pool.parallel_for(static_cast<int64_t>(problems.size()), [&](int64_t i) {
+  if (small && runs.size() > 1) {
+    pool.parallel_for(static_cast<int64_t>(runs.size()), [&](int64_t run) {
       ThreadPool alone(1);
-      quantize(alone, static_cast<size_t>(i));
+      quantize(alone, static_cast<size_t>(run));
     });
   } else {
-    for (size_t i = 0; i < problems.size(); ++i) quantize(pool, i);
+    for (size_t run = 0; run < runs.size(); ++run) quantize(pool, run);
   }
   return reports;
 }

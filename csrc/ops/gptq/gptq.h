@@ -103,7 +103,9 @@ GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const Fp8Sche
 GptqReport quantize_gptq(ThreadPool& pool, const GptqInput& input, const MxScheme& scheme, const MxStored& to,
                          const GptqOptions& options, const Scratch& scratch);
 
-/// Integers for several weights, such as the experts of a layer; small ones side by side. Reports in order.
+/// Integers for several weights, such as the experts of a layer; small ones side by side. A Hessian (the same
+/// `products`) that several in a row have is factored once, for the same bits as each by itself. Reports in
+/// order.
 std::vector<GptqReport> quantize_gptq(ThreadPool& pool, std::span<const GptqProblem> problems,
                                       const IntScheme& scheme, const GptqOptions& options,
                                       const Scratch& scratch);

@@ -96,11 +96,11 @@ export class LayerCalibration implements Disposable {
     try {
       await this.#gather(states, writer);
       await this.method.begin(this.#inputs, this.#routed?.counts ?? null);
-      for (const member of this.members) {
-        const { role, projection, expert } = member.linear;
-        if (expert !== null) continue;
+      const others = this.members.filter(({ linear }) => linear.expert === null);
+      for (const together of sharingInput(others)) {
+        const { role, projection } = (together[0] as PlannedMatrix).linear;
         const own = this.#inputs.get(inputOf(role, projection));
-        await this.#quantizeMatrix(member, own, { tokens: own?.hessian.samples ?? 0 }, sink);
+        await this.#quantizeMatrices(together, own, { tokens: own?.hessian.samples ?? 0 }, sink);
       }
       this.#inputs.keep(experts.length > 0 ? [FEED_FORWARD] : []);
       if (writer !== null) {
@@ -199,7 +199,9 @@ export class LayerCalibration implements Disposable {
       try {
         for (const [expert, own] of found) {
           await this.method.beginExpert(expert, own);
-          for (const member of byExpert.get(expert) ?? []) await this.#quantizeExpert(member, own, sink);
+          for (const together of sharingInput(byExpert.get(expert) ?? [])) {
+            await this.#quantizeExpert(together, own, sink);
+          }
           own[Symbol.dispose]();
         }
       } finally {
@@ -208,9 +210,9 @@ export class LayerCalibration implements Disposable {
     }
   }
 
-  #quantizeExpert(member: PlannedMatrix, own: ExpertInputs, sink: Sink): Promise<void> {
-    const inputs = member.linear.projection === 'down' ? own.down : own.entering;
-    return this.#quantizeMatrix(member, inputs, { tokens: own.tokens, hessian: own.source }, sink);
+  #quantizeExpert(members: readonly PlannedMatrix[], own: ExpertInputs, sink: Sink): Promise<void> {
+    const inputs = members[0]?.linear.projection === 'down' ? own.down : own.entering;
+    return this.#quantizeMatrices(members, inputs, { tokens: own.tokens, hessian: own.source }, sink);
   }
 
   async #inputScale(member: PlannedMatrix, inputs: InputStatistics | null): Promise<number | undefined> {
@@ -226,33 +228,58 @@ export class LayerCalibration implements Disposable {
     return staticScale(divided(await inputs.sample()), largest);
   }
 
-  async #quantizeMatrix(
+  /** @param members of one scheme and one input, of which a Hessian is then factored once */
+  async #quantizeMatrices(
+    members: readonly PlannedMatrix[],
+    inputs: InputStatistics | null,
+    from: Pick<MatrixCalibration, 'tokens' | 'hessian'>,
+    sink: Sink,
+  ): Promise<void> {
+    this.#checkSignal();
+    try {
+      const weights = members.map(({ linear }) => this.#layer.originalOf(linear) as Tensor);
+      const made = await this.method.matrices(members, weights, inputs);
+      for (const [i, member] of members.entries()) {
+        await this.#keep(member, made[i] as CalibratedMatrix, inputs, from, sink);
+      }
+    } catch (error) {
+      throw inTensor(members.map(({ linear }) => linear.name).join(', '), error);
+    }
+  }
+
+  /** Writes what a weight became, and notes it. */
+  async #keep(
     member: PlannedMatrix,
+    made: CalibratedMatrix,
     inputs: InputStatistics | null,
     from: Pick<MatrixCalibration, 'tokens' | 'hessian'>,
     { format, modelDtype, write }: Sink,
   ): Promise<void> {
     const { linear, target } = member;
-    this.#checkSignal();
-    try {
-      const weight = this.#layer.originalOf(linear) as Tensor;
-      const made = await this.method.matrix(member, weight, inputs);
-      const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
-      this.#layer.replace(linear, quantized);
-      const inputScale = await this.#inputScale(member, inputs);
-      await writeQuantized(member, quantized, format, modelDtype, write, inputScale);
-      this.#result.errors[target.name] = made.relativeError;
-      const outlierColumns = await countOutliers(inputs, member.scheme);
-      this.#result.calibration[target.name] = {
-        ...from,
-        ...measuresOf(made),
-        outlierColumns,
-        ...(inputScale !== undefined && { inputScale }),
-      };
-    } catch (error) {
-      throw inTensor(linear.name, error);
-    }
+    const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
+    this.#layer.replace(linear, quantized);
+    const inputScale = await this.#inputScale(member, inputs);
+    await writeQuantized(member, quantized, format, modelDtype, write, inputScale);
+    this.#result.errors[target.name] = made.relativeError;
+    const outlierColumns = await countOutliers(inputs, member.scheme);
+    this.#result.calibration[target.name] = {
+      ...from,
+      ...measuresOf(made),
+      outlierColumns,
+      ...(inputScale !== undefined && { inputScale }),
+    };
   }
+}
+
+/** Weights of one scheme that the same states enter, in the order of the first of each; of one expert, or of none. */
+function sharingInput(members: readonly PlannedMatrix[]): PlannedMatrix[][] {
+  const groups = new Map<string, PlannedMatrix[]>();
+  for (const member of members) {
+    const { role, projection } = member.linear;
+    const key = `${inputOf(role, projection)} ${JSON.stringify(member.scheme)}`;
+    groups.set(key, [...(groups.get(key) ?? []), member]);
+  }
+  return [...groups.values()];
 }
 
 function measuresOf({

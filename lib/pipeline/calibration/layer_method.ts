@@ -13,8 +13,16 @@ export interface LayerMethod extends Disposable {
   begin(inputs: LayerInputs, counts: readonly number[] | null): Promise<void>;
   /** Before the matrices of an expert. */
   beginExpert(index: number, inputs: ExpertInputs): Promise<void>;
-  /** @param inputs what enters the linear layer; null if nothing does */
-  matrix(member: PlannedMatrix, weight: Tensor, inputs: InputStatistics | null): Promise<CalibratedMatrix>;
+  /**
+   * @param members of one scheme and one input
+   * @param weights theirs, in order
+   * @param inputs what enters the linear layers; null if nothing does
+   */
+  matrices(
+    members: readonly PlannedMatrix[],
+    weights: readonly Tensor[],
+    inputs: InputStatistics | null,
+  ): Promise<CalibratedMatrix[]>;
   /** What the weight's input features will be divided by; null for nothing. */
   divisors(member: PlannedMatrix): Float32Array | null;
   /** After all matrices: what else of the layer has changed is replaced and written. */
@@ -30,12 +38,13 @@ export class SingleWeights implements LayerMethod {
   async begin(): Promise<void> {}
   async beginExpert(): Promise<void> {}
 
-  matrix(
-    { scheme }: PlannedMatrix,
-    weight: Tensor,
+  matrices(
+    members: readonly PlannedMatrix[],
+    weights: readonly Tensor[],
     inputs: InputStatistics | null,
-  ): Promise<CalibratedMatrix> {
-    return quantizeCalibrated(weight, inputs?.hessian ?? null, scheme, this.settings);
+  ): Promise<CalibratedMatrix[]> {
+    const { scheme } = members[0] as PlannedMatrix;
+    return quantizeCalibrated(weights, inputs?.hessian ?? null, scheme, this.settings);
   }
 
   divisors(): null {

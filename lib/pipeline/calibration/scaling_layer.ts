@@ -52,7 +52,19 @@ export class ScalingLayer implements LayerMethod {
     if (own !== undefined) await this.#apply(own, down, null);
   }
 
-  async matrix(
+  async matrices(
+    members: readonly PlannedMatrix[],
+    weights: readonly Tensor[],
+    inputs: InputStatistics | null,
+  ): Promise<CalibratedMatrix[]> {
+    const made: CalibratedMatrix[] = [];
+    for (const [i, member] of members.entries()) {
+      made.push(await this.#matrix(member, weights[i] as Tensor, inputs));
+    }
+    return made;
+  }
+
+  async #matrix(
     { linear, scheme }: PlannedMatrix,
     weight: Tensor,
     inputs: InputStatistics | null,
