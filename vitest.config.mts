@@ -1,14 +1,32 @@
-import { defineConfig } from 'vitest/config';
+import { defineConfig, type TestProjectConfiguration } from 'vitest/config';
 import ClosingLine from './test/closing-line-reporter.mts';
+
+/** Suites of operations and of models, which run on whatever device QUANTARIA_TEST_DEVICE names (test/device.ts). */
+const ON_ANY_DEVICE = [
+  'test/core/{cast,gptq,hadamard,linear*,llm_int8*,matmul,moe_*,parts,quantized,queue,tensor}.test.ts',
+  'test/models/decoders.test.ts',
+  'test/reference/*.test.ts',
+];
+/** Suites that hold a CUDA device against the CPU: tensors are made on the CPU there. */
+const AGAINST_CPU = ['test/core/{cuda_emulated*,devices}.test.ts'];
+
+const device = process.env.QUANTARIA_TEST_DEVICE;
+const projects: TestProjectConfiguration[] = [
+  {
+    extends: true,
+    test: { name: `on ${device}`, include: ON_ANY_DEVICE, setupFiles: ['test/device_setup.ts'] },
+  },
+  { extends: true, test: { name: `${device} against cpu`, include: AGAINST_CPU } },
+];
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
+    ...(device ? { projects } : { include: ['test/**/*.test.ts'] }),
     // Processes, not threads: a crash in the addon ends one worker and names its file, and --expose-gc is allowed.
     pool: 'forks',
     maxWorkers: 2,
     execArgv: ['--expose-gc'],
-    testTimeout: 30_000,
+    testTimeout: device ? 180_000 : 30_000, // the emulator takes seconds for what kernels do in microseconds
     hookTimeout: 60_000,
     reporters: ['default', new ClosingLine()],
   },

@@ -1,6 +1,6 @@
 'use strict';
-// Builds the C++ tests with the address and undefined-behaviour sanitizers and runs them, then those of threads, queues
-// and devices with the thread sanitizer. A part of a test's name as argument picks tests, of the first build only.
+// Builds the C++ tests with the address and undefined-behaviour sanitizers and runs them, then those of threads, queues,
+// devices and emulated kernels with the thread sanitizer. A part of a test's name as argument picks tests, of the first build only.
 
 const { spawnSync } = require('node:child_process');
 const path = require('node:path');

@@ -16,6 +16,7 @@ import {
   Tensor,
 } from '../../lib';
 import { type FormatName, getFormat } from '../../lib/formats';
+import { DEVICE } from '../device';
 import { normals } from './random';
 
 const [OUT, IN] = [40, 96];
@@ -92,13 +93,13 @@ describe.each(SCHEMES.map((scheme) => [JSON.stringify(scheme), scheme] as const)
     const q = make(scheme);
     const before = await contents(q);
     const y = await bytesOf(linear(rows(3), q));
-    const other = q.to('cpu');
+    const other = q.to(DEVICE);
     const packing = q.pack();
     expect(await contents(other)).toEqual(before);
     expect(await bytesOf(linear(rows(3), other))).toBe(y);
     await packing;
     expect(await contents(q)).toEqual(before);
-    const third = other.to('cpu');
+    const third = other.to(DEVICE);
     await other.pack();
     other.dispose();
     expect(await bytesOf(linear(rows(3), q))).toBe(y);
@@ -179,7 +180,8 @@ describe.each(FORMATS)('%s %o', (name, asked) => {
       const entries = format.entries(MODULE, scheme, SHAPE, 'bfloat16');
       const writer = new SafetensorsWriter(join(folder, 'model.safetensors'), entries);
       for (const [tensor, value] of await encode(q)) {
-        const written = writer.write(tensor, value);
+        using here = value.to('cpu'); // where files are written from
+        const written = writer.write(tensor, here);
         value.dispose(); // the bytes are still to be written
         linear(rows(1), q).dispose();
         await written;
@@ -192,7 +194,7 @@ describe.each(FORMATS)('%s %o', (name, asked) => {
         entries: new Map(entries.map((entry) => [entry.name, entry])),
         read: async (tensor: string, range?: readonly [number, number]) => {
           const whole = await checkpoint.read(tensor);
-          return range ? whole.slice(0, range[0], range[1]) : whole;
+          return (range ? whole.slice(0, range[0], range[1]) : whole).to(DEVICE);
         },
       };
       const [module] = await format.modules(source);
@@ -209,7 +211,7 @@ describe.each(FORMATS)('%s %o', (name, asked) => {
       expect(await contents(decoded)).toEqual(before);
       expect(await contents(twin)).toEqual(before);
       expect(await bytesOf(linear(rows(5), twin))).toBe(y);
-      const copy = decoded.to('cpu');
+      const copy = decoded.to(DEVICE);
       decoded.dispose();
       expect(await bytesOf(linear(rows(5), copy))).toBe(y);
       checkpoint.close();
@@ -234,7 +236,7 @@ test('a weight that one handle shows is put into order in place, without a secon
       await synchronize();
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
-    return memory().liveBytes;
+    return memory(DEVICE).liveBytes;
   };
   const before = await settle();
   await q.pack();

@@ -1,9 +1,12 @@
 /** What a machine may choose, for results that must not depend on it. */
 import { setThreads } from '../../lib';
 import { native } from '../../lib/native';
+import { ON_CPU } from '../device';
 
-/** The instruction sets that this machine has, and kernels are compiled for. */
-export const ISAS = ['scalar', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16'].filter((isa) => {
+const KNOWN = ['scalar', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16'];
+
+/** The instruction sets that this machine has, and kernels are compiled for: other devices know nothing of them. */
+export const ISAS = (ON_CPU ? KNOWN : [native.cpuInfo().isa]).filter((isa) => {
   const before = native.cpuInfo().isa;
   try {
     native.selectIsa(isa);
@@ -14,6 +17,9 @@ export const ISAS = ['scalar', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16'].fil
     native.selectIsa(before);
   }
 });
+
+/** Counts of threads that have to give the same bits; for other devices, which know none: as many runs. */
+export const THREADS = ON_CPU ? [1, 2, 3] : [1, 2];
 
 /** The queue has to be empty when the body's promise settles: the choice is looked at as work is done. */
 export async function withIsa<T>(isa: string, body: () => Promise<T>): Promise<T> {

@@ -4,6 +4,7 @@ import { type DType, dequantize, QuantizedTensor, type QuantScheme, quantize, Te
 import { native } from '../../lib/native';
 import { quantizeMatrix } from '../../lib/ops/quantize';
 import { tensorInfo } from '../../lib/tensor_info';
+import { DEVICE } from '../device';
 import { rejectsCode, throwsCode } from './errors';
 import { ISAS, withIsa, withThreads } from './machine';
 import { normals } from './random';
@@ -105,7 +106,7 @@ test.each(SCHEMES)('%s: parts have the names, dtypes and shapes of the table', a
     Object.entries(parts).map(([name, part]) => [name, [part.dtype, part.shape]]),
   );
   expect(found).toEqual(table);
-  expect([shape, device]).toEqual([[OUT, IN], 'cpu']);
+  expect([shape, device]).toEqual([[OUT, IN], DEVICE]);
 });
 
 test.each(SCHEMES)('%s: made anew from its parts, it has the same parts and values', async (_, scheme) => {

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -323,14 +322,9 @@ bool small_attention() { return attention_is_right(DType::float16, {1, 18, 40, 2
 bool small_scores() { return scores_are_right(2, 400, true); }
 
 TEST("simt: a decoder's kernels are right in every order of threads, and need each barrier") {
-  std::map<std::string, int> noticed;
-  for (const auto& body : {small_norm, small_attention, small_scores}) {
-    for (const std::string& text : outcomes(every_order(1, 2), body)) CHECK_EQ(text, std::string("right"));
-    if (kThreadSanitizer) continue;
-    for (const SyncSite& site : drop_each_sync(every_order(2), body)) noticed[site.place] += site.noticed;
-  }
-  for (const auto& [place, times] : noticed)
-    if (times == 0) report(__FILE__, __LINE__, place + " could go unnoticed");
+  for (const auto& body : {small_norm, small_attention, small_scores})
+    require_right(__FILE__, __LINE__, every_order(1, 2), body);
+  require_each_sync(__FILE__, __LINE__, {small_norm, small_attention, small_scores}, every_order(2));
 }
 
 }  // namespace

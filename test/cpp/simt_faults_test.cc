@@ -69,7 +69,8 @@ TEST("simt: a block's sum is right in every order, and needs both of its barrier
 
 TEST("simt: dropping any barrier of the block's sum, one at a time, is noticed") {
   if (kThreadSanitizer) return;  // lists the places in this process
-  const std::vector<SyncSite> sites = drop_each_sync(every_order(2), block_sum_is_right<Bug::none>);
+  const std::vector<SyncSite> sites =
+      drop_each_sync(every_order(2), block_sum_is_right<Bug::none>, Orders::all);
   CHECK_EQ(sites.size(), size_t{2});
   for (const SyncSite& site : sites) CHECK(site.noticed > site.runs / 2);
 }
@@ -283,7 +284,8 @@ TEST("simt: a pipeline of cp.async is right in every order, and each planted mis
 
 TEST("simt: dropping any wait or barrier of the pipeline, one at a time, is noticed") {
   if (kThreadSanitizer) return;  // lists the places in this process
-  const std::vector<SyncSite> sites = drop_each_sync(every_order(2), stream_is_right<Pipeline::right>);
+  const std::vector<SyncSite> sites =
+      drop_each_sync(every_order(2), stream_is_right<Pipeline::right>, Orders::all);
   CHECK_EQ(sites.size(), size_t{3});
   for (const SyncSite& site : sites) CHECK(site.noticed > 0);
 }

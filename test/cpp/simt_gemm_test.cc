@@ -148,12 +148,7 @@ bool small_product() {
 TEST(
     "simt: a product is the same in every order of threads and arrivals, and needs its barriers and its "
     "wait") {
-  for (const std::string& text : outcomes(every_order(1), small_product))
-    CHECK_EQ(text, std::string("right"));
-  if (kThreadSanitizer) return;
-  const std::vector<SyncSite> sites = drop_each_sync(every_order(1), small_product);
-  CHECK_EQ(sites.size(), size_t{3});
-  for (const SyncSite& site : sites) CHECK(site.noticed > 0);
+  require_each_sync(__FILE__, __LINE__, {small_product});
 }
 
 bool small_float32_product() {
@@ -161,12 +156,7 @@ bool small_float32_product() {
 }
 
 TEST("simt: a float32 product is the same in every order of threads and needs its barriers") {
-  for (const std::string& text : outcomes(every_order(1), small_float32_product))
-    CHECK_EQ(text, std::string("right"));
-  if (kThreadSanitizer) return;
-  const std::vector<SyncSite> sites = drop_each_sync(every_order(1), small_float32_product);
-  CHECK_EQ(sites.size(), size_t{2});
-  for (const SyncSite& site : sites) CHECK(site.noticed > 0);
+  require_each_sync(__FILE__, __LINE__, {small_float32_product});
 }
 
 TEST("simt: no row of a product's tiles conflicts with another in shared memory") {

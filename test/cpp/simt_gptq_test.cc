@@ -77,10 +77,12 @@ bool order_is_right(int64_t in, int64_t whole_group = 0) {
          f.run.state[1].stopped == 1 && f.run.state[1].bad_column == in - 1;
 }
 
-TEST("simt: columns are ordered by falling diagonal, ties to the lower one; infinities are told") {
+TEST(
+    "simt: columns are ordered by falling diagonal, ties to the lower one, and need each barrier; infinities "
+    "are told") {
   for (const int64_t in : {1, 31, 256, 300, 513}) CHECK(order_is_right(in));
   for (const int64_t group : {1, 3, 32, 100, 300, 301}) CHECK(order_is_right(300, group));
-  require_each_sync(__FILE__, __LINE__, [] { return order_is_right(300); });
+  require_each_sync(__FILE__, __LINE__, {[] { return order_is_right(300); }});
 }
 
 /// R R^T against the matrix, and the inverses of R's triangles, in float64.
@@ -141,9 +143,10 @@ bool factor_is_right(int64_t in) {
   return true;
 }
 
-TEST("simt: the factor in reversed order is the matrix's, and so are the inverses of its triangles") {
+TEST(
+    "simt: the factor in reversed order and the inverses of its triangles are right, and need each barrier") {
   for (const int64_t in : {1, 2, 63, 64, 65, 129, 200}) CHECK(factor_is_right(in));
-  require_each_sync(__FILE__, __LINE__, [] { return factor_is_right(130); });
+  require_each_sync(__FILE__, __LINE__, {[] { return factor_is_right(130); }});
 }
 
 TEST("simt: blocks are cut so that groups stay whole") {
@@ -374,7 +377,7 @@ TEST("simt: columns are the same in every order of threads and arrivals, and nee
   std::vector<GptqResult> first;
   CHECK(run_repeats(kBlocks, first));
   const auto repeats = [&] { return run_repeats(kBlocks, first); };
-  for (const std::string& text : outcomes(every_order(1), repeats)) CHECK_EQ(text, std::string("right"));
+  require_right(__FILE__, __LINE__, every_order(1), repeats);
   if (kThreadSanitizer) return;
   // Those of the factor have a test of their own, with more orders.
   for (const SyncSite& site : drop_each_sync(few_orders(), repeats))
@@ -386,8 +389,7 @@ TEST("simt: groups of several blocks, searched for and sorted, are the same in e
   constexpr ColumnsCase kGroups{5, 134, Granularity::group, 130, true, true, true, false};
   std::vector<GptqResult> first;
   CHECK(run_repeats(kGroups, first));
-  for (const std::string& text : outcomes(few_orders(), [&] { return run_repeats(kGroups, first); }))
-    CHECK_EQ(text, std::string("right"));
+  require_right(__FILE__, __LINE__, few_orders(), [&] { return run_repeats(kGroups, first); });
 }
 
 TEST("simt: the error of any weight is float64's, and needs each barrier") {
@@ -421,7 +423,7 @@ TEST("simt: the error of any weight is float64's, and needs each barrier") {
     return std::abs(got - expected) <= 1e-5 * expected;
   };
   CHECK(error_is_right());
-  require_each_sync(__FILE__, __LINE__, error_is_right);
+  require_each_sync(__FILE__, __LINE__, {error_is_right});
 }
 
 }  // namespace

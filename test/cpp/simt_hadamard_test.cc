@@ -39,8 +39,8 @@ TEST("simt: Hadamard transforms have the bits of the CPU, in place too") {
 }
 
 TEST("simt: Hadamard transforms are right in every order of threads, and need each barrier") {
-  require_each_sync(__FILE__, __LINE__, [] { return transform_is_right(2, 4096); });
-  require_each_sync(__FILE__, __LINE__, [] { return transform_is_right(2, 1536); });
+  require_each_sync(__FILE__, __LINE__, {[] { return transform_is_right(2, 4096); }});
+  require_each_sync(__FILE__, __LINE__, {[] { return transform_is_right(2, 1536); }});
 }
 
 }  // namespace

@@ -130,11 +130,11 @@ TEST("simt: Hessians stay within 2 eps sqrt(K) sum|a||b| over long runs of state
 
 TEST("simt: Hessians are the same in every order of threads and arrivals, and need each barrier and wait") {
   require_each_sync(__FILE__, __LINE__,
-                    [] { return hessians_are_right({DType::bfloat16, 72, {70, 100}, 170, true}); });
+                    {[] { return hessians_are_right({DType::bfloat16, 72, {70, 100}, 170, true}); }});
   require_each_sync(__FILE__, __LINE__,
-                    [] { return hessians_are_right({DType::float16, 9, {70}, 70, true}); });
+                    {[] { return hessians_are_right({DType::float16, 9, {70}, 70, true}); }});
   require_each_sync(__FILE__, __LINE__,
-                    [] { return hessians_are_right({DType::float32, 70, {50}, 50, true}); });
+                    {[] { return hessians_are_right({DType::float32, 70, {50}, 50, true}); }});
 }
 
 TEST("simt: no states of a Hessian conflict with others in shared memory") {

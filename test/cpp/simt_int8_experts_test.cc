@@ -222,19 +222,8 @@ bool many_rows() {
 bool mixed() { return layer_is_right(kMixed[2], DType::float32, {5, 40, 24, 2}, 4, uneven); }
 
 TEST("simt: int8 experts are right in every order of threads and arrivals, and need each barrier and wait") {
-  for (const auto& body : {few_rows, many_rows, mixed})
-    for (const std::string& text : outcomes(every_order(1, 2), body)) CHECK_EQ(text, std::string("right"));
-  if (kThreadSanitizer) return;
-  std::map<std::string, int> noticed;
-  for (const auto& body : {few_rows, many_rows})
-    for (const SyncSite& site : drop_each_sync(every_order(1), body)) noticed[site.place] += site.noticed;
-  bool any = false;
-  for (const auto& [place, times] : noticed) {
-    if (place.rfind("int8_product", 0) != 0) continue;
-    any = true;
-    if (times == 0) report(__FILE__, __LINE__, place + " could go unnoticed");
-  }
-  CHECK(any);
+  require_right(__FILE__, __LINE__, every_order(1, 2), mixed);
+  require_each_sync(__FILE__, __LINE__, {few_rows, many_rows}, every_order(1, 2), {"int8_product"});
 }
 
 }  // namespace

@@ -217,11 +217,12 @@ TEST(
     "simt: integer products and LLM.int8 are right in every order of threads, and need each barrier and "
     "wait") {
   require_each_sync(__FILE__, __LINE__,
-                    [] { return product_is_right({4, false, 32}, {20, 70, 200}, DType::float16); });
+                    {[] { return product_is_right({4, false, 32}, {20, 70, 200}, DType::float16); }});
   require_each_sync(__FILE__, __LINE__,
-                    [] { return llm_int8_is_right({17, 33, 300}, DType::bfloat16, 150); });
-  require_each_sync(__FILE__, __LINE__, [] { return llm_int8_is_right({1, 5, 9000}, DType::float32, 150); });
-  require_each_sync(__FILE__, __LINE__, split_is_right);
+                    {[] { return llm_int8_is_right({17, 33, 300}, DType::bfloat16, 150); }});
+  require_each_sync(__FILE__, __LINE__,
+                    {[] { return llm_int8_is_right({1, 5, 9000}, DType::float32, 150); }});
+  require_each_sync(__FILE__, __LINE__, {split_is_right});
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -66,20 +65,6 @@ float get(DType dtype, const std::byte* data, int64_t i) {
   if (dtype == DType::float16) return simt::to_float(reinterpret_cast<const simt::Half*>(data)[i]);
   if (dtype == DType::bfloat16) return simt::to_float(reinterpret_cast<const simt::Bfloat16*>(data)[i]);
   return reinterpret_cast<const float*>(data)[i];
-}
-
-/// Reports barriers and waits of these files (by how their names begin) that none of the bodies needs.
-void require_each_sync(const std::vector<std::string>& files, std::initializer_list<bool (*)()> bodies,
-                       int seeds) {
-  std::map<std::string, int> noticed;
-  for (const auto& body : bodies)
-    for (const SyncSite& site : drop_each_sync(every_order(seeds), body)) noticed[site.place] += site.noticed;
-  for (const std::string& file : files) {
-    const auto of_file = [&](const auto& site) { return site.first.rfind(file, 0) == 0; };
-    CHECK(std::any_of(noticed.begin(), noticed.end(), of_file));
-    for (const auto& site : noticed)
-      if (of_file(site) && site.second == 0) report(__FILE__, __LINE__, site.first + " could go unnoticed");
-  }
 }
 
 /// What an expert's matrices are: dense of the activations' dtype (bits 0), integers, or MX e2m1 (bits 4 and
@@ -271,10 +256,10 @@ bool table_layer() { return layer_is_exact({4, true, true}, DType::float16, {5, 
 TEST("simt: a layer of experts is right in every order of threads and arrivals, and needs each barrier") {
   for (const auto& body :
        {dense_layer, dense_rows_layer, float_layer, integer_layer, many_rows_layer, table_layer})
-    for (const std::string& text : outcomes(every_order(1, 2), body)) CHECK_EQ(text, std::string("right"));
-  if (kThreadSanitizer) return;
-  require_each_sync({"gemm_cuda", "fma_product", "coded_product"},
-                    {dense_layer, float_layer, integer_layer, table_layer}, 1);
+    require_right(__FILE__, __LINE__, every_order(1, 2), body);
+  // Those of routing have a test of their own, of more slots.
+  require_each_sync(__FILE__, __LINE__, {dense_layer, float_layer, integer_layer, table_layer},
+                    every_order(1), {"gemm_cuda", "fma_product", "coded_product"});
 }
 
 /// Routes random logits with ties and holds choice, weights and slots against plain code.
@@ -369,9 +354,8 @@ bool three_chunks() { return routing_is_right(345, 40, 3, false); }
 
 TEST("simt: routing is right in every order of threads, and needs each barrier") {
   for (const auto& body : {one_chunk, of_groups, three_chunks})
-    for (const std::string& text : outcomes(every_order(1, 2), body)) CHECK_EQ(text, std::string("right"));
-  if (kThreadSanitizer) return;
-  require_each_sync({"route_cuda"}, {one_chunk, of_groups, three_chunks}, 3);
+    require_right(__FILE__, __LINE__, every_order(1, 2), body);
+  require_each_sync(__FILE__, __LINE__, {one_chunk, of_groups, three_chunks}, every_order(3), {"route_cuda"});
 }
 
 TEST("simt: an index or a count that is out of range is told, and writes nothing beside its tensors") {

@@ -162,9 +162,9 @@ TEST("simt: quantization gives the bytes of the CPU") {
 }
 
 TEST("simt: quantization is right in every order of threads, and needs each barrier") {
-  require_each_sync(__FILE__, __LINE__, [] { return integers_are_right(kSearchedTensor, 300, 3); });
-  require_each_sync(__FILE__, __LINE__, [] { return books_are_right(kNested, 30, 43); });
-  require_each_sync(__FILE__, __LINE__, [] { return mx_is_right(kFactors, 3, 70); });
+  require_each_sync(__FILE__, __LINE__, {[] { return integers_are_right(kSearchedTensor, 300, 3); }});
+  require_each_sync(__FILE__, __LINE__, {[] { return books_are_right(kNested, 30, 43); }});
+  require_each_sync(__FILE__, __LINE__, {[] { return mx_is_right(kFactors, 3, 70); }});
 }
 
 bool sums_are_right() {
@@ -182,7 +182,7 @@ bool sums_are_right() {
 }
 
 TEST("simt: sums of squares are right in every order of threads, and need their barrier") {
-  require_each_sync(__FILE__, __LINE__, sums_are_right);
+  require_each_sync(__FILE__, __LINE__, {sums_are_right});
 }
 
 }  // namespace

@@ -50,14 +50,4 @@ bool same_bits(const T* found, const std::vector<T>& expected) {
   return expected.empty() || std::memcmp(found, expected.data(), expected.size() * sizeof(T)) == 0;
 }
 
-/// body() must be right in every order of threads and arrivals, and in none of them without any one of its
-/// barriers and waits.
-inline void require_each_sync(const char* file, int line, const std::function<bool()>& body) {
-  for (const std::string& text : outcomes(every_order(1), body))
-    if (text != "right") report(file, line, text);
-  if (kThreadSanitizer) return;
-  for (const SyncSite& site : drop_each_sync(every_order(1), body))
-    if (site.noticed == 0) report(file, line, site.place + " could go unnoticed");
-}
-
 }  // namespace quantaria::test

@@ -1,12 +1,17 @@
 #include "simt_test.h"
 
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <map>
 
+#include "check.h"
 #include "core/error.h"
 
 namespace {
@@ -21,7 +26,10 @@ int report_to = -1;  // in a child process: where its outcome goes
     outcome += written;
     left -= static_cast<size_t>(written);
   }
-  _exit(0);
+  // Past the thread sanitizer, whose _exit sleeps a second where there is more than one thread, and fibers
+  // count.
+  syscall(SYS_exit_group, 0);
+  __builtin_unreachable();
 }
 
 }  // namespace
@@ -47,7 +55,13 @@ using simt::emulator::Arrival;
 using simt::emulator::Options;
 using simt::emulator::Schedule;
 
+bool full_sweep() {
+  const char* const asked = std::getenv("QUANTARIA_SWEEP");
+  return asked != nullptr && std::strcmp(asked, "full") == 0;
+}
+
 std::vector<Options> every_order(int seeds, int resident_blocks) {
+  if (full_sweep()) seeds *= 4;
   if (kThreadSanitizer) seeds = 1;  // each fiber of a child process costs it 0.6 ms, and it needs no luck
   std::vector<Options> orders;
   for (const Schedule schedule : {Schedule::fifo, Schedule::random, Schedule::priority})
@@ -83,6 +97,7 @@ std::string outcome_here(const Options& options, const std::function<bool()>& bo
 std::string outcome(const Options& options, const std::function<bool()>& body) {
   int ends[2];
   if (pipe(ends) != 0) fail(ErrorCode::io, "no pipe");
+  std::fflush(nullptr);  // what waits to be written would be written by each child too
   const pid_t child = fork();
   if (child < 0) fail(ErrorCode::io, "no child process");
   if (child == 0) {
@@ -118,7 +133,8 @@ bool any_contains(const std::vector<std::string>& texts, const std::string& part
                      [&](const std::string& text) { return text.find(part) != std::string::npos; });
 }
 
-std::vector<SyncSite> drop_each_sync(const std::vector<Options>& orders, const std::function<bool()>& body) {
+std::vector<SyncSite> drop_each_sync(const std::vector<Options>& orders, const std::function<bool()>& body,
+                                     Orders which) {
   std::vector<std::string> places;
   Options listing = orders.front();
   listing.keeps_sync = [&](const simt::Site& site) {
@@ -127,6 +143,7 @@ std::vector<SyncSite> drop_each_sync(const std::vector<Options>& orders, const s
     return true;
   };
   outcome_here(listing, body);
+  const char* const log = std::getenv("QUANTARIA_SYNC_LOG");
   std::vector<SyncSite> sites;
   for (const std::string& place : places) {
     SyncSite site{place, 0, 0};
@@ -134,10 +151,46 @@ std::vector<SyncSite> drop_each_sync(const std::vector<Options>& orders, const s
       options.keeps_sync = [&](const simt::Site& at) { return simt::emulator::text(at) != place; };
       ++site.runs;
       site.noticed += outcome(options, body) != "right";
+      if (site.noticed > 0 && which == Orders::first_that_notices) break;
     }
+    if (log != nullptr)
+      std::ofstream(log, std::ios::app) << place << " " << site.noticed << " " << site.runs << "\n";
     sites.push_back(site);
   }
   return sites;
+}
+
+void require_right(const char* file, int line, const std::vector<Options>& orders,
+                   const std::function<bool()>& body) {
+  if (!kThreadSanitizer) {
+    for (const std::string& text : outcomes(orders, body))
+      if (text != "right") report(file, line, text);
+    return;
+  }
+  for (size_t i = 0; i < orders.size(); i += 4) {  // of 3 x 3: the first, the middle and the last
+    const std::string text = outcome_here(orders[i], body);
+    if (text != "right") report(file, line, text);
+  }
+}
+
+void require_each_sync(const char* file, int line, const std::vector<std::function<bool()>>& bodies,
+                       const std::vector<Options>& orders, const std::vector<std::string>& files) {
+  const auto asked = [&](const std::string& place) {
+    return files.empty() || std::any_of(files.begin(), files.end(),
+                                        [&](const std::string& name) { return place.rfind(name, 0) == 0; });
+  };
+  std::map<std::string, int> noticed;
+  for (const auto& body : bodies) {
+    require_right(file, line, orders, body);
+    if (kThreadSanitizer) continue;
+    for (const SyncSite& site : drop_each_sync(orders, body)) noticed[site.place] += site.noticed;
+  }
+  for (const std::string& name : files)
+    if (!kThreadSanitizer && std::none_of(noticed.begin(), noticed.end(),
+                                          [&](const auto& site) { return site.first.rfind(name, 0) == 0; }))
+      report(file, line, "no barrier of " + name + " was come to");
+  for (const auto& [place, times] : noticed)
+    if (times == 0 && asked(place)) report(file, line, place + " could go unnoticed");
 }
 
 }  // namespace quantaria::test

@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { type Checkpoint, openCheckpoint } from '../../lib/checkpoint/reader';
 import { Tensor } from '../../lib/tensor';
+import { DEVICE } from '../device';
 import { type Comparison, type Context, compare, type Values } from './compare';
 
 export const ownFixtures = path.join(__dirname, 'fixtures');
@@ -95,7 +96,7 @@ export class Check {
   }
 
   input(name: string): Promise<Tensor> {
-    return this.checkpoint.read(name);
+    return this.checkpoint.read(name).then((tensor) => tensor.to(DEVICE));
   }
 
   /** Any recorded tensor as numbers. */

@@ -1,0 +1,25 @@
+/** Which device the suites run on: test/device_setup.ts makes it the default one of each test file. */
+import { type DeviceId, devices } from '../lib';
+
+/** QUANTARIA_TEST_DEVICE: cuda-emulated (in the build that has it, QUANTARIA_BUILD=emulated), cuda:0, ...; else the CPU. */
+export const DEVICE = (process.env.QUANTARIA_TEST_DEVICE ?? 'cpu') as DeviceId;
+
+/** Bits of the CPU, its threads and its instruction sets are expected there only; elsewhere the bounds are. */
+export const ON_CPU = DEVICE === 'cpu';
+
+/** An emulated device runs a few hundred million multiply-adds a second: shapes for it are smaller where a test says so. */
+export const EMULATED = DEVICE === 'cuda-emulated';
+
+/** QUANTARIA_SWEEP=full: all shapes and schemes on the emulator too, which take minutes. */
+export const SWEEP = process.env.QUANTARIA_SWEEP === 'full';
+
+/** All of them, or on the emulator, but in the whole sweep, each `step`-th: a step that no period of the list divides. */
+export const some = <T>(all: readonly T[], step: number): readonly T[] =>
+  EMULATED && !SWEEP ? all.filter((_, i) => i % step === 0) : all;
+
+if (!devices().some(({ id }) => id === DEVICE))
+  throw new Error(
+    `QUANTARIA_TEST_DEVICE=${DEVICE} is not here: ${devices()
+      .map(({ id }) => id)
+      .join(', ')}`,
+  );

@@ -1,0 +1,4 @@
+import { setDefaultDevice } from '../lib';
+import { DEVICE } from './device';
+
+setDefaultDevice(DEVICE);
