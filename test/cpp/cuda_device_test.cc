@@ -397,15 +397,19 @@ TEST("cuda: a graph keeps what was allocated meanwhile, and what was freed goes 
 
 TEST("cuda: a failure while a graph is captured is the graph's, and the device goes on") {
   const auto device = device_of();
-  const Tensor tensor = bytes_on(*device, counting(8));
-  CHECK(on_queue(*device, [] {}) == nullptr);
   for (const char* const call : {"launch", "cudaStreamEndCapture", "cudaGraphInstantiate"}) {
+    const Tensor tensor = bytes_on(*device, counting(8));
+    CHECK(on_queue(*device, [] {}) == nullptr);
     device->open_capture();
     CHECK(on_queue(*device, [&] { device->begin_capture(); }) == nullptr);
     simt::runtime::fail_call(call, cudaErrorInvalidValue);
     multiply_add(*device, tensor, 3, 1);
-    CHECK(message_of(on_queue(*device, [&] { (void)device->end_capture(); }), ErrorCode::cuda) != "no error");
-    CHECK_EQ(read(tensor).values, counting(8));
+    CHECK(contains(message_of(on_queue(*device, [&] { (void)device->end_capture(); }), ErrorCode::cuda),
+                   "invalid argument"));
+    // The operation that failed has spoilt its result; of a graph that did not come about nothing was done.
+    if (std::strcmp(call, "launch") != 0) CHECK_EQ(read(tensor).values, counting(8));
+    const Tensor other = bytes_on(*device, counting(8));
+    CHECK_EQ(read(other).values, counting(8));
   }
   const auto graph = captured(*device, [] {});
   CHECK(on_queue(*device, [&] { graph->launch(); }) == nullptr);

@@ -362,11 +362,12 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  QUANTARIA_ENTER(stream->device);
+  const cudaError_t entered = enter(__func__, stream->device);
   const Lock lock(state().mutex);
-  if (!stream->noted) return failed(cudaErrorInvalidValue);
-  *graph = std::make_unique<CUgraph_st>(CUgraph_st{std::move(*stream->noted)}).release();
-  stream->noted.reset();
+  auto noted = std::exchange(stream->noted, std::nullopt);  // it ends, whether it has worked or not
+  if (entered != cudaSuccess) return entered;
+  if (!noted) return failed(cudaErrorInvalidValue);
+  *graph = std::make_unique<CUgraph_st>(CUgraph_st{std::move(*noted)}).release();
   return cudaSuccess;
 }
 
