@@ -27,6 +27,7 @@ import { normals, random } from './random';
 const KINDS: Record<string, readonly Make[]> = {
   float32: [['float32', 'float32', 'float32']],
   bfloat16: [['bfloat16', 'bfloat16', 'bfloat16']],
+  float16: [['float16', 'float16', 'float16']],
   'dense, a dtype for each': [
     ['float32', 'float16', 'bfloat16'],
     ['bfloat16', 'bfloat16', 'float16'],
@@ -96,8 +97,10 @@ describe.each(Object.entries(KINDS))('experts of %s', (_, kinds) => {
     const reference = await decodedExperts(experts);
     const first = new Map<string, Float32Array>();
     const onOne = async (isa: string, threads: number) => {
-      for (const T of [1, 5, 40]) {
-        const [x, routing] = [rows(T, hidden), choose(T, E, 2)];
+      for (const [i, T] of [1, 5, 40].entries()) {
+        // Tensor cores, which other devices may have, take 16-bit activations only.
+        const dtype = ON_CPU ? 'float32' : FLOATS[i]!;
+        const [x, routing] = [rows(T, hidden, dtype), choose(T, E, 2)];
         for (const compute of computesOf(kinds)) {
           const label = `${isa} T ${T} ${compute}`;
           const y = run(x, experts, routing, compute);
