@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
 import type { IntScheme } from '../../lib/scheme';
 import { DEVICE, hasCuda } from './cuda_device';
+import { choose, int, make, row } from './moe_layers';
 import { normals, random } from './random';
 
 // Integer products and LLM.int8 by the emulated CUDA device.
@@ -240,6 +241,42 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
       expect(there.columns).toEqual(here.columns);
       for (const part of ['outliers', 'codes', 'scales'] as const)
         expect(await there[part].read()).toEqual(await here[part].read());
+    }
+  });
+
+  test('int8 experts whose gates are wide open have the bits of the CPU', async () => {
+    // Beyond 18 silu is the identity in float32, whoever computes it: all else is exact or in one order.
+    const positive = (count: number, seed: number) =>
+      normals(count, seed).map((value) => 1 + Math.abs(value));
+    const [E, T] = [4, 37];
+    const choice = choose(T, E, 2);
+    const { indices, weights, counts } = choice;
+    const there = { indices: indices.to(DEVICE), weights: weights.to(DEVICE), counts: counts.to(DEVICE) };
+    for (const [hidden, inter] of [
+      [64, 40],
+      [96, 33],
+      [40, 130],
+    ] as const) {
+      for (const kinds of [
+        [int(4, true), int(4, true), row],
+        [int(8), int(4), int(3)],
+      ] as const) {
+        const experts = make([kinds], E, hidden, inter).map((expert, e) => ({
+          ...expert,
+          gate: q.quantize(q.Tensor.from(positive(inter * hidden, e + 20), [inter, hidden]), kinds[0]),
+        })) as q.QuantizedExpert[];
+        const moved = experts.map(({ gate, up, down }) => ({
+          gate: gate.to(DEVICE),
+          up: up.to(DEVICE),
+          down: down.to(DEVICE),
+        }));
+        for (const dtype of DTYPES) {
+          const x = q.Tensor.from(positive(T * hidden, 9), [T, hidden], { dtype });
+          const here = q.moe.experts(x, experts, choice, { compute: 'int8' });
+          const got = q.moe.experts(x.to(DEVICE), moved, there, { compute: 'int8' });
+          expect(await bytesOf(got), `${dtype} ${hidden} ${inter}`).toEqual(await bytesOf(here));
+        }
+      }
     }
   });
 });

@@ -153,6 +153,10 @@ TEST("simt: products with integer weights are exact on small integers, of every 
       const DType dtype = ++turn % 2 ? DType::float16 : DType::bfloat16;
       CHECK(product_is_right(kind, size, dtype, true, false));
     }
+  for (const int64_t m : swept_rows())
+    for (const Kind& kind : kIntegers)
+      for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+        CHECK(product_is_right(kind, {m, 70, 200}, dtype, true, false));
 }
 
 TEST(
@@ -180,6 +184,10 @@ TEST("simt: products with code books stay under the bound of a table rounded to 
       CHECK(product_is_right(kind, size, dtype, false, true));
       CHECK(product_is_right(kind, size, dtype, false, false));
     }
+  for (const int64_t m : swept_rows())
+    for (const Kind& kind : kBooks)
+      for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+        CHECK(product_is_right(kind, {m, 70, 128}, dtype, false, true));
 }
 
 TEST("simt: columns shared out between blocks leave the sums exact, of few rows and of many") {

@@ -114,6 +114,10 @@ TEST("simt: products of small integers are exact, in every shape, orientation an
       CHECK(product_is_right(DType::float16, DType::float32, size, k_first, true, true));
       CHECK(product_is_right(DType::bfloat16, DType::bfloat16, size, k_first, false, true));
     }
+  for (const int64_t m : swept_rows())
+    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+      for (const Case& size : {Case{m, 70, 72}, Case{m, 33, 45}})
+        CHECK(product_is_right(dtype, DType::float32, size, false, true, true, dtype));
 }
 
 TEST("simt: errors of products stay under 4 eps sqrt(K) sum|a||b| and one rounding") {

@@ -115,6 +115,10 @@ TEST("simt: Hessians of sorted states are exact for small integers, each of its 
   for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
     for (const int64_t in : {1, 7, 64, 65, 136}) CHECK(hessians_are_right({dtype, in, kSorted, 153, true}));
   CHECK(hessians_are_right({DType::bfloat16, 129, {33}, 33, true}));
+  for (const int64_t m : swept_rows())
+    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+      for (const int64_t in : {24, 65})
+        CHECK(hessians_are_right({dtype, in, {static_cast<int32_t>(m), 0, 1}, m + 1, true}));
   CHECK(hessians_are_right({DType::float16, 24, {40}, 40, true, true}));
 }
 

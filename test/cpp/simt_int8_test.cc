@@ -123,20 +123,16 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype) {
 }
 
 TEST("simt: int8 products are exact inside a group, of every width, group and shape") {
+  constexpr DType kFloats[] = {DType::float32, DType::float16, DType::bfloat16};
+  constexpr Kind kKinds[] = {{4, true, 32}, {4, false, 8},   {8, false, 64}, {8, true, 12}, {3, false, 32},
+                             {5, true, 32}, {7, false, 128}, {2, true, 96},  {6, false, 32}};
   int turn = 0;
-  for (const Kind& kind : {Kind{4, true, 32},
-                           {4, false, 8},
-                           {8, false, 64},
-                           {8, true, 12},
-                           {3, false, 32},
-                           {5, true, 32},
-                           {7, false, 128},
-                           {2, true, 96},
-                           {6, false, 32}})
-    for (const Case& size : {Case{1, 1, 1}, {3, 33, 40}, {17, 65, 200}, {66, 130, 96}}) {
-      const DType dtypes[] = {DType::float32, DType::float16, DType::bfloat16};
-      CHECK(product_is_right(kind, size, dtypes[++turn % 3]));
-    }
+  for (const Kind& kind : kKinds)
+    for (const Case& size : {Case{1, 1, 1}, {3, 33, 40}, {17, 65, 200}, {66, 130, 96}})
+      CHECK(product_is_right(kind, size, kFloats[++turn % 3]));
+  for (const int64_t m : swept_rows())
+    for (const Kind& kind : kKinds)
+      for (const DType dtype : kFloats) CHECK(product_is_right(kind, {m, 70, 136}, dtype));
 }
 
 /// Activations with outliers in some columns; whole numbers, whose codes are themselves.
@@ -183,6 +179,9 @@ TEST("simt: LLM.int8 of whole numbers is exact, outlier columns and all") {
   for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
     for (const Case& size : {Case{1, 33, 40}, {17, 65, 200}, {66, 70, 96}, {2, 3, 9000}})
       CHECK(llm_int8_is_right(size, dtype, 150));
+  for (const int64_t m : swept_rows())
+    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+      CHECK(llm_int8_is_right({m, 70, 200}, dtype, 150));
 }
 
 /// Against the functions of the CPU, with columns beyond what a block lists at once.

@@ -240,6 +240,9 @@ TEST("simt: a layer of experts is exact for 1 to 17, 31 to 33 and 63 to 65 token
     CHECK(layer_is_exact(kind, kFloats[turn % 2], {5, 72, 8, 1}, tokens, uneven));
     CHECK(layer_is_exact(kind, kFloats[turn % 2], {3, 35, 70, 1}, tokens, [](int64_t) { return 2; }));
   }
+  for (const int64_t tokens : swept_rows())
+    for (const Kind& kind : kKinds)
+      for (const DType dtype : kFloats) CHECK(layer_is_exact(kind, dtype, {5, 40, 24, 1}, tokens, uneven));
 }
 
 bool dense_layer() { return layer_is_exact({0}, DType::float16, {5, 40, 40, 2}, 6, uneven); }

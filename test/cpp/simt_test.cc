@@ -60,6 +60,14 @@ bool full_sweep() {
   return asked != nullptr && std::strcmp(asked, "full") == 0;
 }
 
+std::vector<int64_t> swept_rows() {
+  std::vector<int64_t> rows;
+  if (!full_sweep()) return rows;
+  for (int64_t m = 1; m <= 17; ++m) rows.push_back(m);
+  for (const int64_t m : {32, 64, 128}) rows.insert(rows.end(), {m - 1, m, m + 1});
+  return rows;
+}
+
 std::vector<Options> every_order(int seeds, int resident_blocks) {
   if (full_sweep()) seeds *= 4;
   if (kThreadSanitizer) seeds = 1;  // each fiber of a child process costs it 0.6 ms, and it needs no luck

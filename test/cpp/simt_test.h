@@ -13,6 +13,10 @@ namespace quantaria::test {
 /// skips.
 bool full_sweep();
 
+/// In the whole sweep every count of rows that tiles treat in a way of its own: 1 to 17, and about 32, 64 and
+/// 128. Else none: tests have some of them among their shapes.
+std::vector<int64_t> swept_rows();
+
 /// Options of every schedule x arrival of cp.async x seed 1 to `seeds`, four times as many in the whole
 /// sweep.
 std::vector<simt::emulator::Options> every_order(int seeds, int resident_blocks = 1);

@@ -1,5 +1,4 @@
 import { expect } from 'vitest';
-import type { DeviceId } from '../../../lib/device';
 import { Hessian, quantize } from '../../../lib/ops/gptq';
 import { dequantize } from '../../../lib/ops/quantize';
 import type { IntBits, IntScheme } from '../../../lib/scheme';
@@ -11,7 +10,7 @@ import { mapValues, valuesOf } from '../harness';
  * starts inside a block of columns on weights that lack the block's own updates; here a grid is always fitted on weights
  * as they stand, and where that is worse the case allows for it.
  */
-const solverOn = (device: DeviceId): Runner => ({
+const solver: Runner = {
   async run(check) {
     const groupSize = check.param<number>('group_size');
     const symmetric = check.param<boolean>('sym');
@@ -23,9 +22,9 @@ const solverOn = (device: DeviceId): Runner => ({
       search: check.param<boolean>('mse') ? 'mse' : 'minmax',
       ...(groupSize === -1 ? { granularity: 'row' } : { granularity: 'group', groupSize }),
     };
-    const w = (await check.input('w')).to(device);
-    using hessian = new Hessian(w.shape[1] as number, { device });
-    for (const name of check.named('x*')) hessian.update((await check.input(name)).to(device));
+    const w = await check.input('w');
+    using hessian = new Hessian(w.shape[1] as number);
+    for (const name of check.named('x*')) hessian.update(await check.input(name));
     expect(hessian.samples).toBe(check.param('nsamples'));
     using value = hessian.value();
     const h = await valuesOf(value);
@@ -58,7 +57,6 @@ const solverOn = (device: DeviceId): Runner => ({
       for (let row = 0; row < rows; row++) expect(values.data[row * columns + column]).toBe(0);
     }
   },
-});
+};
 
-export const gptqCasesOn = (device: DeviceId): Runners => ({ gptq: solverOn(device) });
-export const gptqCases = gptqCasesOn('cpu');
+export const gptqCases: Runners = { gptq: solver };
