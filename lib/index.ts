@@ -20,7 +20,7 @@ export {
 export type { DType, TypedArray } from './dtype';
 export { type ErrorCode, QuantariaError } from './errors';
 export { type GptqOptions, type GptqResult, Hessian } from './ops/gptq';
-export { hadamard } from './ops/hadamard';
+export { hadamard, hadamardQuantize } from './ops/hadamard';
 export { type Compute, type LinearOptions, linear, type MatmulOptions, matmul } from './ops/linear';
 export { dequantize, quantize } from './ops/quantize';
 export { QuantizedTensor } from './quantized';

@@ -63,6 +63,7 @@ export interface Native {
   offsetCodes(codes: NativeTensor, delta: number, dtype: DType, low?: number, high?: number): NativeTensor;
 
   quantize(weight: NativeTensor, scheme: object): Record<string, NativeTensor>;
+  hadamardQuantize(x: NativeTensor, scale: number, scheme: object): Record<string, NativeTensor>;
   dequantize(
     scheme: object,
     stored: Readonly<Record<string, NativeTensor>>,

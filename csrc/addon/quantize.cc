@@ -20,6 +20,8 @@
 #include "cuda/device.h"
 #include "cuda/refusal.h"
 #include "ops/bitpack/bitpack.h"
+#include "ops/copy/copy_tensor.h"
+#include "ops/hadamard/hadamard.h"
 #include "ops/quantize/quantize.h"
 #include "ops/quantize/weight.h"
 
@@ -175,6 +177,66 @@ Napi::Value quantize(const Napi::CallbackInfo& info) {
   return stored.object();
 }
 
+/// A rotation and what is quantized in one launch with it, on a CUDA device's queue.
+using RotatedBody = std::function<void(const ops::HadamardLaunchers&, const ops::HadamardQuantizeCall&)>;
+
+RotatedBody rotated_body(const Tensor& x, Napi::Value scheme, Stored& stored) {
+  if (to_text(field(scheme, "kind"), "kind") == "mx") {
+    const ops::MxScheme s = to_mx_scheme(scheme);
+    const MxTensors to = add_mx(stored, x, s);
+    return [=](const ops::HadamardLaunchers& l, const ops::HadamardQuantizeCall& call) {
+      const ops::MxStored stored_to = to.pointers();
+      l.quantize_mx(call, s, stored_to.packed, stored_to.scales);
+    };
+  }
+  const ops::IntScheme s = to_int_scheme(scheme);
+  const IntTensors to = add_int(stored, x, s);
+  return [=](const ops::HadamardLaunchers& l, const ops::HadamardQuantizeCall& call) {
+    l.quantize_int(call, s, to.pointers());
+  };
+}
+
+/// The rotated element that cannot be quantized, for the message, from its row once more.
+[[noreturn]] void refuse_rotated(cuda::Device& device, const ops::HadamardQuantizeCall& call, int64_t at) {
+  const int64_t row = at / call.n;
+  const int64_t bytes = call.n * size_of(call.dtype);
+  const ops::HadamardLaunchers& kernels = device.kernels().hadamard;
+  const auto rotated = device.allocate(bytes);
+  const auto workspace = device.allocate(kernels.workspace(1, call.n));
+  kernels.transform(device.stream(), call.dtype, 1, call.n, call.scale, call.x + row * bytes, rotated->data(),
+                    workspace->data());
+  const ConstMatrix values{rotated->data(), call.dtype, 1, call.n, call.n, 1};
+  ops::refuse_weight(static_cast<float>(cuda::element_at(device, values, 0, at % call.n)), row, at % call.n,
+                     std::numeric_limits<float>::infinity());
+}
+
+/// hadamardQuantize(x, scale, scheme): the stored form of the rotated rows by name; on CUDA devices.
+Napi::Value hadamard_quantize(const Napi::CallbackInfo& info) {
+  const Tensor x = TensorHandle::get_anywhere(info[0], "x");
+  const auto scale = static_cast<float>(to_number(info[1], "scale"));
+  if (x.shape.size() != 2 || x.shape[1] == 0)
+    fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [rows, n] expected");
+  ops::check_hadamard_size(x.shape[1]);
+  if (x.device == &cpu::device())
+    fail(ErrorCode::device, "x is on ", x.device->id(), ", a CUDA device expected");
+  Stored stored(info.Env(), *x.device);
+  const RotatedBody body = rotated_body(x, info[2], stored);
+  x.device->enqueue({x}, stored.tensors(), [=] {
+    cuda::Device& device = cuda::of(x.device);
+    ops::check_weight(as_matrix(x), "x");
+    const Tensor rows = x.contiguous() ? x : empty(device, x.dtype, x.shape);
+    if (!x.contiguous()) copy_on_device(x, rows);
+    const auto verdict = device.allocate(cuda::kVerdictBytes);
+    cuda::clear_verdict(device, verdict->data());
+    const ops::HadamardQuantizeCall call{device.stream(), x.dtype,     x.shape[0],     x.shape[1],
+                                         scale,           rows.data(), verdict->data()};
+    body(device.kernels().hadamard, call);
+    if (const std::optional<int64_t> at = cuda::refused(device, verdict->data()))
+      refuse_rotated(device, call, *at);
+  });
+  return stored.object();
+}
+
 using DequantizeBody = std::function<void(std::byte*)>;
 
 DequantizeBody int_values(Napi::Value scheme, Parts& parts, int64_t out, int64_t in, DType dtype) {
@@ -317,6 +379,7 @@ Napi::Value nested_absmax(const Napi::CallbackInfo& info) {
 
 void define_quantize(Napi::Env env, Napi::Object exports) {
   exports.Set("quantize", Napi::Function::New<guarded<quantize>>(env));
+  exports.Set("hadamardQuantize", Napi::Function::New<guarded<hadamard_quantize>>(env));
   exports.Set("dequantize", Napi::Function::New<guarded<dequantize>>(env));
   exports.Set("nestedAbsmax", Napi::Function::New<guarded<nested_absmax>>(env));
 }

@@ -1,7 +1,10 @@
 import { checkDType } from '../dtype';
 import { QuantariaError } from '../errors';
 import { native } from '../native';
+import { QuantizedTensor } from '../quantized';
+import { type QuantScheme, validateScheme } from '../scheme';
 import { checkOptions, show, Tensor } from '../tensor';
+import { quantize } from './quantize';
 
 /**
  * Hadamard transform of the last dimension: each row `x` becomes `scale * H x`, with `H = H_m (x) H_{2^k}`: `H_m` acts on
@@ -19,10 +22,44 @@ import { checkOptions, show, Tensor } from '../tensor';
  */
 export function hadamard(x: Tensor, opts?: { scale?: number }): Tensor {
   const handle = Tensor.native(x, 'x');
+  return Tensor.wrap(native.hadamard(handle, checkScale(x, opts)));
+}
+
+/** Rows that one launch on CUDA rotates and quantizes; longer ones take a launch for each. */
+const MOST_FUSED_COLUMNS = 16384;
+
+/**
+ * `quantize(hadamard(x, opts), scheme)`, to the bit. On CUDA integers with scales by row or group and MX blocks, found without
+ * a search, are made in one launch, and the rotated values are never written to memory.
+ * @param x `[rows, n]`, float32, float16 or bfloat16; its rotation is rounded to that dtype before it is quantized
+ * @throws QuantariaError as `hadamard` and `quantize` do
+ */
+export function hadamardQuantize(x: Tensor, scheme: QuantScheme, opts?: { scale?: number }): QuantizedTensor {
+  const handle = Tensor.native(x, 'x');
+  const scale = checkScale(x, opts);
+  const checked = validateScheme(scheme);
+  const fits = x.shape.length === 2 && x.size > 0 && (x.shape[1] as number) <= MOST_FUSED_COLUMNS;
+  if (x.device === 'cpu' || !fits || !isFused(checked)) {
+    using rotated = hadamard(x, opts);
+    return quantize(rotated, checked);
+  }
+  const stored = Object.entries(native.hadamardQuantize(handle, scale, checked)).map(
+    ([name, tensor]) => [name, Tensor.wrap(tensor)] as const,
+  );
+  return QuantizedTensor.fromStored(checked, x.shape, Object.fromEntries(stored));
+}
+
+function isFused(scheme: QuantScheme): boolean {
+  if (scheme.kind === 'mx') return !scheme.preScale;
+  const byRow = scheme.kind === 'int' && (scheme.granularity === 'row' || scheme.granularity === 'group');
+  return byRow && scheme.search !== 'mse';
+}
+
+function checkScale(x: Tensor, opts?: { scale?: number }): number {
   checkDType('x.dtype', x.dtype, ['float32', 'float16', 'bfloat16']);
   const scale = checkOptions(opts).scale ?? 1 / Math.sqrt(x.shape.at(-1) || 1);
   if (typeof scale !== 'number' || !Number.isFinite(scale)) {
     throw new QuantariaError('ERR_ARGUMENT', `scale: ${show(scale)} came, expected a finite number`);
   }
-  return Tensor.wrap(native.hadamard(handle, scale));
+  return scale;
 }

@@ -72,4 +72,73 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
     expect(there.subarray(0, n).every(Number.isFinite)).toBe(true);
     expect(there.subarray(3 * n).every(Number.isFinite)).toBe(true);
   });
+
+  const group = { granularity: 'group', groupSize: 32 } as const;
+  const SCHEMES: q.QuantScheme[] = [
+    { kind: 'int', bits: 4, symmetric: true, range: 'full', ...group },
+    { kind: 'int', bits: 4, symmetric: false, ...group, groupSize: 128, scaleDtype: 'float16' },
+    { kind: 'int', bits: 8, symmetric: true, granularity: 'row' },
+    { kind: 'int', bits: 3, symmetric: false, ...group, groupSize: 24 },
+    { kind: 'int', bits: 4, symmetric: true, ...group, search: 'mse' },
+    { kind: 'int', bits: 8, symmetric: false, granularity: 'tensor' },
+    { kind: 'mx', element: 'e2m1' },
+    { kind: 'mx', element: 'int8', rounding: 'nearest' },
+    { kind: 'mx', element: 'e4m3', preScale: true },
+    { kind: 'nf4', blockSize: 64 },
+  ];
+
+  test.each(SCHEMES.map((scheme) => [JSON.stringify(scheme).replace(/[{}"]/g, ''), scheme] as const))(
+    'rotated and quantized to %s: the bytes of one after the other, on the CPU too',
+    async (_, scheme) => {
+      let turn = 0;
+      for (const [rows, n] of [
+        [5, 64],
+        [3, 20],
+        [1, 1],
+        [2, 4096],
+        [2, 1536],
+        [1, 8192],
+        [0, 32],
+        [2, 0],
+      ] as const) {
+        const x = q.Tensor.from(normals(rows * n, 7), [rows, n], { dtype: DTYPES[turn++ % 3] });
+        const opts = turn % 2 ? { scale: 1.5 } : undefined;
+        const expected = q.quantize(q.hadamard(x, opts), scheme);
+        const [here, there] = [
+          q.hadamardQuantize(x, scheme, opts),
+          q.hadamardQuantize(x.to(DEVICE), scheme, opts),
+        ];
+        expect(there).toMatchObject({ device: DEVICE, shape: [rows, n] });
+        for (const [name, part] of Object.entries(expected.parts)) {
+          const bytes = await bytesOf(part);
+          expect(await bytesOf(here.parts[name] as q.Tensor), `${rows} x ${n} ${name}`).toEqual(bytes);
+          expect(await bytesOf(there.parts[name] as q.Tensor), `${rows} x ${n} ${name}`).toEqual(bytes);
+        }
+      }
+      const wide = q.Tensor.from(normals(3 * 80, 5), [3, 80]);
+      const part = (tensor: q.Tensor) => q.hadamardQuantize(tensor.slice(1, 8, 72), scheme).parts.codes;
+      expect(await bytesOf(part(wide.to(DEVICE)) as q.Tensor)).toEqual(await bytesOf(part(wide) as q.Tensor));
+    },
+  );
+
+  test('a rotated row that is not finite is refused as by one after the other, and bad arguments too', async () => {
+    const scheme = SCHEMES[0] as q.QuantScheme;
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      const values = normals(4 * 64, 3);
+      values[2 * 64 + 9] = bad;
+      const x = q.Tensor.from(values, [4, 64], { device: DEVICE });
+      const message = (quantized: q.QuantizedTensor) =>
+        (quantized.parts.codes as q.Tensor).read().then(
+          () => 'done',
+          (error: q.QuantariaError) => `${error.code} ${error.message.replace(/^.*?: /, '')}`,
+        );
+      const expected = await message(q.quantize(q.hadamard(x), scheme));
+      expect(expected).toMatch(/ERR_ARGUMENT/);
+      expect(await message(q.hadamardQuantize(x, scheme))).toBe(expected);
+    }
+    const x = q.Tensor.zeros([2, 22], { device: DEVICE });
+    expect(() => q.hadamardQuantize(x, scheme)).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
+    const wrong = q.Tensor.zeros([64], { device: DEVICE });
+    expect(() => q.hadamardQuantize(wrong, scheme)).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
+  });
 });

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "ops/hadamard/hadamard_quantize_cuda.h"
 
 namespace quantaria::ops {
 
@@ -18,7 +19,10 @@ int64_t hadamard_workspace(int64_t rows, int64_t n);
 struct HadamardLaunchers {
   decltype(&hadamard_cuda) transform;
   decltype(&hadamard_workspace) workspace;
+  decltype(&hadamard_quantize_int_cuda) quantize_int;
+  decltype(&hadamard_quantize_mx_cuda) quantize_mx;
 };
-inline constexpr HadamardLaunchers kHadamardLaunchers{hadamard_cuda, hadamard_workspace};
+inline constexpr HadamardLaunchers kHadamardLaunchers{hadamard_cuda, hadamard_workspace,
+                                                      hadamard_quantize_int_cuda, hadamard_quantize_mx_cuda};
 
 }  // namespace quantaria::ops

@@ -16,8 +16,24 @@ struct BitRows {
   int bits;
 };
 
-/// A thread makes a word of codes, those on its borders once more than needed: encoder.at(shared, row, col)
-/// gives a cursor, whose next(value) is the code of one column after the other.
+/// Word `word` of a bit row, those codes on its borders made once more than needed: encoder.at(shared, walk,
+/// row, col) gives a cursor, whose next(value) is the code of one column after the other.
+template <class Encoder, class Rows>
+__device__ __forceinline__ uint32_t packed_word(const Encoder& encoder,
+                                                const typename Encoder::Shared& shared, const Rows& walk,
+                                                const BitRows& to, int64_t row, int64_t word) {
+  int64_t col = word * 32 / to.bits;
+  int at = static_cast<int>(col * to.bits - word * 32);
+  auto cursor = encoder.at(shared, walk, row, col);
+  uint32_t packed = 0;
+  for (; at < 32 && col < to.cols; ++col, at += to.bits) {
+    const uint32_t code = cursor.next(shared, walk.seen(walk.at(row, col)));
+    packed |= at >= 0 ? code << at : code >> -at;
+  }
+  return packed;
+}
+
+/// A thread for each word.
 template <class Encoder>
 __global__ void __launch_bounds__(kPackThreads)
     pack_words(const __grid_constant__ Walk walk, const __grid_constant__ BitRows to,
@@ -29,15 +45,7 @@ __global__ void __launch_bounds__(kPackThreads)
   for (int64_t i = int64_t{blockIdx.x} * kPackThreads + threadIdx.x; i < count; i += stride) {
     const int64_t row = along_rows ? i % to.rows : i / to.row_words;
     const int64_t word = along_rows ? i / to.rows : i % to.row_words;
-    int64_t col = word * 32 / to.bits;
-    int at = static_cast<int>(col * to.bits - word * 32);
-    auto cursor = encoder.at(shared, walk, row, col);
-    uint32_t packed = 0;
-    for (; at < 32 && col < to.cols; ++col, at += to.bits) {
-      const uint32_t code = cursor.next(shared, walk.seen(walk.at(row, col)));
-      packed |= at >= 0 ? code << at : code >> -at;
-    }
-    simt::store(to.words + row * to.row_words + word, packed);
+    simt::store(to.words + row * to.row_words + word, packed_word(encoder, shared, walk, to, row, word));
   }
 }
 

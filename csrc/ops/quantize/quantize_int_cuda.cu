@@ -1,61 +1,10 @@
 #include "ops/bitpack/bitpack.h"
 #include "ops/quantize/call_room.h"
+#include "ops/quantize/int_codes.cuh"
 #include "ops/quantize/int_search.cuh"
-#include "ops/quantize/pack_words.cuh"
 
 namespace quantaria::ops {
 namespace {
-
-/// Scales and zero points of a scheme.
-struct FitInt {
-  IntRule rule;
-  float* scales;
-  int32_t* zeros;  // or null
-
-  __device__ void put(int64_t i, const AffineGrid& grid) const {
-    simt::store(scales + i, grid.scale);
-    if (zeros) simt::store(zeros + i, static_cast<int32_t>(grid.zero));
-  }
-  __device__ void store(int64_t i, float low, float high) const { put(i, fit_int(rule, low, high)); }
-};
-
-/// Codes by the constants at row * row_step + col / group.
-struct EncodeInt {
-  using Shared = NothingShared;
-  IntRule rule;
-  const float* scales;
-  const int32_t* zeros;
-  int64_t row_step;
-  int64_t group;
-  uint32_t mask;
-
-  struct Cursor {
-    const EncodeInt& encoder;
-    int64_t constant;
-    int64_t left;  // columns of the group under way
-    GridCoder coder;
-
-    __device__ uint32_t next(const Shared&, float w) {
-      if (left == 0) {
-        ++constant;
-        left = encoder.group;
-        coder = encoder.coder_of(constant);
-      }
-      --left;
-      return coder.code(w) & encoder.mask;
-    }
-  };
-
-  __device__ void prepare(Shared&) const {}
-  __device__ GridCoder coder_of(int64_t constant) const {
-    const float zero = zeros ? static_cast<float>(simt::load(zeros + constant)) : 0.0f;
-    return {rule, simt::load(scales + constant), zero};
-  }
-  __device__ Cursor at(const Shared&, const Walk&, int64_t row, int64_t col) const {
-    const int64_t constant = row * row_step + col / group;
-    return {*this, constant, group - col % group, coder_of(constant)};
-  }
-};
 
 /// Errors of every factor over each row of a weight that has one grid: [rows][kShrinkSteps].
 __global__ void __launch_bounds__(kSearchThreads)
@@ -146,14 +95,8 @@ void quantize_int_cuda(const QuantizeCall& call, const IntScheme& scheme, const 
   const bool whole = scheme.granularity == Granularity::tensor;
   whole ? fit_whole(stream, segments, scheme.mse_search, fit, room)
         : fit_groups(stream, segments, scheme.mse_search, fit, room);
-  const ConstantsShape constants = constants_shape(scheme, w.rows, w.cols);
-  const EncodeInt encode{fit.rule,
-                         to.scales,
-                         to.zeros,
-                         constants.rows == 1 ? 0 : constants.cols,
-                         scheme.granularity == Granularity::column ? 1 : group_length(scheme, w.cols),
-                         scheme.bits == 16 ? 0xffffu : (1u << scheme.bits) - 1};
-  launch_pack(stream, walk_of(w), bit_rows(to.packed, scheme.bits, w.rows, w.cols), encode);
+  launch_pack(stream, walk_of(w), bit_rows(to.packed, scheme.bits, w.rows, w.cols),
+              encode_int(scheme, fit, w.rows, w.cols));
   relative_error_cuda(stream, w, coded_int(scheme, {to.packed, to.scales, to.zeros}, w.rows, w.cols),
                       room.errors, call.relative_error);
 }
