@@ -165,6 +165,8 @@ export interface Native {
     softmaxFirst: boolean,
     normalize: boolean,
     scale: number,
+    groups: number,
+    topGroups: number,
   ): Record<'indices' | 'weights' | 'counts' | 'offsets' | 'order', NativeTensor>;
   moeSortSlots(indices: NativeTensor, experts: number): Record<'counts' | 'offsets' | 'order', NativeTensor>;
 

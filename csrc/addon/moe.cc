@@ -62,7 +62,8 @@ void sort_slots_by_cuda(cuda::Device& device, const Tensor& indices, int64_t exp
                        indices.shape[1], experts);
 }
 
-/// moeRoute(logits, topK, softmaxFirst, normalize, scale): {indices, weights, counts, offsets, order}
+/// moeRoute(logits, topK, softmaxFirst, normalize, scale, groups, topGroups): {indices, weights, counts,
+/// offsets, order}
 Napi::Value moe_route(const Napi::CallbackInfo& info) {
   const Tensor logits = TensorHandle::get_anywhere(info[0], "logits");
   if (logits.shape.size() != 2)
@@ -74,6 +75,9 @@ Napi::Value moe_route(const Napi::CallbackInfo& info) {
   options.softmax_first = to_bool(info[2], "order");
   options.normalize = to_bool(info[3], "normalize");
   options.scale = to_number(info[4], "scale");
+  options.groups = to_integer(info[5], "groups", 1, ops::kMaxRouteGroups);
+  options.top_groups = to_integer(info[6], "topGroups", 1, options.groups);
+  ops::check_route(options, experts);
   const int64_t tokens = logits.shape[0];
   Device& device = *logits.device;
   const Slots slots(device, to_number_of_slots(tokens, options.top_k, "logits"), experts);

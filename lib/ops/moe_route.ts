@@ -26,13 +26,20 @@ export interface RouteOptions {
   normalize?: boolean;
   /** factor of the weights, after that; default 1 */
   scale?: number;
+  /** experts are in so many groups of equal size, up to 64, that follow each other; default 1 */
+  groups?: number;
+  /** only experts of so many groups are chosen, those whose largest logits are largest; default all */
+  topGroups?: number;
 }
+
+const MAX_GROUPS = 64;
 
 /** Routings whose order and offsets were made here, and are frozen. */
 const complete = new WeakSet<Routing>();
 
 /**
- * The top-k choice of a mixture-of-experts router.
+ * The top-k choice of a mixture-of-experts router, `topK` up to the number of experts in the chosen groups
+ * (DeepSeek-V2, arXiv 2405.04434, 2.1.2).
  *
  * A NaN logit ranks above infinity. A token with a NaN, or whose largest logit is infinite, has NaN weights; minus
  * infinity below a finite logit has weight 0. Indices are distinct and in range whatever the logits.
@@ -46,6 +53,8 @@ export function route(logits: Tensor, opts: RouteOptions): Required<Routing> {
   const experts = logits.shape[1] as number;
   const topK = checkInteger('topK', options.topK, 1, experts);
   const { order, normalize = false, scale = 1 } = options;
+  const groups = checkInteger('groups', options.groups ?? 1, 1, MAX_GROUPS);
+  const topGroups = checkInteger('topGroups', options.topGroups ?? groups, 1, groups);
   if (order !== 'topk-softmax' && order !== 'softmax-topk') {
     throw new QuantariaError(
       'ERR_ARGUMENT',
@@ -61,6 +70,8 @@ export function route(logits: Tensor, opts: RouteOptions): Required<Routing> {
     order === 'softmax-topk',
     normalize,
     checkNumber('scale', scale),
+    groups,
+    topGroups,
   );
   const routing = Object.freeze({
     indices: Tensor.wrap<'int32'>(made.indices),

@@ -82,6 +82,12 @@ MODELS = {
         norm_topk_prob=False, **EXPERTS, **rope("default")),
     "aria_text": dict(model_type="aria_text", intermediate_size=24, moe_num_experts=6, moe_topk=2,
                       moe_num_shared_experts=2, head_dim=8, **rope("default")),
+    "deepseek_v2-groups": dict(
+        model_type="deepseek_v2", intermediate_size=44, n_routed_experts=12, n_shared_experts=1,
+        num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4,
+        v_head_dim=6, first_k_dense_replace=1, routed_scaling_factor=4.0, topk_method="group_limited_greedy",
+        n_group=4, topk_group=2, norm_topk_prob=False, num_experts_per_tok=3, moe_intermediate_size=16,
+        **rope("default")),
 }
 
 

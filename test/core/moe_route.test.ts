@@ -80,6 +80,56 @@ describe('moe.route', () => {
     );
   });
 
+  test.each([
+    [12, 4, 2, 3],
+    [160, 8, 3, 6],
+    [64, 64, 5, 5],
+  ])('%i experts in %i groups: a choice among the %i best groups alone', async (E, groups, topGroups, K) => {
+    const T = 50;
+    const logits = normals(T * E, 7).map((x) => Math.round(x * 8) / 8);
+    const size = E / groups;
+    const options = { topK: K, order: 'softmax-topk', groups, topGroups } as const;
+    const { indices, weights } = moe.route(Tensor.from(logits, [T, E]), options);
+    const chosen = rowsOf(await numbers(indices), K);
+    const got = rowsOf(await weights.toFloat32(), K);
+    rowsOf(logits, E).forEach((row, t) => {
+      const bests = rowsOf(row, size).map((group) => Math.max(...group));
+      const of = best(bests, topGroups);
+      const masked = row.map((x, e) => (of.includes(Math.floor(e / size)) ? x : Number.NEGATIVE_INFINITY));
+      expect(chosen[t]).toEqual(best(masked, K));
+      const all = softmax(row);
+      chosen[t]?.forEach((e, k) => {
+        const expected = all[e] as number;
+        expect(Math.abs((got[t]?.[k] as number) - expected)).toBeLessThanOrEqual(2 ** -23 * expected);
+      });
+    });
+  });
+
+  test('a group with a NaN is among the best', async () => {
+    const row = [1, 2, Number.NaN, -5, 9, 8];
+    const routed = moe.route(Tensor.from(row, [1, 6]), {
+      topK: 3,
+      order: 'topk-softmax',
+      groups: 3,
+      topGroups: 2,
+    });
+    expect(await numbers(routed.indices)).toEqual([2, 4, 5]);
+  });
+
+  test('groups that do not divide the experts, or hold too few of them, are refused', () => {
+    const logits = Tensor.from(normals(12, 1), [1, 12]);
+    const order = 'topk-softmax' as const;
+    for (const options of [
+      { topK: 1, groups: 5 },
+      { topK: 1, groups: 0 },
+      { topK: 1, groups: 65 },
+      { topK: 1, groups: 4, topGroups: 5 },
+      { topK: 1, groups: 4, topGroups: 0 },
+      { topK: 4, groups: 4, topGroups: 1 },
+    ])
+      throwsCode(() => moe.route(logits, { ...options, order }), 'ERR_ARGUMENT');
+  });
+
   test('equal logits, signed zeros among them, go to the lower index', async () => {
     const logits = Tensor.from([1, 1, 1, 1, -0, 0, -0, -1, 2, 0, 2, 0], [3, 4]);
     const { indices } = moe.route(logits, { topK: 3, order: 'softmax-topk' });

@@ -277,7 +277,26 @@ TEST("simt: a layer of experts is right in every order of threads and arrivals, 
 }
 
 /// Routes random logits with ties and holds choice, weights and slots against plain code.
-bool routing_is_right(int64_t tokens, int64_t experts, int64_t top_k, bool softmax_first) {
+struct Groups {
+  int64_t count = 1;
+  int64_t top = 1;
+};
+
+/// Where the experts of a token's best groups stand in `row`, as plain code finds them.
+std::vector<bool> experts_in_best(const float* row, int64_t experts, const Groups& groups) {
+  const int64_t size = experts / groups.count;
+  std::vector<int64_t> order(static_cast<size_t>(groups.count));
+  for (size_t g = 0; g < order.size(); ++g) order[g] = static_cast<int64_t>(g);
+  const auto best = [&](int64_t g) { return *std::max_element(row + g * size, row + (g + 1) * size); };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return best(a) > best(b); });
+  std::vector<bool> in(static_cast<size_t>(experts));
+  for (int64_t g = 0; g < groups.top; ++g)
+    std::fill_n(in.begin() + order[static_cast<size_t>(g)] * size, size, true);
+  return in;
+}
+
+bool routing_is_right(int64_t tokens, int64_t experts, int64_t top_k, bool softmax_first,
+                      const Groups& groups = {}) {
   Memory memory;
   std::mt19937 random(11);
   std::vector<float> logits;
@@ -291,6 +310,8 @@ bool routing_is_right(int64_t tokens, int64_t experts, int64_t top_k, bool softm
   ops::RouteOptions options;
   options.top_k = top_k;
   options.softmax_first = softmax_first;
+  options.groups = groups.count;
+  options.top_groups = groups.top;
   ops::route_cuda(
       nullptr,
       {reinterpret_cast<std::byte*>(memory.with(logits)), DType::float32, tokens, experts, experts, 1},
@@ -301,7 +322,11 @@ bool routing_is_right(int64_t tokens, int64_t experts, int64_t top_k, bool softm
     const float* const row = logits.data() + t * experts;
     std::vector<int32_t> best(static_cast<size_t>(experts));
     for (int64_t e = 0; e < experts; ++e) best[static_cast<size_t>(e)] = static_cast<int32_t>(e);
-    std::stable_sort(best.begin(), best.end(), [&](int32_t a, int32_t b) { return row[a] > row[b]; });
+    const std::vector<bool> in = experts_in_best(row, experts, groups);
+    std::stable_sort(best.begin(), best.end(), [&](int32_t a, int32_t b) {
+      const bool a_in = in[static_cast<size_t>(a)];
+      return a_in != in[static_cast<size_t>(b)] ? a_in : row[a] > row[b];
+    });
     double sum = 0;
     for (int64_t e = 0; e < (softmax_first ? experts : top_k); ++e)
       sum += std::exp(double{row[best[static_cast<size_t>(e)]]});
@@ -331,17 +356,21 @@ TEST("simt: routing chooses, weighs and sorts like plain code, in one chunk of s
     CHECK(routing_is_right(128, 4, 4, softmax_first));
     CHECK(routing_is_right(129, 300, 4, softmax_first));
     CHECK(routing_is_right(700, 7, 2, softmax_first));
+    CHECK(routing_is_right(33, 12, 3, softmax_first, {4, 1}));
+    CHECK(routing_is_right(9, 160, 6, softmax_first, {8, 3}));
+    CHECK(routing_is_right(5, 64, 5, softmax_first, {64, 63}));
   }
 }
 
 bool one_chunk() { return routing_is_right(6, 40, 3, true); }
+bool of_groups() { return routing_is_right(6, 40, 3, true, {5, 2}); }
 bool three_chunks() { return routing_is_right(345, 40, 3, false); }
 
 TEST("simt: routing is right in every order of threads, and needs each barrier") {
-  for (const auto& body : {one_chunk, three_chunks})
+  for (const auto& body : {one_chunk, of_groups, three_chunks})
     for (const std::string& text : outcomes(every_order(1, 2), body)) CHECK_EQ(text, std::string("right"));
   if (kThreadSanitizer) return;
-  require_each_sync({"route_cuda"}, {one_chunk, three_chunks}, 3);
+  require_each_sync({"route_cuda"}, {one_chunk, of_groups, three_chunks}, 3);
 }
 
 TEST("simt: an index or a count that is out of range is told, and writes nothing beside its tensors") {

@@ -29,11 +29,12 @@ class Router {
       : options_(options), top_k_(static_cast<size_t>(options.top_k)) {
     ranks_.resize(static_cast<size_t>(experts));
     raised_.resize(top_k_);
+    bests_.resize(static_cast<size_t>(options.groups));
   }
 
   void route(const float* logits, int32_t* indices, float* weights) {
     for (size_t e = 0; e < ranks_.size(); ++e) ranks_[e] = rank_of(logits[e], static_cast<int64_t>(e));
-    std::partial_sort(ranks_.begin(), ranks_.begin() + static_cast<int64_t>(top_k_), ranks_.end(),
+    std::partial_sort(ranks_.begin(), ranks_.begin() + static_cast<int64_t>(top_k_), end_of_choice(),
                       std::greater<>());
     for (size_t k = 0; k < top_k_; ++k) indices[k] = index_of(ranks_[k]);
     const double largest = static_cast<double>(logits[indices[0]]);  // NaN and infinity make every weight NaN
@@ -47,20 +48,52 @@ class Router {
   }
 
  private:
+  using Ranks = std::vector<uint64_t>;
+
+  /// Puts the experts of the best groups first. A rank has its expert's index in it, so no two are equal, and
+  /// a group is among the best iff its highest rank is not below that of the last of them.
+  Ranks::iterator end_of_choice() {
+    if (options_.top_groups == options_.groups) return ranks_.end();
+    const int64_t size = static_cast<int64_t>(ranks_.size()) / options_.groups;
+    for (int64_t g = 0; g < options_.groups; ++g)
+      bests_[static_cast<size_t>(g)] =
+          *std::max_element(ranks_.begin() + g * size, ranks_.begin() + (g + 1) * size);
+    falling_ = bests_;
+    const auto least = falling_.begin() + (options_.top_groups - 1);
+    std::nth_element(falling_.begin(), least, falling_.end(), std::greater<>());
+    return std::partition(ranks_.begin(), ranks_.end(), [&](uint64_t rank) {
+      return bests_[static_cast<size_t>(index_of(rank) / size)] >= *least;
+    });
+  }
+
   const RouteOptions& options_;
   const size_t top_k_;
-  std::vector<uint64_t> ranks_;
+  Ranks ranks_;
+  Ranks bests_;  // of each group
+  Ranks falling_;
   std::vector<double> raised_;
 };
 
 }  // namespace
 
+void check_route(const RouteOptions& options, int64_t experts) {
+  const int64_t groups = options.groups;
+  if (groups < 1 || groups > kMaxRouteGroups || experts % groups != 0)
+    fail(ErrorCode::argument, "groups: ", groups, ", a divisor of ", experts,
+         " (the number of experts) up to ", kMaxRouteGroups, " expected");
+  if (options.top_groups < 1 || options.top_groups > groups)
+    fail(ErrorCode::argument, "topGroups: ", options.top_groups, ", 1 to ", groups, " expected");
+  const int64_t choice = experts / groups * options.top_groups;
+  if (options.top_k < 1 || options.top_k > choice)
+    fail(ErrorCode::argument, "topK: ", options.top_k, ", 1 to ", choice, " (the number of experts",
+         options.top_groups < groups ? " of the chosen groups" : "", ") expected");
+}
+
 void route(ThreadPool& pool, const ConstMatrix& logits, const RouteOptions& options, int32_t* indices,
            float* weights, const SlotOrder& slots) {
   check_weight(logits, "logits");
   const int64_t top_k = options.top_k;
-  if (top_k < 1 || top_k > logits.cols)
-    fail(ErrorCode::argument, "topK: ", top_k, ", 1 to ", logits.cols, " (the number of experts) expected");
+  check_route(options, logits.cols);
   for_each_strip(pool, logits, [&](const Strip& strip, int64_t first) {
     Router router(options, logits.cols);
     for (int64_t i = 0; i < strip.rows(); ++i) {

@@ -11,10 +11,18 @@ namespace quantaria::ops {
 /// What the router's logits are made into.
 struct RouteOptions {
   int64_t top_k = 1;           // 1..E
+  int64_t groups = 1;          // of E / groups experts that follow each other, at most kMaxRouteGroups
+  int64_t top_groups = 1;      // the groups whose best expert is best; the others stand for no choice
   bool softmax_first = false;  // weights are probabilities among all experts, else among the chosen ones
   bool normalize = false;      // divide the weights of a token by their sum
   double scale = 1;            // and multiply them by this
 };
+
+/// As many groups as a set of bits has.
+inline constexpr int64_t kMaxRouteGroups = 64;
+
+/// ERR_ARGUMENT if `experts` cannot be routed so.
+void check_route(const RouteOptions& options, int64_t experts);
 
 /// The slots t * K + k of all tokens, sorted by expert; slots of one expert in rising order.
 struct SlotOrder {
@@ -24,9 +32,10 @@ struct SlotOrder {
   int32_t* order;    // [T * K]
 };
 
-/// The top_k experts of each token by falling logit, ties to the lower index, with their weights.
-/// logits [T, E], float32, float16 or bfloat16 (else ERR_DTYPE), any strides; indices int32 [T, K], weights
-/// float32 [T, K]; T * K < 2^31. Softmax in float64, each weight rounded once.
+/// The top_k experts of each token by falling logit, ties to the lower index, with their weights. With
+/// groups, of the top_groups groups only (DeepSeek-V2, 2.1.2: device-limited routing); a softmax over all
+/// experts is over the others too. logits [T, E], float32, float16 or bfloat16 (else ERR_DTYPE), any strides;
+/// indices int32 [T, K], weights float32 [T, K]; T * K < 2^31. Softmax in float64, each weight rounded once.
 ///
 /// A NaN ranks above infinity, so it is chosen first. A token with a NaN, or whose largest logit is infinite,
 /// has NaN weights throughout; minus infinity below a finite logit has weight 0. The indices of a token are

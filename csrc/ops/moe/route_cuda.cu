@@ -22,8 +22,21 @@ __device__ __forceinline__ uint64_t rank_of(float logit, int64_t index) {
 
 constexpr int kRouteWarps = 4;
 
+/// The highest rank among those of a warp's lanes, on all of them.
+__device__ __forceinline__ uint64_t best_of_warp(uint64_t best) {
+  for (int apart = 16; apart > 0; apart /= 2) {
+    const uint64_t other = __shfl_xor_sync(kAll, best, apart);
+    best = other > best ? other : best;
+  }
+  return best;
+}
+
+__device__ __forceinline__ int32_t expert_of(uint64_t rank) {
+  return static_cast<int32_t>(~static_cast<uint32_t>(rank));
+}
+
 /// A warp for each token. Its choices come one after the other: the highest rank below that of the last one,
-/// so that any number of experts goes without memory of its own.
+/// so that any number of experts goes without memory of its own. Groups of experts are a set of bits.
 __global__ void __launch_bounds__(kRouteWarps * 32)
     route_tokens(ConstMatrix logits, RouteOptions options, int32_t* indices, float* weights) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -33,6 +46,18 @@ __global__ void __launch_bounds__(kRouteWarps * 32)
     return load_float(logits.dtype, logits.data, token * logits.row_stride + e * logits.col_stride);
   };
   const int64_t top_k = options.top_k;
+  const int64_t group_size = logits.cols / options.groups;
+  const bool limited = options.top_groups < options.groups;
+  uint64_t groups = 0;
+  const auto in_groups = [&](int64_t e) { return (groups >> (e / group_size) & 1) != 0; };
+  for (int64_t g = 0; limited && g < options.top_groups; ++g) {
+    uint64_t best = 0;
+    for (int64_t e = lane; e < logits.cols; e += 32) {
+      const uint64_t rank = rank_of(logit(e), e);
+      if (rank > best && !in_groups(e)) best = rank;
+    }
+    groups |= uint64_t{1} << (expert_of(best_of_warp(best)) / group_size);
+  }
   double largest = 0;
   double sum = 0;
   uint64_t last = ~uint64_t{0};  // above every rank, that of a NaN too
@@ -40,14 +65,10 @@ __global__ void __launch_bounds__(kRouteWarps * 32)
     uint64_t best = 0;
     for (int64_t e = lane; e < logits.cols; e += 32) {
       const uint64_t rank = rank_of(logit(e), e);
-      if (rank < last && rank > best) best = rank;
+      if (rank < last && rank > best && (!limited || in_groups(e))) best = rank;
     }
-    for (int apart = 16; apart > 0; apart /= 2) {
-      const uint64_t other = __shfl_xor_sync(kAll, best, apart);
-      best = other > best ? other : best;
-    }
-    last = best;
-    const auto chosen = static_cast<int32_t>(~static_cast<uint32_t>(best));
+    last = best_of_warp(best);
+    const int32_t chosen = expert_of(last);
     const double value = logit(chosen);
     if (k == 0) largest = value;  // NaN and infinity make every weight NaN
     sum += exp(value - largest);
@@ -56,7 +77,7 @@ __global__ void __launch_bounds__(kRouteWarps * 32)
   if (options.softmax_first && !options.normalize) {
     double rest = 0;
     for (int64_t e = lane; e < logits.cols; e += 32)
-      if (rank_of(logit(e), e) < last) rest += exp(logit(e) - largest);
+      if (rank_of(logit(e), e) < last || (limited && !in_groups(e))) rest += exp(logit(e) - largest);
     for (int apart = 16; apart > 0; apart /= 2) rest += __shfl_xor_sync(kAll, rest, apart);
     sum += rest;
   }

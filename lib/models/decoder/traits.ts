@@ -5,6 +5,8 @@ export interface RouterTraits {
   order: 'topk-softmax' | 'softmax-topk';
   normalize?: boolean;
   scale?: number;
+  groups?: number;
+  topGroups?: number;
 }
 
 /**
