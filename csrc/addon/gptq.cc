@@ -1,6 +1,7 @@
 #include "addon/gptq.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <utility>
@@ -154,6 +155,23 @@ using Solve = std::function<std::vector<ops::GptqReport>(std::span<const ops::Gp
 /// Adds the tensors of the result to each problem's form.
 using MakeSolve = Solve (*)(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options);
 
+/// Weights of one shape side by side, which is what kernels take, shape after shape.
+std::vector<ops::GptqReport> on_device(cuda::Device& device, std::span<const ops::GptqProblem> problems,
+                                       const ops::IntScheme& scheme, const ops::GptqOptions& options) {
+  std::map<std::pair<int64_t, int64_t>, std::vector<size_t>> shapes;
+  for (size_t i = 0; i < problems.size(); ++i)
+    shapes[{problems[i].weight.rows, problems[i].weight.cols}].push_back(i);
+  std::vector<ops::GptqReport> reports(problems.size());
+  for (const auto& [shape, indices] : shapes) {
+    std::vector<ops::GptqProblem> alike;
+    for (const size_t i : indices) alike.push_back(problems[i]);
+    const std::vector<ops::GptqReport> found =
+        device.kernels().gptq.integers(queue_of(device), alike, scheme, options);
+    for (size_t i = 0; i < indices.size(); ++i) reports[indices[i]] = found[i];
+  }
+  return reports;
+}
+
 Solve int_solver(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options) {
   const ops::IntScheme s = to_int_scheme(scheme);
   const bool indexed = s.granularity == ops::Granularity::group && options.act_order &&
@@ -170,8 +188,7 @@ Solve int_solver(std::span<Problem> problems, Napi::Value scheme, const ops::Gpt
     for (size_t i = 0; i < inputs.size(); ++i)
       own.push_back({inputs[i], to[i].first.pointers(), pointer<int32_t>(to[i].second)});
     if (device == &cpu::device()) return ops::quantize_gptq(cpu::device().pool(), own, s, options, scratch);
-    cuda::Device& cuda = cuda::of(device);
-    return cuda.kernels().gptq.integers(queue_of(cuda), own, s, options);
+    return on_device(cuda::of(device), own, s, options);
   };
 }
 

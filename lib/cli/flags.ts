@@ -95,7 +95,7 @@ export function useDevice({ device, threads }: DeviceFlags): void {
   if (device !== undefined && checkDevice(device) !== 'cpu') {
     throw new QuantariaError(
       'ERR_UNSUPPORTED',
-      `--device ${device}: this command runs on the CPU; evaluate, generate and usage run on CUDA devices`,
+      `--device ${device}: this command runs on the CPU; evaluate, generate, usage and quantize --method gptq run on CUDA devices`,
     );
   }
   if (threads !== undefined) setThreads(threads);

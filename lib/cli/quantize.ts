@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { type QuantizeSummary, quantizeCheckpoint } from '../pipeline/quantize';
-import { addOutputFlags, integer, type OutputFlags, outputOptions, useDevice } from './flags';
+import { addOutputFlags, integer, type OutputFlags, outputOptions, runOnDevice } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { formatBytes, log, print, printJson, progressPrinter } from './output';
 import { planLine, printRemarks } from './plan';
@@ -24,7 +24,7 @@ export function quantize(program: Command): void {
     integer(0),
   );
   addOutputFlags(command).action(async (model: string, flags: Flags) => {
-    useDevice(flags);
+    runOnDevice(flags);
     const { signal, done } = abortOnInterrupt();
     const { minExpertTokens } = flags;
     const summary = await quantizeCheckpoint(model, {

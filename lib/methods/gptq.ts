@@ -115,8 +115,8 @@ export function withGroupIndex(quantized: QuantizedTensor): QuantizedTensor {
   }
   const size = scheme.groupSize;
   const index = Int32Array.from({ length: width }, (_, column) => Math.floor(column / size));
-  const groupIndex = Tensor.from(index, [width], { dtype: 'int32' });
-  const shared = Object.entries(stored).map(([name, tensor]) => [name, tensor.to('cpu')] as const);
+  const groupIndex = Tensor.from(index, [width], { dtype: 'int32', device: quantized.device });
+  const shared = Object.entries(stored).map(([name, tensor]) => [name, tensor.to(quantized.device)] as const);
   const made = QuantizedTensor.fromStored(scheme, quantized.shape, {
     ...Object.fromEntries(shared),
     groupIndex,

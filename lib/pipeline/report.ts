@@ -43,6 +43,8 @@ export interface CalibrationSummary {
   /** Of SmoothQuant. */
   alpha?: number;
   minExpertTokens: number;
+  /** Where it ran, if not on the CPU. Sums differ in their last bits between devices. */
+  device?: string;
 }
 
 export interface ReportTensor {

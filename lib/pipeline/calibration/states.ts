@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import { ioError } from '../../checkpoint/json_file';
 import { type Checkpoint, openCheckpoint } from '../../checkpoint/reader';
 import { SafetensorsWriter } from '../../checkpoint/writer';
+import { getDefaultDevice } from '../../device';
 import { Tensor } from '../../tensor';
 
 /** States are kept in the 16 bits that products are fastest in; statistics need no more. */
@@ -31,9 +32,13 @@ export class States implements Disposable {
     return new States(opened, opened.names().length);
   }
 
-  /** `[ids of the batch, width]`; the caller disposes it. */
+  /** `[ids of the batch, width]`, on the default device; the caller disposes it. */
   batch(batch: number): Tensor {
-    return Tensor.wrap(this.file.view(nameOf(batch)));
+    const states = Tensor.wrap(this.file.view(nameOf(batch)));
+    const device = getDefaultDevice();
+    if (states.device === device) return states;
+    using mapped = states;
+    return mapped.to(device);
   }
 
   [Symbol.dispose](): void {
@@ -61,9 +66,9 @@ export class StateWriter {
 
   /** Settles when the states are in the file. */
   async put(batch: number, states: Tensor): Promise<void> {
-    if (states.dtype === STATE_DTYPE) return await this.#writer.write(nameOf(batch), states);
-    using cast = states.cast(STATE_DTYPE);
-    await this.#writer.write(nameOf(batch), cast);
+    using cast = states.dtype === STATE_DTYPE ? null : states.cast(STATE_DTYPE);
+    using here = (cast ?? states).to('cpu');
+    await this.#writer.write(nameOf(batch), here);
   }
 
   async finish(): Promise<States> {
