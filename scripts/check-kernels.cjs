@@ -247,6 +247,11 @@ function checkSize(recorded) {
   ];
 }
 
+function noteChecked(version) {
+  fs.mkdirSync(path.dirname(stamp), { recursive: true });
+  fs.writeFileSync(stamp, fingerprint(version));
+}
+
 async function update(version) {
   const built = addonSize();
   if (!built) throw new Error('build the addon first: its size is recorded as well');
@@ -256,6 +261,7 @@ async function update(version) {
     table,
     `${JSON.stringify({ nvcc: version, addon: { tools: built.tools, mostBytes }, kernels }, null, 2)}\n`,
   );
+  noteChecked(version);
 }
 
 /** Compiles nothing if the kernels have not changed since all was well with them. */
@@ -267,10 +273,7 @@ async function checkKernels(version, recorded) {
   const measured = await measure();
   const problems = compare(recorded.kernels, measured, recorded.nvcc === version);
   console.log(`${Object.keys(measured).length} kernels, no spills, ${problems.length} differences`);
-  if (problems.length === 0) {
-    fs.mkdirSync(path.dirname(stamp), { recursive: true });
-    fs.writeFileSync(stamp, fingerprint(version));
-  }
+  if (problems.length === 0) noteChecked(version);
   return problems;
 }
 
