@@ -32,6 +32,8 @@ const FILES = [
   'tsconfig.build.json',
   'vitest.config.mts',
   'test/closing-line-reporter.mts',
+  'test/device.ts',
+  'test/device_setup.ts',
   'csrc/cuda/kernels.json',
   'LICENSE',
 ];

@@ -34,13 +34,13 @@ function start(command, args, env = {}) {
 
 const tail = (text) => text.slice(-MOST_TEXT);
 
-/** The tests that know of CUDA devices, and the references of other projects; fresh memory is poisoned. */
-function parity() {
+/** The suites of operations on the device, and the references of other projects; fresh memory is poisoned. */
+function parity(device) {
   const report = path.join(root, 'parity.json');
   fs.rmSync(report, { force: true });
   const vitest = path.join(root, 'node_modules', 'vitest', 'vitest.mjs');
   const args = [vitest, 'run', 'test/core', 'test/reference', '--reporter=json', `--outputFile=${report}`];
-  const run = start(process.execPath, args, { QUANTARIA_POISON: '1' });
+  const run = start(process.execPath, args, { QUANTARIA_POISON: '1', QUANTARIA_TEST_DEVICE: device });
   if (!fs.existsSync(report))
     return { ok: false, failed: 'the tests did not run', said: tail(run.stdout + run.stderr) };
   const { numPassedTests, numFailedTests, numPendingTests, testResults } = JSON.parse(
@@ -52,9 +52,12 @@ function parity() {
       .filter((test) => test.status === 'failed')
       .map((test) => ({ name: test.fullName, message: test.failureMessages.join('\n').slice(0, 2000) })),
   ]);
+  // Not those of suites that hold the device against the CPU, which make their tensors on the CPU.
   const onDevice = testResults
-    .flatMap(({ assertionResults }) => assertionResults)
-    .filter((test) => test.status === 'passed' && /\bcuda:\d/.test(test.fullName)).length;
+    .flatMap(({ name, assertionResults }) => assertionResults.map((test) => ({ ...test, file: name })))
+    .filter(
+      ({ status, file }) => status === 'passed' && !/\/(cuda_emulated|devices)[^/]*$/.test(file),
+    ).length;
   // A run in which nothing was compared on the device shows nothing.
   return {
     ok: run.ok && onDevice > 0,
@@ -136,7 +139,7 @@ async function main() {
   };
   console.log(`${device.name} (${device.id}), driver for CUDA ${cuda.driver}; ${results.build}`);
   const parts = {
-    parity,
+    parity: () => parity(device.id),
     golden: () => golden(values.out),
     sanitizer: () => sanitizer(device.id),
     benchmarks: () => benchmarks(q, device.id, Number(values.budget)),
