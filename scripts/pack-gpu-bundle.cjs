@@ -25,6 +25,8 @@ const FOLDERS = [
   'scripts/gpu-bundle',
   'test/core',
   'test/golden',
+  'test/models',
+  'test/pipeline',
   'test/reference',
 ];
 const FILES = [
