@@ -26,7 +26,7 @@ const FOLDERS = [
   'scripts/gpu-bundle',
   'test/core',
   'test/golden',
-  'test/models/reference/fixtures',
+  'test/models',
   'test/reference',
 ];
 const FILES = [
@@ -34,6 +34,8 @@ const FILES = [
   'tsconfig.build.json',
   'vitest.config.mts',
   'test/closing-line-reporter.mts',
+  'test/device.ts',
+  'test/device_setup.ts',
   'test/pipeline/helpers.ts',
   'csrc/cuda/kernels.json',
   'LICENSE',
@@ -144,7 +146,7 @@ function check(file, work) {
   // Every test file finds what it imports and reads.
   const listed = spawnSync(
     path.join(there, 'node'),
-    ['node_modules/vitest/vitest.mjs', 'list', 'test/core', 'test/reference'],
+    ['node_modules/vitest/vitest.mjs', 'list', 'test/core', 'test/models/decoders', 'test/reference'],
     { ...options, cwd: there, maxBuffer: 1 << 28 },
   );
   assert.equal(listed.status, 0, `a test file does not load: ${listed.stdout.slice(-2000)}${listed.stderr}`);
