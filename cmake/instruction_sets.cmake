@@ -36,7 +36,7 @@ foreach(set scalar avx2 avx512 avx512vnni avx512bf16)
     target_compile_definitions(kernels_${set} PRIVATE QUANTARIA_ISA=${set})
     target_compile_options(kernels_${set} PRIVATE ${kernel_flags} ${flags_${set}})
     if(QUANTARIA_X86 AND set STREQUAL scalar)
-      target_compile_options(kernels_${set} PRIVATE -O2) # for processors before 2013: unrolled it is 0.4 MB more
+      target_compile_options(kernels_${set} PRIVATE $<$<CONFIG:Release>:-O2>) # for processors before 2013: unrolled it is 0.4 MB more
     endif()
     list(APPEND kernel_libraries kernels_${set})
   endif()
