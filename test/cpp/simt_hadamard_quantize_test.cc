@@ -125,11 +125,11 @@ TEST("simt: rotated rows become the MX blocks of the CPU, of every element and s
 
 TEST("simt: rotating and quantizing is right in every order of threads, and needs each barrier") {
   require_each_sync(__FILE__, __LINE__,
-                    [] { return integers_are_right({4, false, 32}, DType::float16, 2, 2048); });
+                    {[] { return integers_are_right({4, false, 32}, DType::float16, 2, 2048); }});
   require_each_sync(__FILE__, __LINE__,
-                    [] { return integers_are_right({8, true, 32}, DType::float32, 2, 256); });
+                    {[] { return integers_are_right({8, true, 32}, DType::float32, 2, 256); }});
   require_each_sync(__FILE__, __LINE__,
-                    [] { return blocks_are_right(ops::MxElement::e2m1, DType::float32, 2, 1536); });
+                    {[] { return blocks_are_right(ops::MxElement::e2m1, DType::float32, 2, 1536); }});
 }
 
 TEST("simt: a rotated row that is not finite is told by its first element") {
