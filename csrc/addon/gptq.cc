@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -155,14 +156,17 @@ using Solve = std::function<std::vector<ops::GptqReport>(std::span<const ops::Gp
 /// Adds the tensors of the result to each problem's form.
 using MakeSolve = Solve (*)(std::span<Problem> problems, Napi::Value scheme, const ops::GptqOptions& options);
 
-/// Weights of one shape side by side, which is what kernels take, shape after shape.
+/// Weights of one shape side by side, all with one beside them or none, which is what kernels take; one such
+/// set after the other.
 std::vector<ops::GptqReport> on_device(cuda::Device& device, std::span<const ops::GptqProblem> problems,
                                        const ops::IntScheme& scheme, const ops::GptqOptions& options) {
-  std::map<std::pair<int64_t, int64_t>, std::vector<size_t>> shapes;
-  for (size_t i = 0; i < problems.size(); ++i)
-    shapes[{problems[i].weight.rows, problems[i].weight.cols}].push_back(i);
+  std::map<std::tuple<int64_t, int64_t, bool>, std::vector<size_t>> sets;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const ConstMatrix& w = problems[i].weight;
+    sets[{w.rows, w.cols, problems[i].beside != nullptr}].push_back(i);
+  }
   std::vector<ops::GptqReport> reports(problems.size());
-  for (const auto& [shape, indices] : shapes) {
+  for (const auto& [_, indices] : sets) {
     std::vector<ops::GptqProblem> alike;
     for (const size_t i : indices) alike.push_back(problems[i]);
     const std::vector<ops::GptqReport> found =
