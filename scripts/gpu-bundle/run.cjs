@@ -63,7 +63,7 @@ function parity({ device, env, clock, note }) {
 }
 
 function summary(runs) {
-  const sum = (name) => runs.reduce((total, run) => total + (run[name] ?? 0), 0);
+  const sum = (name) => runs.reduce((total, run) => total + (Number.isInteger(run[name]) ? run[name] : 0), 0);
   return {
     // A run in which nothing was compared on the device shows nothing.
     ok: runs.every(({ ok }) => ok) && sum('passed') > 0,
