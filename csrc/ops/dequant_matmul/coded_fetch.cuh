@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/dequant_matmul/coded_call.cuh"
+#include "ops/dequant_matmul/coded_steps.cuh"
 #include "ops/dequant_matmul/decoders.cuh"
 #include "ops/gemm/thread_pieces.cuh"
 
@@ -34,19 +35,6 @@ struct CodedShared {
   typename Decoder::Shared decoder;
   CodeTable table;  // its map of nested scales
   TileFactors<Tile> factors;
-};
-
-/// The columns as steps, and as groups; runs are of 32 columns.
-struct CodedSteps {
-  int steps;
-  int last_columns;  // of the last step
-  int last_words;    // of a row of codes in it
-  int runs;
-  int groups;
-  int group_runs;
-  int groups_met;     // that a step has a part of, at most
-  int groups_passed;  // that a step moves on, and by how many runs beyond them
-  int runs_beyond;
 };
 
 struct CodedProduct {
@@ -138,12 +126,12 @@ struct CodePieces {
 
   const uint32_t* from[Pieces::kCount];
 
-  __device__ __forceinline__ CodePieces(const CodedProduct& p, const TileFactors<Tile>& factors,
-                                        int first_step) {
+  __device__ __forceinline__ CodePieces(const CodedMatrix& m, const ProductTiles& tiles,
+                                        const TileFactors<Tile>& factors, int first_step) {
 #pragma unroll
     for (int j = 0; j < Pieces::kCount; ++j)
-      from[j] = row_of(p, factors, Pieces::has(j) ? Pieces::row(j) : 0) + int64_t{first_step} * kRowWords +
-                Pieces::across(j) * kWords;
+      from[j] = row_of(m, tiles, factors, Pieces::has(j) ? Pieces::row(j) : 0) +
+                int64_t{first_step} * kRowWords + Pieces::across(j) * kWords;
   }
 
   template <class Stage>
@@ -168,16 +156,15 @@ struct CodePieces {
     for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * kRowWords; i += Tile::kThreads) {
       const int n = i / kRowWords;
       const int w = i % kRowWords;
-      const uint32_t* const row = row_of(p, factors, n);
+      const uint32_t* const row = row_of(p.weight.matrix, p.tiles, factors, n);
       simt::cp_async<4>(&stage.codes[n][w], row + int64_t{step} * kRowWords + w, w < words);
     }
   }
 
  private:
-  static __device__ __forceinline__ const uint32_t* row_of(const CodedProduct& p,
+  static __device__ __forceinline__ const uint32_t* row_of(const CodedMatrix& m, const ProductTiles& tiles,
                                                            const TileFactors<Tile>& factors, int n) {
-    const CodedMatrix& m = p.weight.matrix;
-    const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
+    const TileColumn column = column_of<Tile::kPairRun>(tiles, n);
     return factors.right[column.factor].words +
            row_within(m, factors.place.col0 + column.col) * (m.row_bits / 32);
   }
@@ -194,15 +181,15 @@ struct ConstantPieces {
   int group;  // the next step's first one
   int runs;   // of it that are behind
 
-  __device__ __forceinline__ ConstantPieces(const CodedProduct& p, const TileFactors<Tile>& factors,
-                                            int first_step)
-      : group(first_step * Tile::kRuns / p.steps.group_runs),
-        runs(first_step * Tile::kRuns % p.steps.group_runs) {
-    const TileColumn column = column_of<Tile::kPairRun>(p.tiles, Pieces::across(0));
+  __device__ __forceinline__ ConstantPieces(const CodedMatrix& m, const ProductTiles& tiles,
+                                            const CodedSteps& steps, bool copied,
+                                            const TileFactors<Tile>& factors, int first_step)
+      : group(first_step * Tile::kRuns / steps.group_runs),
+        runs(first_step * Tile::kRuns % steps.group_runs) {
+    const TileColumn column = column_of<Tile::kPairRun>(tiles, Pieces::across(0));
     const CodedSource& source = factors.right[column.factor];
-    const CodedMatrix& m = p.weight.matrix;
     const int64_t first = row_within(m, factors.place.col0 + column.col) * m.row_step + Pieces::row(0);
-    scales = p.scales_copied ? source.floats + first : nullptr;
+    scales = copied ? source.floats + first : nullptr;
     zeros = source.zeros ? source.zeros + first : nullptr;
   }
 
@@ -221,7 +208,8 @@ struct ConstantPieces {
 #pragma unroll
     for (int j = 0; j < Pieces::kCount; ++j) {
       const int apart = j * (Tile::kThreads / Tile::kTileCols);
-      if (g + apart < groups) simt::cp_async<4>(&to[g + apart][Pieces::across(0)], first + apart);
+      if (Pieces::has(j) && g + apart < groups)
+        simt::cp_async<4>(&to[g + apart][Pieces::across(0)], first + apart);
     }
   }
 
@@ -259,8 +247,8 @@ class CodedFetch {
         step_(begin),
         end_(end),
         x_(p.x, shared.factors.left, begin),
-        codes_(p, shared.factors, begin),
-        constants_(p, shared.factors, begin) {}
+        codes_(p.weight.matrix, p.tiles, shared.factors, begin),
+        constants_(p.weight.matrix, p.tiles, p.steps, p.scales_copied, shared.factors, begin) {}
 
   /// Begins to bring the next step's columns, if there are any, into the next stage.
   __device__ __forceinline__ void begin_step() {

@@ -11,32 +11,6 @@
 /// weight is ever rounded to 16 bits.
 namespace quantaria::ops {
 
-/// After which runs of a block's columns a group's sum is due: where the group ends, or the columns do.
-class GroupEnds {
- public:
-  __device__ __forceinline__ GroupEnds(const CodedSteps& steps, int begin, int end)
-      : group_runs_(steps.group_runs), rest_((end < steps.runs ? end : steps.runs) - begin) {
-    due_ = begin % group_runs_;
-    due_ = group_runs_ - due_ < rest_ ? group_runs_ - due_ : rest_;
-    rest_ -= due_;
-  }
-  /// Run `run` of this step is summed.
-  __device__ __forceinline__ bool after(int run) const { return run + 1 == due_; }
-  /// To the group after the one that is due; false if there is none.
-  __device__ __forceinline__ bool next() {
-    const int runs = group_runs_ < rest_ ? group_runs_ : rest_;
-    due_ += runs;
-    rest_ -= runs;
-    return runs > 0;
-  }
-  __device__ __forceinline__ void step_done(int runs) { due_ -= runs; }
-
- private:
-  int group_runs_;
-  int rest_;  // runs after the one that is due
-  int due_;   // runs from this step's first one to the end of the group
-};
-
 /// Both k16 operands of a run of 32 columns: registers as decoders pair them.
 template <class Decoder, class Stage>
 __device__ __forceinline__ void load_x(const Stage& stage, int row, int run, int t,
@@ -150,21 +124,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
 template <class Tile, int Bits>
 CodedSteps coded_steps(const CodedMatrix& m) {
-  constexpr int kRowWords = Tile::kRuns * Bits;
-  const auto pieces = [](int64_t all, int64_t each) { return static_cast<int>((all + each - 1) / each); };
-  CodedSteps s{};
-  s.steps = pieces(m.in, Tile::kStep);
+  CodedSteps s = steps_of_groups<Tile>((m.in + 31) / 32, (std::min(m.group, m.in) + 31) / 32);
   const int64_t before = std::max<int64_t>(0, int64_t{s.steps} - 1);
   s.last_columns = static_cast<int>(m.in - before * Tile::kStep);
-  s.last_words = static_cast<int>(m.row_bits / 32 - before * kRowWords);
-  s.runs = pieces(m.in, 32);
-  s.group_runs = std::max(1, pieces(std::min(m.group, m.in), 32));
-  s.groups = pieces(s.runs, s.group_runs);
-  s.groups_passed = Tile::kRuns / s.group_runs;
-  s.runs_beyond = Tile::kRuns % s.group_runs;
-  // Steps that begin anywhere in a group may meet one more than they have room for, and the rest of another.
-  const bool together = s.group_runs % Tile::kRuns == 0 || s.runs_beyond == 0;
-  s.groups_met = together ? std::max(1, s.groups_passed) : std::min(Tile::kRuns, s.groups_passed + 2);
+  s.last_words = static_cast<int>(m.row_bits / 32 - before * Tile::kRuns * Bits);
   return s;
 }
 

@@ -18,7 +18,8 @@ void launch_int8_product(const Int8Call& call) {
                             call.tiles,
                             call.outliers ? *call.outliers : OutlierColumns{},
                             vectors,
-                            static_cast<int>(rows.groups * rows.runs_per_group),
+                            static_cast<int>(m.row_bits / 32),
+                            {},
                             call.epilogue};
   if (call.outliers) return launch_llm_int8(call.stream, product, call.tile_rows);
   if (m.bits == 4) return launch_int8<4, void>(call.stream, product, call.tile_rows);
