@@ -106,7 +106,7 @@ struct DenseProduct {
 };
 
 template <class T, bool KFirst, bool Vectors>
-__global__ void __launch_bounds__(kThreads, 4) gemm(const __grid_constant__ DenseProduct p) {
+__global__ void __launch_bounds__(kThreads, 5) gemm(const __grid_constant__ DenseProduct p) {
   auto& stages = simt::shared<Stages<KFirst>>();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
