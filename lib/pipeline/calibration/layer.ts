@@ -259,9 +259,7 @@ export class LayerCalibration implements Disposable {
     const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
     this.#layer.replace(linear, quantized);
     const inputScale = await this.#inputScale(member, inputs);
-    // Formats are written where the file is.
-    using stored = quantized.to('cpu');
-    await writeQuantized(member, stored, format, modelDtype, write, inputScale);
+    await writeQuantized(member, quantized, format, modelDtype, write, inputScale);
     this.#result.errors[target.name] = made.relativeError;
     const outlierColumns = await countOutliers(inputs, member.scheme);
     this.#result.calibration[target.name] = {
