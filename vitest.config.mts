@@ -3,7 +3,7 @@ import ClosingLine from './test/closing-line-reporter.mts';
 
 /** Suites of operations, models and whole jobs, which run on whatever device QUANTARIA_TEST_DEVICE names (test/device.ts). */
 const ON_ANY_DEVICE = [
-  'test/core/{cast,gptq,hadamard,linear*,llm_int8*,matmul,moe_*,parts,quantized,queue,tensor}.test.ts',
+  'test/core/{cast,gptq,hadamard,hessian_stack,linear*,llm_int8*,matmul,moe_*,parts,quantized,queue,tensor}.test.ts',
   'test/models/decoders.test.ts',
   'test/pipeline/{activations,architectures,calibration,evaluate,folding,generate,quantize,verify}.test.ts',
   'test/reference/*.test.ts',

@@ -143,3 +143,36 @@ describe.skipIf(!hasCuda)('rounded to nearest on a CUDA device', () => {
     expect(fs.existsSync(moved)).toBe(false);
   });
 });
+
+describe.skipIf(!hasCuda)('experts on a CUDA device', () => {
+  const tokens = path.join(work, 'ids.u16');
+  fs.writeFileSync(tokens, Buffer.from(Uint16Array.from({ length: 96 }, (_, i) => (i * 37) % 47).buffer));
+  const EXPERTS = 5;
+  const options = { method: 'gptq', bits: 4, groupSize: 16, tokens, seqLen: 16, samples: 6 } as const;
+
+  /** A run there, and how many experts' sums each call added to. */
+  async function quantized(name: string, own: Partial<QuantizeOptions> = {}) {
+    const out = path.join(work, name);
+    const updated: number[] = [];
+    const update = native.hessianUpdateEach;
+    const spy = vi.spyOn(native, 'hessianUpdateEach').mockImplementation((products, x, counts) => {
+      updated.push(tensorInfo(products).shape[0] as number);
+      update(products, x, counts);
+    });
+    await on(DEVICE, () => quantizeCheckpoint(SMALL, { ...options, ...own, out })).finally(() =>
+      spy.mockRestore(),
+    );
+    return { files: tree(out), updated: new Set(updated) };
+  }
+
+  test.each([false, true])(
+    'routing weights %s: those of a wave are worked on together, and the bytes are those of one by one',
+    async (routingWeights) => {
+      const together = await quantized(`together ${routingWeights}`, { routingWeights });
+      expect([...together.updated]).toEqual([EXPERTS]);
+      const single = await quantized(`single ${routingWeights}`, { routingWeights, maxMemoryBytes: 1 });
+      expect([...single.updated]).toEqual([1]);
+      expect(single.files).toEqual(together.files);
+    },
+  );
+});

@@ -20,10 +20,11 @@ import type { Write } from '../output';
 import { inTensor, type PlannedMatrix, writeQuantized } from '../quantize_units';
 import type { MatrixCalibration } from '../report';
 import type { Batches } from './batches';
+import { type ExpertInputs, expertInputs, hessianBytes } from './expert_inputs';
 import { FEED_FORWARD, type InputStatistics, inputOf, LayerInputs } from './inputs';
 import type { LayerMethod } from './layer_method';
 import { QuantizedLayer } from './quantized_layer';
-import { type ExpertInputs, expertInputs, hessianBytes, RoutedTokens } from './routed';
+import { RoutedTokens } from './routed';
 import { type States, StateWriter } from './states';
 
 /** How a layer is quantized. */

@@ -2,10 +2,10 @@ import { type CalibratedMatrix, type GptqSettings, quantizeCalibrated } from '..
 import type { Tensor } from '../../tensor';
 import type { TensorFactors } from '../folding';
 import type { PlannedMatrix } from '../quantize_units';
+import type { ExpertInputs } from './expert_inputs';
 import type { InputStatistics, LayerInputs } from './inputs';
 import type { Sink } from './layer';
 import type { QuantizedLayer } from './quantized_layer';
-import type { ExpertInputs } from './routed';
 
 /** How the weights of one layer are found. Its steps are called in this order. */
 export interface LayerMethod extends Disposable {

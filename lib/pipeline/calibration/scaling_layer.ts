@@ -10,13 +10,13 @@ import { Tensor } from '../../tensor';
 import { encodeFactors, type TensorFactors } from '../folding';
 import type { PlannedTensor } from '../quantize_plan';
 import type { PlannedMatrix } from '../quantize_units';
+import type { ExpertInputs } from './expert_inputs';
 import { LayerFactors } from './factors';
 import { biasOf, type LayerFolds } from './fold_plan';
 import { type InputStatistics, inputOf, type LayerInputs } from './inputs';
 import type { Sink } from './layer';
 import type { LayerMethod } from './layer_method';
 import { QuantizedLayer } from './quantized_layer';
-import type { ExpertInputs } from './routed';
 
 export interface ScalingSettings {
   method: 'awq' | 'smoothquant';
