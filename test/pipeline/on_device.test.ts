@@ -150,29 +150,60 @@ describe.skipIf(!hasCuda)('experts on a CUDA device', () => {
   const EXPERTS = 5;
   const options = { method: 'gptq', bits: 4, groupSize: 16, tokens, seqLen: 16, samples: 6 } as const;
 
-  /** A run there, and how many experts' sums each call added to. */
+  /** A run there: how many experts' sums each call added to, and how many weights each call quantized. */
   async function quantized(name: string, own: Partial<QuantizeOptions> = {}) {
     const out = path.join(work, name);
-    const updated: number[] = [];
-    const update = native.hessianUpdateEach;
-    const spy = vi.spyOn(native, 'hessianUpdateEach').mockImplementation((products, x, counts) => {
-      updated.push(tensorInfo(products).shape[0] as number);
-      update(products, x, counts);
+    const updated = new Set<number>();
+    const solved: number[] = [];
+    const { hessianUpdateEach: update, gptqQuantize: solve } = native;
+    const spies = [
+      vi.spyOn(native, 'hessianUpdateEach').mockImplementation((products, x, counts) => {
+        updated.add(tensorInfo(products).shape[0] as number);
+        update(products, x, counts);
+      }),
+      vi.spyOn(native, 'gptqQuantize').mockImplementation((problems, ...rest) => {
+        solved.push(problems.length);
+        return solve(problems, ...rest);
+      }),
+    ];
+    await on(DEVICE, () => quantizeCheckpoint(SMALL, { ...options, ...own, out })).finally(() => {
+      for (const spy of spies) spy.mockRestore();
     });
-    await on(DEVICE, () => quantizeCheckpoint(SMALL, { ...options, ...own, out })).finally(() =>
-      spy.mockRestore(),
-    );
-    return { files: tree(out), updated: new Set(updated) };
+    return { files: tree(out), updated: [...updated], solved, report: readJson<Report>(out, 'report.json') };
   }
+  /** Of each of two layers: q, k and v; o; gate and up; down. */
+  const weightsOf = (experts: number) => [3, 1, 2 * experts, experts];
 
   test.each([false, true])(
     'routing weights %s: those of a wave are worked on together, and the bytes are those of one by one',
     async (routingWeights) => {
       const together = await quantized(`together ${routingWeights}`, { routingWeights });
-      expect([...together.updated]).toEqual([EXPERTS]);
+      expect(together.updated).toEqual([EXPERTS]);
+      expect(together.solved).toEqual([...weightsOf(EXPERTS), ...weightsOf(EXPERTS)]);
       const single = await quantized(`single ${routingWeights}`, { routingWeights, maxMemoryBytes: 1 });
-      expect([...single.updated]).toEqual([1]);
+      expect(single.updated).toEqual([1]);
+      expect(single.solved.slice(0, 6)).toEqual([3, 1, 2, 1, 2, 1]);
       expect(single.files).toEqual(together.files);
+      // Room for the sums of all, and for what GPTQ takes beside them of one.
+      const between = await quantized(`between ${routingWeights}`, {
+        routingWeights,
+        maxMemoryBytes: 100_000,
+      });
+      expect(between.updated).toEqual([EXPERTS]);
+      expect(between.solved).toEqual(single.solved);
+      expect(between.files).toEqual(together.files);
     },
   );
+
+  test('an expert that no token reaches is rounded to nearest beside those that GPTQ quantizes', async () => {
+    const rare = { seqLen: 2, samples: 1, minExpertTokens: 0 };
+    const together = await quantized('rare together', rare);
+    const experts = together.report.tensors.filter(({ expert }) => expert !== undefined);
+    for (const { name, calibration } of experts) {
+      expect(calibration?.method, name).toBe(calibration?.tokens === 0 ? 'rtn' : 'gptq');
+    }
+    expect(new Set(experts.map(({ calibration }) => calibration?.method)).size).toBe(2);
+    const single = await quantized('rare single', { ...rare, maxMemoryBytes: 1 });
+    expect(single.files).toEqual(together.files);
+  });
 });

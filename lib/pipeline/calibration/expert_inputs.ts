@@ -31,6 +31,15 @@ export function hessianBytes({ gate, down }: ExpertWeights): number {
 }
 
 /**
+ * Bytes that GPTQ of an expert's gate and up takes on a device beside the sums, at most: a Hessian each; for each weight three
+ * float32 and a code; 4 KiB for each row. Of `down` it takes about half.
+ */
+export function solvingBytes({ gate }: ExpertWeights): number {
+  const [rows, width] = gate.shape as [number, number];
+  return 2 * (4 * width ** 2 + 13 * rows * width + 4096 * rows);
+}
+
+/**
  * What enters some experts of a layer. An expert with fewer tokens than `minTokens` is given as many average tokens of
  * those that enter the layer as are missing; one without any has theirs alone.
  * @param inputs what enters the feed-forward part

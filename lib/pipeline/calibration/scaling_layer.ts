@@ -15,7 +15,7 @@ import { LayerFactors } from './factors';
 import { biasOf, type LayerFolds } from './fold_plan';
 import { type InputStatistics, inputOf, type LayerInputs } from './inputs';
 import type { Sink } from './layer';
-import type { LayerMethod } from './layer_method';
+import type { EnteredWeight, LayerMethod } from './layer_method';
 import { QuantizedLayer } from './quantized_layer';
 
 export interface ScalingSettings {
@@ -53,15 +53,9 @@ export class ScalingLayer implements LayerMethod {
     if (own !== undefined) await this.#apply(own, down, null);
   }
 
-  async matrices(
-    members: readonly PlannedMatrix[],
-    weights: readonly Tensor[],
-    inputs: InputStatistics | null,
-  ): Promise<CalibratedMatrix[]> {
+  async matrices(entered: readonly EnteredWeight[]): Promise<CalibratedMatrix[]> {
     const made: CalibratedMatrix[] = [];
-    for (const [i, member] of members.entries()) {
-      made.push(await this.#matrix(member, weights[i] as Tensor, inputs));
-    }
+    for (const { member, weight, inputs } of entered) made.push(await this.#matrix(member, weight, inputs));
     return made;
   }
 
