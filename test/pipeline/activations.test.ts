@@ -19,7 +19,9 @@ vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
 const work = temporaryDirectory();
 const at = (...names: string[]) => path.join(work, ...names);
 const CALIB = path.join(EXAMPLE, 'calib.txt');
-const EVAL = { text: path.join(EXAMPLE, 'eval.txt'), samples: EMULATED ? 1 : 12, baseline: EXAMPLE };
+/** One short row on the emulator. */
+const ROWS = EMULATED ? { samples: 1, seqLen: 64 } : { samples: 12 };
+const EVAL = { text: path.join(EXAMPLE, 'eval.txt'), ...ROWS, baseline: EXAMPLE };
 const Q = 'language_model.model.layers.0.self_attn.q_proj';
 
 async function quantized(name: string, options: Partial<QuantizeOptions>): Promise<Report> {

@@ -29,6 +29,10 @@ const CALIB = path.join(EXAMPLE, 'calib.txt');
 const MOE = path.join(__dirname, '..', 'models', 'reference', 'fixtures', 'qwen2_moe');
 const DATA = path.join(SHARED_MODELS, '..', 'data');
 
+/** Of the text; one short one on the emulator. */
+const fewRows = (samples: number) =>
+  EMULATED ? { text: EVAL, samples: 1, seqLen: 64 } : { text: EVAL, samples };
+
 /** Ids as a .u16 file. */
 function tokenFile(name: string, ids: readonly number[]): string {
   fs.writeFileSync(at(name), Buffer.from(Uint16Array.from(ids).buffer));
@@ -82,8 +86,7 @@ describe.skipIf(EMULATED)('the figures of others', () => {
 describe('against a baseline', () => {
   test('itself: no divergence, no error, the same first choices', async () => {
     const { perplexity, baseline } = await evaluateModel(EXAMPLE, {
-      text: EVAL,
-      samples: EMULATED ? 1 : 5,
+      ...fewRows(5),
       baseline: EXAMPLE,
     });
     expect(baseline).toEqual({ perplexity, klDivergence: 0, top1Agreement: 1, logitError: 0 });
@@ -162,7 +165,7 @@ describe('quantized checkpoints', () => {
     const name = `${recipe}-${format}`;
     await quantizeCheckpoint(EXAMPLE, { out: at(name), recipe, format });
     await decoded(at(name), at(`${name}-decoded`));
-    const options = { text: EVAL, samples: EMULATED ? 1 : 4, baseline: at(`${name}-decoded`) };
+    const options = { ...fewRows(4), baseline: at(`${name}-decoded`) };
     const { perplexity, baseline } = await evaluateModel(at(name), options);
     // The products decode to the same float32 values; only the order of sums may differ.
     expect(baseline?.logitError).toBeLessThan(2e-5);
@@ -171,7 +174,7 @@ describe('quantized checkpoints', () => {
 
   test('llm.int8 is near the original', async () => {
     await quantizeCheckpoint(EXAMPLE, { out: at('llm.int8'), recipe: 'llm.int8' });
-    const options = { text: EVAL, samples: EMULATED ? 1 : 8, baseline: EXAMPLE };
+    const options = { ...fewRows(8), baseline: EXAMPLE };
     const { baseline } = await evaluateModel(at('llm.int8'), options);
     // Weights and activations of 8 bits: a relative error of some 1/250 each.
     expect(baseline?.logitError).toBeLessThan(0.03);

@@ -31,7 +31,7 @@ const CALIB = path.join(EXAMPLE, 'calib.txt');
 const EVAL = path.join(EXAMPLE, 'eval.txt');
 const REFERENCE = path.join(__dirname, '..', 'models', 'reference', 'fixtures');
 /** Small models of every architecture. */
-const MODELS = some(fs.readdirSync(REFERENCE).sort(), 5);
+const MODELS = some(fs.readdirSync(REFERENCE).sort(), 7);
 const METHODS = ['awq', 'smoothquant'] as const;
 
 describe('factors moved between what makes an input and what takes it', () => {

@@ -38,7 +38,7 @@ const FORMATS: readonly FormatName[] = [
 ];
 const pairs = Object.keys(HOLDS).flatMap((preset) => FORMATS.map((format) => ({ preset, format })));
 const holds = ({ preset, format }: { preset: string; format: FormatName }) => HOLDS[preset]?.includes(format);
-const fitting = some(pairs.filter(holds), 5);
+const fitting = some(pairs.filter(holds), 7);
 
 describe('the example, every preset in every format that carries it', () => {
   test.each(fitting)(
