@@ -1,8 +1,9 @@
 #pragma once
 
+#include <algorithm>
+
 #include "core/error.h"
-#include "ops/dequant_matmul/coded_call.cuh"
-#include "ops/dequant_matmul/decoders.cuh"
+#include "ops/dequant_matmul/coded_fetch.cuh"
 
 /// The one loop of products with quantized weights on tensor cores, plain or grouped: y = x W^T, codes
 /// brought into shared memory as they are stored and decoded on the way to the registers. Inside a group,
@@ -10,153 +11,53 @@
 /// weight is ever rounded to 16 bits.
 namespace quantaria::ops {
 
-/// Words from one row of codes to the next one: an odd number of 16-byte pieces, so that the eight rows that
-/// a warp reads at once begin in different banks.
-constexpr int code_pitch(int words) {
-  const int pieces = (words + 3) / 4;
-  return (pieces + (pieces % 2 == 0 ? 1 : 0)) * 4;
-}
+/// After which runs of a block's columns a group's sum is due: where the group ends, or the columns do.
+class GroupEnds {
+ public:
+  __device__ __forceinline__ GroupEnds(const CodedSteps& steps, int begin, int end)
+      : group_runs_(steps.group_runs), rest_((end < steps.runs ? end : steps.runs) - begin) {
+    due_ = begin % group_runs_;
+    due_ = group_runs_ - due_ < rest_ ? group_runs_ - due_ : rest_;
+    rest_ -= due_;
+  }
+  /// Run `run` of this step is summed.
+  __device__ __forceinline__ bool after(int run) const { return run + 1 == due_; }
+  /// To the group after the one that is due; false if there is none.
+  __device__ __forceinline__ bool next() {
+    const int runs = group_runs_ < rest_ ? group_runs_ : rest_;
+    due_ += runs;
+    rest_ -= runs;
+    return runs > 0;
+  }
+  __device__ __forceinline__ void step_done(int runs) { due_ -= runs; }
 
-/// One stage. Runs of 32 activations are 64 bytes; those of odd rows change places in pairs, so that the
-/// eight lanes that read 16 bytes at once, of two neighbouring rows, meet all banks.
-template <class Tile, int Bits>
-struct CodedStage {
-  alignas(16) uint16_t x[Tile::kTileRows][Tile::kStep];
-  alignas(16) uint32_t codes[Tile::kTileCols][code_pitch(Tile::kRuns * Bits)];
-  float scales[Tile::kRuns][Tile::kTileCols];
-  int32_t zeros[Tile::kRuns][Tile::kTileCols];
+ private:
+  int group_runs_;
+  int rest_;  // runs after the one that is due
+  int due_;   // runs from this step's first one to the end of the group
 };
 
-template <class Tile, class Decoder>
-struct CodedShared {
-  CodedStage<Tile, Decoder::kBits> stage[Tile::kStages];
-  typename Decoder::Shared decoder;
-  CodeTable table;  // its map of nested scales
-  TileFactors<Tile> factors;
-};
-
-struct CodedProduct {
-  const uint16_t* x;  // [x_rows, in], unit stride along columns
-  int64_t x_rows;
-  int64_t x_stride;
-  CodedRows weight;
-  const CodedSource* sources;
-  ProductTiles tiles;
-  float unscale;   // what the table was multiplied by, undone
-  int steps;       // of all columns
-  float* partial;  // [splits, rows, cols] if the columns are split between blocks, else null
-  Epilogue epilogue;
-};
-
-template <class Tile, class Decoder>
-struct CodedLoop {
-  using Shared = CodedShared<Tile, Decoder>;
-  static constexpr int kBits = Decoder::kBits;
-
-  const CodedProduct& p;
-  Shared& shared;
-  int64_t col0;
-
-  /// 16 bytes at a time where rows begin at multiples of 16 and hold whole vectors.
-  __device__ __forceinline__ void fetch_x(int step) const {
-    auto& stage = shared.stage[step % Tile::kStages];
-    constexpr int kVectors = Tile::kStep / 8;
-    const int64_t in = p.weight.matrix.in;
-    const bool vectors = reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.x_stride % 8 == 0 && in % 8 == 0;
-    for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileRows * kVectors; i += Tile::kThreads) {
-      const int r = i / kVectors;
-      const int v = i % kVectors;
-      const int64_t k = int64_t{step} * Tile::kStep + v * 8;
-      const int64_t start = shared.factors.left[r];
-      const bool row_there = start >= 0;
-      const uint16_t* const from = p.x + (row_there ? start : 0);
-      uint16_t* const to = &stage.x[r][(v ^ (r & 1) << 2) * 8];
-      if (vectors) {
-        const bool there = row_there && k < in;
-        simt::cp_async<16>(to, there ? from + k : p.x, there);
-      } else {
-#pragma unroll 1  // the eight addresses would not fit into registers
-        for (int e = 0; e < 8; ++e) to[e] = row_there && k + e < in ? simt::load(from + k + e) : uint16_t{0};
-      }
-    }
-  }
-
-  template <int Words>
-  __device__ __forceinline__ void fetch_codes(int step) const {
-    auto& stage = shared.stage[step % Tile::kStages];
-    const CodedMatrix& m = p.weight.matrix;
-    constexpr int kPieces = Tile::kRuns * kBits / Words;
-    const int64_t row_words = m.row_bits / 32;
-    for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * kPieces; i += Tile::kThreads) {
-      const int n = i / kPieces;
-      const int w = i % kPieces * Words;
-      const int64_t word = int64_t{step} * Tile::kRuns * kBits + w;
-      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
-      const bool there = col0 + column.col < m.out && word < row_words;
-      const uint32_t* const words = shared.factors.right[column.factor].words;
-      simt::cp_async<Words * 4>(&stage.codes[n][w],
-                                there ? words + (col0 + column.col) * row_words + word : words, there);
-    }
-  }
-
-  /// Of the groups that this step's columns are in.
-  __device__ __forceinline__ void fetch_constants(int step) const {
-    auto& stage = shared.stage[step % Tile::kStages];
-    const CodedMatrix& m = p.weight.matrix;
-    const int64_t first = int64_t{step} * Tile::kStep;
-    const int64_t last = (first + Tile::kStep < m.in ? first + Tile::kStep : m.in) - 1;
-    const int groups = static_cast<int>(last / m.group - first / m.group) + 1;
-    const bool copied = m.form == ScaleForm::plain && m.divisor == 1 && p.unscale == 1;
-    for (int i = static_cast<int>(threadIdx.x); i < Tile::kTileCols * groups; i += Tile::kThreads) {
-      const int n = i % Tile::kTileCols;
-      const int g = i / Tile::kTileCols;
-      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n);
-      const CodedSource& source = shared.factors.right[column.factor];
-      const int64_t row = col0 + column.col;
-      const bool there = row < m.out;
-      const int64_t constant = there ? row * m.row_step + first / m.group + g : 0;
-      if (copied)
-        simt::cp_async<4>(&stage.scales[g][n], source.floats + constant, there);
-      else
-        stage.scales[g][n] = there ? p.weight.scale(shared.table, source, row, constant) * p.unscale : 0.0f;
-      if (source.zeros) simt::cp_async<4>(&stage.zeros[g][n], source.zeros + constant, there);
-    }
-  }
-
-  __device__ __forceinline__ void begin_step(int step, int end) const {
-    if (step < end) {
-      const int64_t row_words = p.weight.matrix.row_bits / 32;
-      fetch_x(step);
-      if (Tile::kRuns * kBits % 4 == 0 && row_words % 4 == 0)
-        fetch_codes<Tile::kRuns * kBits % 4 == 0 ? 4 : 1>(step);
-      else
-        fetch_codes<1>(step);
-      fetch_constants(step);
-    }
-    simt::cp_async_commit();  // an empty group too: waits count them
-  }
-
-  /// Both k16 operands of a run of 32 columns: registers as decoders pair them.
-  __device__ __forceinline__ void load_x(const CodedStage<Tile, kBits>& stage, int row, int run, int t,
-                                         uint32_t (&operand)[2][4]) const {
+/// Both k16 operands of a run of 32 columns: registers as decoders pair them.
+template <class Decoder, class Stage>
+__device__ __forceinline__ void load_x(const Stage& stage, int row, int run, int t,
+                                       uint32_t (&operand)[2][4]) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = row + half * 8;
-      const auto v = simt::load_shared<uint4>(&stage.x[r][((run ^ (r & 1)) * 4 + t) * 8]);
-      if constexpr (Decoder::kFarPairs) {
-        operand[0][half] = simt::prmt(v.x, v.z, 0x5410);
-        operand[0][half + 2] = simt::prmt(v.x, v.z, 0x7632);
-        operand[1][half] = simt::prmt(v.y, v.w, 0x5410);
-        operand[1][half + 2] = simt::prmt(v.y, v.w, 0x7632);
-      } else {
-        operand[0][half] = v.x;
-        operand[0][half + 2] = v.y;
-        operand[1][half] = v.z;
-        operand[1][half + 2] = v.w;
-      }
+  for (int half = 0; half < 2; ++half) {
+    const int r = row + half * 8;
+    const auto v = simt::load_shared<uint4>(&stage.x[r][((run ^ (r & 1)) * 4 + t) * 8]);
+    if constexpr (Decoder::kFarPairs) {
+      operand[0][half] = simt::prmt(v.x, v.z, 0x5410);
+      operand[0][half + 2] = simt::prmt(v.x, v.z, 0x7632);
+      operand[1][half] = simt::prmt(v.y, v.w, 0x5410);
+      operand[1][half + 2] = simt::prmt(v.y, v.w, 0x7632);
+    } else {
+      operand[0][half] = v.x;
+      operand[0][half + 2] = v.y;
+      operand[1][half] = v.z;
+      operand[1][half + 2] = v.w;
     }
   }
-};
+}
 
 template <class T, class Tile, class Decoder>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
@@ -166,9 +67,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const WarpPlace<Tile> warp;
   const TilePlace place = place_of<Tile::kTileRows, Tile::kTileCols>(p.tiles, p.epilogue.c.rows, blockIdx.x);
   if (place.group < 0) return;
-  const CodedLoop<Tile, Decoder> loop{p, shared, place.col0};
-  const int begin = static_cast<int>(int64_t{p.steps} * blockIdx.y / gridDim.y);
-  const int end = static_cast<int>(int64_t{p.steps} * (blockIdx.y + 1) / gridDim.y);
+  const int begin = static_cast<int>(int64_t{p.steps.steps} * blockIdx.y / gridDim.y);
+  const int end = static_cast<int>(int64_t{p.steps.steps} * (blockIdx.y + 1) / gridDim.y);
 
   shared.factors.find(p.tiles, place, p.x_rows, p.x_stride, p.sources, p.weight.source());
   if constexpr (Decoder::kTable) Decoder::prepare(shared.decoder, p.weight.table);
@@ -183,25 +83,30 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
   for (int j = 0; j < Tile::kCols; ++j) zero[j] = Decoder::zero(static_cast<float>(-m.first));
 
-  for (int step = 0; step < Tile::kStages - 1; ++step) loop.begin_step(begin + step, end);
-  int64_t left = m.group - int64_t{begin} * Tile::kStep % m.group;  // columns of the group under way
+  CodedFetch<Tile, Decoder> fetch(p, shared, begin, end);
+  for (int stage = 0; stage < Tile::kStages - 1; ++stage) fetch.begin_step();
+  GroupEnds group_ends(p.steps, begin * Tile::kRuns, end * Tile::kRuns);
+  int at = 0;  // this step's stage
   for (int step = begin; step < end; ++step) {
     simt::cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // this step's stage is there for all, and all have left that of the last step
-    loop.begin_step(step + Tile::kStages - 1, end);
-    const auto& stage = shared.stage[step % Tile::kStages];
+    fetch.begin_step();
+    const auto& stage = shared.stage[at];
+    at = at + 1 == Tile::kStages ? 0 : at + 1;
     int group = 0;  // of this step
+    const auto begin_group = [&] {
+      if (!with_zeros) return;
+#pragma unroll
+      for (int j = 0; j < Tile::kCols; ++j)
+        zero[j] = Decoder::zero(static_cast<float>(stage.zeros[group][warp.col + j * 8 + warp.g]));
+    };
+    begin_group();
 #pragma unroll
     for (int run = 0; run < Tile::kRuns; ++run) {
-      if (int64_t{step} * Tile::kStep + run * 32 >= m.in) break;
-      if (with_zeros) {
-#pragma unroll
-        for (int j = 0; j < Tile::kCols; ++j)
-          zero[j] = Decoder::zero(static_cast<float>(stage.zeros[group][warp.col + j * 8 + warp.g]));
-      }
       uint32_t x[Tile::kRows][2][4];
 #pragma unroll
-      for (int i = 0; i < Tile::kRows; ++i) loop.load_x(stage, warp.row + i * 16 + warp.g, run, warp.t, x[i]);
+      for (int i = 0; i < Tile::kRows; ++i)
+        load_x<Decoder>(stage, warp.row + i * 16 + warp.g, run, warp.t, x[i]);
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
         uint32_t pair[4];
@@ -215,11 +120,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
           simt::mma_m16n8k16<T>(sum[i][j], x[i][1], second);
         }
       }
-      left -= 32;
-      const bool last =
-          step + 1 == end && (run + 1 == Tile::kRuns || int64_t{step} * Tile::kStep + run * 32 + 32 >= m.in);
-      if (left > 0 && !last) continue;
-      left = m.group;
+      if (!group_ends.after(run)) continue;
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
@@ -231,17 +132,40 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
             sum[i][j][e] = 0;
           }
         }
+      if (!group_ends.next()) break;
       ++group;
+      if (run + 1 < Tile::kRuns) begin_group();
     }
+    group_ends.step_done(Tile::kRuns);
   }
 
   const Matrix& c = p.epilogue.c;
-  write_totals(p.tiles, place, warp, total, [&](int64_t row, int64_t col, float value) {
+  write_totals(p.tiles, shared.factors.place, warp, total, [&](int64_t row, int64_t col, float value) {
     if (!p.partial)
       p.epilogue.write(row, col, value);
     else if (row >= 0 && row < c.rows && col < c.cols)
       simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
   });
+}
+
+template <class Tile, int Bits>
+CodedSteps coded_steps(const CodedMatrix& m) {
+  constexpr int kRowWords = Tile::kRuns * Bits;
+  const auto pieces = [](int64_t all, int64_t each) { return static_cast<int>((all + each - 1) / each); };
+  CodedSteps s{};
+  s.steps = pieces(m.in, Tile::kStep);
+  const int64_t before = std::max<int64_t>(0, int64_t{s.steps} - 1);
+  s.last_columns = static_cast<int>(m.in - before * Tile::kStep);
+  s.last_words = static_cast<int>(m.row_bits / 32 - before * kRowWords);
+  s.runs = pieces(m.in, 32);
+  s.group_runs = std::max(1, pieces(std::min(m.group, m.in), 32));
+  s.groups = pieces(s.runs, s.group_runs);
+  s.groups_passed = Tile::kRuns / s.group_runs;
+  s.runs_beyond = Tile::kRuns % s.group_runs;
+  // Steps that begin anywhere in a group may meet one more than they have room for, and the rest of another.
+  const bool together = s.group_runs % Tile::kRuns == 0 || s.runs_beyond == 0;
+  s.groups_met = together ? std::max(1, s.groups_passed) : std::min(Tile::kRuns, s.groups_passed + 2);
+  return s;
 }
 
 template <class T, class Tile, class Decoder>
@@ -251,16 +175,23 @@ void launch_coded(const CodedCall& call) {
   if (tiles > 0x7fffffff)
     fail(ErrorCode::unsupported, "a product of ", tiles, " tiles, at most 2^31 - 1 expected");
   const CodedMatrix& m = call.weight.matrix;
-  const CodedProduct product{reinterpret_cast<const uint16_t*>(call.x.data),
-                             call.x.rows,
-                             call.x.row_stride,
-                             {m, call.weight.table},
-                             call.sources,
-                             call.tiles,
-                             call.unscale,
-                             static_cast<int>((m.in + Tile::kStep - 1) / Tile::kStep),
-                             call.splits > 1 ? call.partial : nullptr,
-                             call.epilogue};
+  constexpr int kPieceWords = CodePieces<Tile, Decoder::kBits>::kWords;
+  CodedProduct product{};
+  product.x = reinterpret_cast<const uint16_t*>(call.x.data);
+  product.x_rows = call.x.rows;
+  product.x_stride = call.x.row_stride;
+  product.weight = {m, call.weight.table};
+  product.sources = call.sources;
+  product.tiles = call.tiles;
+  product.unscale = call.unscale;
+  product.x_vectors =
+      reinterpret_cast<uintptr_t>(call.x.data) % 16 == 0 && call.x.row_stride % 8 == 0 && m.in % 8 == 0;
+  product.code_pieces = m.row_bits / 32 % kPieceWords == 0;
+  product.scales_copied = m.form == ScaleForm::plain && m.divisor == 1 && call.unscale == 1;
+  product.copied = product.x_vectors && product.code_pieces && product.scales_copied;
+  product.steps = coded_steps<Tile, Decoder::kBits>(m);
+  product.partial = call.splits > 1 ? call.partial : nullptr;
+  product.epilogue = call.epilogue;
   simt::launch(coded_product<T, Tile, Decoder>,
                dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(call.splits)), dim3(Tile::kThreads),
                sizeof(CodedShared<Tile, Decoder>), call.stream, product);

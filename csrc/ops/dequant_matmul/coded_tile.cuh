@@ -27,17 +27,19 @@ template <class Tile>
 struct TileFactors {
   int64_t left[Tile::kTileRows];  // where each row of the left factor begins; -1 if there is none
   CodedSource right[2];           // of a plain product the first one alone
+  TilePlace place;                // kept here, as nobody asks for it while sums take up the registers
 
   /// A thread for each. The barrier that makes them known to all has to follow.
-  __device__ __forceinline__ void find(const ProductTiles& tiles, const TilePlace& place, int64_t left_rows,
+  __device__ __forceinline__ void find(const ProductTiles& tiles, const TilePlace& found, int64_t left_rows,
                                        int64_t left_stride, const CodedSource* sources,
                                        const CodedSource& own) {
     const int thread = static_cast<int>(threadIdx.x);
+    if (thread == 0) place = found;
     if (thread < Tile::kTileRows) {
-      const int64_t row = left_row_of(tiles, place.row0 + thread, place.row_end, left_rows);
+      const int64_t row = left_row_of(tiles, found.row0 + thread, found.row_end, left_rows);
       left[thread] = row < 0 ? -1 : row * left_stride;
     } else if (const int factor = thread - Tile::kTileRows; factor <= (tiles.paired ? 1 : 0)) {
-      const int64_t source = int64_t{place.group} * (tiles.paired ? 2 : 1) + factor;
+      const int64_t source = int64_t{found.group} * (tiles.paired ? 2 : 1) + factor;
       right[factor] = sources ? simt::load(sources + source) : own;
     }
   }

@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "ops/gemm/dense_product.cuh"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/gemm/thread_pieces.cuh"
 
 namespace quantaria::ops {
 namespace {
@@ -40,30 +41,61 @@ struct Operand {
   int64_t stride;
 };
 
-/// Up to kVector neighbouring elements.
+/// Where the elements of a piece lie, and how many neighbours there are; none: <= 0.
 struct Piece {
   const uint16_t* from;
-  int64_t count;  // <= 0: none
+  int64_t count;
 };
 
-/// Begins to bring the pieces `piece(row, col)` into the tile, zeros where there is none. Vectors: all begin
-/// at multiples of 16 bytes and are whole.
-template <bool Vectors, int Rows, int Cols, class PieceAt>
-__device__ __forceinline__ void fetch(Tile<Rows, Cols>& tile, const uint16_t* any, const PieceAt& piece) {
-  constexpr int kAcross = Cols / kVector;
-  for (int i = static_cast<int>(threadIdx.x); i < Rows * kAcross; i += kThreads) {
-    const int r = i / kAcross;
-    const int c = i % kAcross * kVector;
-    const Piece p = piece(r, c);
-    uint16_t* const target = &tile.element[r][c];
-    if constexpr (Vectors) {
-      simt::cp_async<16>(target, p.count > 0 ? p.from : any, p.count > 0);
-    } else {
-#pragma unroll 1  // unrolled, the eight addresses spill
-      for (int e = 0; e < kVector; ++e) target[e] = e < p.count ? simt::load(p.from + e) : uint16_t{0};
+/// What a thread brings of a factor into each step's tile, KAlong: whose rows run along k, else columns. It
+/// works out once which pieces are its own: a step moves on by a constant, and asks only where k ends.
+template <int Rows, int Cols, bool KAlong>
+struct FactorPieces {
+  using Pieces = ThreadPieces<Rows, Cols / kVector, kThreads>;
+  static constexpr int kNowhere = 0x7fffffff;
+
+  const uint16_t* from[Pieces::kCount];
+  int k[Pieces::kCount];      // of the step; of a piece that is not there beyond any
+  int count[Pieces::kCount];  // of its elements, where they do not run along k
+
+  /// `piece(row, col)` of the first step's tile, k being endless.
+  template <class PieceAt>
+  __device__ __forceinline__ explicit FactorPieces(const PieceAt& piece) {
+#pragma unroll
+    for (int j = 0; j < Pieces::kCount; ++j) {
+      const int r = Pieces::row(j);
+      const int c = Pieces::across(j) * kVector;
+      const Piece p = piece(r, c);
+      from[j] = p.from;
+      k[j] = p.count <= 0 ? kNowhere : KAlong ? c : r;
+      count[j] = static_cast<int>(p.count < kVector ? p.count : kVector);
     }
   }
-}
+
+  /// Begins to bring the pieces, zeros where there are none past the step's `ks`. Vectors: all begin at
+  /// multiples of 16 bytes and are whole.
+  template <bool Vectors>
+  __device__ __forceinline__ void fetch(Tile<Rows, Cols>& tile, int ks) const {
+#pragma unroll
+    for (int j = 0; j < Pieces::kCount; ++j) {
+      uint16_t* const target = &tile.element[Pieces::row(j)][Pieces::across(j) * kVector];
+      if constexpr (Vectors) {
+        simt::cp_async<16>(target, from[j], k[j] < ks);
+      } else {
+#pragma unroll 1  // unrolled, the eight addresses spill
+        for (int e = 0; e < kVector; ++e) {
+          const bool there = KAlong ? k[j] < ks - e : k[j] < ks && e < count[j];
+          target[e] = there ? simt::load(from[j] + e) : uint16_t{0};
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void move_on(int64_t elements) {
+#pragma unroll
+    for (int j = 0; j < Pieces::kCount; ++j) from[j] += elements;
+  }
+};
 
 struct DenseProduct {
   Operand a;
@@ -94,23 +126,32 @@ __global__ void __launch_bounds__(kThreads, 4) gemm(const __grid_constant__ Dens
 
   const int64_t k = p.a.cols;
   const int steps = static_cast<int>((k + kStep - 1) / kStep);
+  const int last_ks = static_cast<int>(k - int64_t{steps - 1} * kStep);
   const int64_t cols = KFirst ? p.b.rows : p.b.cols;
-  const auto begin_step = [&](int step) {
-    if (step < steps) {
-      const int64_t k0 = int64_t{step} * kStep;
-      fetch<Vectors>(stages.a[step % kStages], p.a.data, [&](int r, int c) -> Piece {
-        const int64_t left = stages.left[r];
-        return {p.a.data + left + k0 + c, left < 0 ? 0 : k - k0 - c};
-      });
-      fetch<Vectors>(stages.b[step % kStages], p.a.data, [&](int r, int c) -> Piece {
-        const TileColumn column = column_of<kRun>(p.tiles, KFirst ? r : c);
-        const int64_t col = place.col0 + column.col;
-        const uint16_t* const data = stages.right[column.factor];
-        if constexpr (KFirst)
-          return {data + col * p.b.stride + k0 + c, col < cols ? k - k0 - c : 0};
-        else
-          return {data + (k0 + r) * p.b.stride + col, k0 + r < k ? cols - col : 0};
-      });
+  FactorPieces<kTile, kStep, true> pieces_a([&](int r, int c) -> Piece {
+    const int64_t left = stages.left[r];
+    return {p.a.data + (left < 0 ? 0 : left + c), left < 0 ? 0 : kVector};
+  });
+  FactorPieces<KFirst ? kTile : kStep, KFirst ? kStep : kTile, KFirst> pieces_b([&](int r, int c) -> Piece {
+    const TileColumn column = column_of<kRun>(p.tiles, KFirst ? r : c);
+    const int64_t col = place.col0 + column.col;
+    const uint16_t* const data = stages.right[column.factor];
+    if constexpr (KFirst)
+      return {data + (col < cols ? col * p.b.stride + c : 0), col < cols ? kVector : 0};
+    else
+      return {data + (col < cols ? r * p.b.stride + col : 0), cols - col};
+  });
+  int begun = 0;  // steps, and the stage of the next one
+  int to = 0;
+  const auto begin_step = [&] {
+    if (begun < steps) {
+      const int ks = begun + 1 < steps ? kStep : last_ks;
+      pieces_a.template fetch<Vectors>(stages.a[to], ks);
+      pieces_b.template fetch<Vectors>(stages.b[to], ks);
+      pieces_a.move_on(kStep);
+      pieces_b.move_on(KFirst ? kStep : kStep * p.b.stride);
+      ++begun;
+      to = to + 1 == kStages ? 0 : to + 1;
     }
     simt::cp_async_commit();  // an empty group too: waits count them
   };
@@ -118,14 +159,16 @@ __global__ void __launch_bounds__(kThreads, 4) gemm(const __grid_constant__ Dens
   float sum[2][4][4] = {};
   const int warp_row = warp / 2 * 32;
   const int warp_col = warp % 2 * 32;
-  for (int step = 0; step < kStages - 1; ++step) begin_step(step);
+  for (int stage = 0; stage < kStages - 1; ++stage) begin_step();
+  int at = 0;  // this step's stage
   for (int step = 0; step < steps; ++step) {
     simt::cp_async_wait<kStages - 2>();
     __syncthreads();  // this step's tiles are there for every warp, and every warp has left those of the last
                       // step
-    begin_step(step + kStages - 1);
-    const auto& tile_a = stages.a[step % kStages].element;
-    const auto& tile_b = stages.b[step % kStages].element;
+    begin_step();
+    const auto& tile_a = stages.a[at].element;
+    const auto& tile_b = stages.b[at].element;
+    at = at + 1 == kStages ? 0 : at + 1;
 #pragma unroll
     for (int kk = 0; kk < kStep; kk += 16) {
       uint32_t fa[2][4];
