@@ -132,6 +132,7 @@ describe.skipIf(!hasCuda)('rounded to nearest on a CUDA device', () => {
     const out = path.join(work, 'cli');
     const made = await cli('quantize', SMALL, '--out', out, '--recipe', 'int4', '--device', DEVICE, '--json');
     expect({ code: made.code, device: JSON.parse(made.stdout).device }).toEqual({ code: 0, device: DEVICE });
+    expect(fs.readFileSync(path.join(out, 'report.html'), 'utf8')).toContain(` on ${DEVICE}</p>`);
     const planned = await cli('plan', SMALL, '--target-bits', '5', '--device', DEVICE, '--json');
     expect(planned.code).toBe(0);
     const verified = await cli('verify', out, '--against', SMALL, '--device', DEVICE);
