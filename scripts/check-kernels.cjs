@@ -1,8 +1,9 @@
 'use strict';
 // Compiles the CUDA kernels for an A100 and holds what came out against csrc/cuda/kernels.json: for each kernel registers a
 // thread, bytes of shared memory a block (those it is launched with, and static ones, of which there should be none), and how
-// many instructions of the kinds that a product or a copy lives by its PTX has, in all and in its hot loop. A spill fails in any
-// case. So does a change: for the worse it is a mistake, and one for the better is recorded, so that it is not lost again:
+// many instructions of the kinds that a product or a copy lives by its PTX has, in all and in its hot loop, and how many machine
+// instructions a warp issues for a step of that loop (sass.cjs says on which way through it). A spill fails in any case. So does a
+// change: for the worse it is a mistake, and one for the better is recorded, so that it is not lost again:
 // `npm run test:kernels -- --update`.
 // The addon, where it has been built, is held against the size recorded for the compilers that built it.
 // Where there is no nvcc, or one of another version, whose registers and unrolling differ, only what does not depend on them is
@@ -17,6 +18,7 @@ const path = require('node:path');
 const { isDeepStrictEqual } = require('node:util');
 const { root } = require('./cmake.cjs');
 const { shortName } = require('./kernel-names.cjs');
+const { stepsOf } = require('./sass.cjs');
 
 const table = path.join(root, 'csrc', 'cuda', 'kernels.json');
 const addon = path.join(root, 'build', 'Release', 'quantaria.node');
@@ -27,6 +29,7 @@ const COUNTED = {
   mma: /\bmma\.sync/g,
   ldmatrix: /\bldmatrix/g,
   copies16: /\bcp\.async\.cg\.shared\.global[^;]*,\s*16,/g,
+  copies8: /\bcp\.async\.ca\.shared\.global[^;]*,\s*8,/g,
   copies4: /\bcp\.async\.ca\.shared\.global[^;]*,\s*4,/g,
   vectorLoads: /\bld\.(global|shared)(\.nc)?\.v4\.[ufb]32|\bld\.(global|shared)(\.nc)?\.v2\.[bu]64/g,
   fma: /\bfma\.rn\.f32/g,
@@ -45,7 +48,7 @@ __device__ __forceinline__ Layout& remarked() {
 #define shared remarked
 `;
 /** 4-byte copies and plain arithmetic stand where wider ones, or tensor cores, could. */
-const MORE_IS_WORSE = new Set(['registers', 'shared', 'staticShared', 'copies4', 'fma']);
+const MORE_IS_WORSE = new Set(['registers', 'shared', 'staticShared', 'copies4', 'fma', 'instructions']);
 /** What depends on the source alone, whatever compiles it. */
 const OF_THE_SOURCE = new Set(['shared', 'staticShared']);
 /** The size that is allowed is a fiftieth more than the recorded one, rounded up: a few functions more are no news. */
@@ -143,12 +146,14 @@ async function compile(source, folder) {
   // By itself, as a remark can cost registers.
   const remarks = path.join(folder, `${base}-remarks.ptx`);
   await run('nvcc', [...toPtx, remarks, '-include', path.join(folder, REMARKS)]);
-  const log = await run('ptxas', ['-arch=sm_80', '-v', '-o', path.join(folder, `${base}.cubin`), ptx]);
+  const cubin = path.join(folder, `${base}.cubin`);
+  const log = await run('ptxas', ['-arch=sm_80', '-v', '-o', cubin, ptx]);
+  const steps = stepsOf(fs.readFileSync(cubin));
   const used = [...resources(log, source)];
   const names = used.length > 0 ? await demangle(used.map(([mangled]) => mangled)) : [];
   const [plain, remarked] = [await bodies(ptx), await bodies(remarks)];
   const kernels = {};
-  for (const [i, [, { registers, staticShared }]] of used.entries()) {
+  for (const [i, [mangled, { registers, staticShared }]] of used.entries()) {
     const name = names[i];
     const sizes = remarked.get(name).matchAll(/\/\/ shared (\d+)/g);
     const shared = Math.max(0, ...[...sizes].map(([, bytes]) => Number(bytes)));
@@ -158,7 +163,7 @@ async function compile(source, folder) {
       ...(shared > 0 ? { shared } : {}),
       ...(staticShared > 0 ? { staticShared } : {}),
       ...counts(plain.get(name)),
-      ...(loop ? { loop } : {}),
+      ...(loop ? { loop, step: steps.get(mangled) } : {}),
     };
   }
   return kernels;
@@ -199,14 +204,13 @@ function fingerprint(version) {
 /** What of two rows of the table differs, in words; "(worse)" where it is. */
 function differences(then, now, sameTools) {
   const found = [];
-  const flat = ({ loop, ...rest }) => ({
-    ...rest,
-    ...Object.fromEntries(Object.entries(loop ?? {}).map(([what, count]) => [`loop ${what}`, count])),
-  });
+  const named = (part, counts) =>
+    Object.fromEntries(Object.entries(counts ?? {}).map(([what, count]) => [`${part} ${what}`, count]));
+  const flat = ({ loop, step, ...rest }) => ({ ...rest, ...named('loop', loop), ...named('step', step) });
   const [before, after] = [flat(then), flat(now)];
   for (const what of new Set([...Object.keys(before), ...Object.keys(after)])) {
     const [old, fresh] = [before[what] ?? 0, after[what] ?? 0];
-    const kind = what.replace('loop ', '');
+    const kind = what.replace(/^(loop|step) /, '');
     const matters = sameTools || OF_THE_SOURCE.has(kind) || (fresh === 0 && !MORE_IS_WORSE.has(kind));
     if (old === fresh || !matters) continue;
     const worse = MORE_IS_WORSE.has(kind) ? fresh > old : fresh < old;

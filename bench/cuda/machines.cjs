@@ -1,7 +1,8 @@
 'use strict';
 // What GPUs can do at most, from their data sheets (dense, no sparsity), and what a multiprocessor holds.
 
-const MULTIPROCESSOR = { registers: 65536, threads: 2048, blocks: 32 };
+/** `schedulers` issue an instruction of a warp each at every clock. */
+const MULTIPROCESSOR = { registers: 65536, threads: 2048, blocks: 32, schedulers: 4 };
 
 const machines = {
   'A100-80GB': {
@@ -9,6 +10,7 @@ const machines = {
     bytesPerSecond: 2039e9,
     operationsPerSecond: { float16: 312e12, int8: 624e12, float32: 19.5e12 },
     multiprocessors: 108,
+    clocksPerSecond: 1.41e9,
     l2Bytes: 40 * 2 ** 20,
     multiprocessor: { ...MULTIPROCESSOR, sharedBytes: 164 * 1024 },
   },
@@ -18,6 +20,7 @@ const machines = {
     bytesPerSecond: 3350e9,
     operationsPerSecond: { float16: 989e12, int8: 1979e12, float32: 67e12 },
     multiprocessors: 132,
+    clocksPerSecond: 1.83e9,
     l2Bytes: 50 * 2 ** 20,
     multiprocessor: { ...MULTIPROCESSOR, sharedBytes: 228 * 1024 },
   },

@@ -29,6 +29,7 @@ const addon = path.join(__dirname, '..', '..', 'build', 'emulated', 'quantaria.n
 const ASSUMED = {
   memoryShare: 0.9, // of the data sheet's rate that a long stream of reads reaches
   computeShare: 0.8, // of the peak that a full loop reaches
+  issueShare: 0.8, // of the clocks at which a scheduler with enough warps has one that can go on
   stagesInFlight: 2 / 3, // of a block's shared memory that is being filled, where copies are asynchronous: two stages of three
   bytesInFlight: 16, // of a thread that reads into registers
   bytesInFlightWide: 32, // the same with 16-byte reads
@@ -70,6 +71,39 @@ function occupancy({ threads, shared }, registers, multiprocessor) {
   return { blocks, by };
 }
 
+/** Rows, columns and depth of what a block of a product makes in a step of its loop; null of other kernels. */
+function tileOf(name) {
+  const numbers = /CodedTile<([^>]*)>/.exec(name)?.[1].split(', ').map(Number);
+  if (numbers) {
+    const [down, across, rows, cols, step] = numbers;
+    return { rows: down * rows * 16, cols: across * cols * 8, step };
+  }
+  return name.startsWith('gemm<') ? { rows: 64, cols: 64, step: 32 } : null;
+}
+
+const MMA = { rows: 16, cols: 8, depth: { float16: 16, int8: 32 } };
+
+/** Instructions of all warps: those of the hot loop's steps, whole tiles counted. */
+function instructionsOf(name, part) {
+  const tile = tileOf(name);
+  const { step } = kernels[name];
+  if (!tile || !step || !part.products) return 0;
+  const whole = (size, of) => Math.ceil(size / of) * of;
+  const mmas = part.products.reduce((sum, { rows, n, k }) => {
+    const all = rows.reduce((total, count) => total + whole(count, tile.rows), 0);
+    return (
+      sum + (all * whole(n, tile.cols) * whole(k, tile.step)) / (MMA.rows * MMA.cols * MMA.depth[part.rate])
+    );
+  }, 0);
+  return ((mmas / step.mma) * step.instructions) / (part.launches ?? 1);
+}
+
+/** Of all schedulers' clocks, where so many blocks a multiprocessor, not always a whole number, find room at once. */
+function issuingShare(blocks, warps) {
+  const most = Math.ceil(blocks); // multiprocessors that have them set the time
+  return (blocks / most) * Math.min(1, (most * warps) / ASSUMED.warpsToFill);
+}
+
 /** The seconds that one launch takes, and by what. */
 function launchSeconds(launch, part, machine) {
   const { threads } = launch;
@@ -96,9 +130,24 @@ function launchSeconds(launch, part, machine) {
     filled;
   const memory = part.bytes / memoryRate;
   const compute = (part.operations ?? 0) / computeRate;
+  const issueRate =
+    machine.multiprocessors *
+    machine.multiprocessor.schedulers *
+    machine.clocksPerSecond *
+    ASSUMED.issueShare *
+    (waves > 1 ? filled : issuingShare(launch.blocks / machine.multiprocessors, threads / 32));
+  const issue = instructionsOf(launch.kernel, part) / issueRate;
   const latency = (part.steps ?? 0) * ASSUMED.stepSeconds;
-  const seconds = Math.max(memory, compute) + latency;
-  const bound = latency > seconds / 2 ? 'latency' : memory >= compute ? 'memory' : 'compute';
+  const longest = Math.max(memory, compute, issue);
+  const seconds = longest + latency;
+  const bound =
+    latency > seconds / 2
+      ? 'latency'
+      : longest === memory
+        ? 'memory'
+        : longest === compute
+          ? 'compute'
+          : 'issue';
   return { seconds: seconds + ASSUMED.nodeSeconds, bound, blocks, by };
 }
 
@@ -107,6 +156,7 @@ const divided = (part, count) => ({
   bytes: part.bytes / count,
   operations: (part.operations ?? 0) / count,
   steps: (part.steps ?? 0) / count,
+  launches: count,
 });
 
 /** What each launch does of a case (cases.cjs). Grouped launches have blocks that leave at once: their number is a bound. */
@@ -183,7 +233,8 @@ async function main() {
     const made = await entry.setup(q, DEVICE, { rotate: false });
     await Promise.resolve(made.run()).catch(() => {}); // weights are brought into the order of products
     const launches = await launchesOf(made, names);
-    const row = { case: labelOf(entry), ...made.work, launches: told(launches) };
+    const { products: _, ...work } = made.work;
+    const row = { case: labelOf(entry), ...work, launches: told(launches) };
     for (const [name, machine] of Object.entries(machines)) row[name] = predict(made, launches, machine);
     made.dispose();
     rows.push(row);

@@ -33,14 +33,18 @@ function expertLayer(family, scheme, m, dtype) {
       // By a kernel that predictions do not run, so on the CPU.
       const onHost = q.Tensor.from(filled(m * experts, 1, 5), [m, experts]);
       const counted = q.moe.route(onHost, { topK, order: 'topk-softmax' });
-      const hit = (await counted.counts.read()).filter((count) => count > 0).length;
+      const rows = Array.from(await counted.counts.read()).filter((count) => count > 0);
       for (const tensor of [onHost, ...Object.values(counted)]) tensor.dispose();
       const bytesOf = ({ gate, up, down }) => gate.byteLength + up.byteLength + down.byteLength;
       const slots = m * topK;
       const work = {
-        bytes: bytesOf(all[0]) * hit + 2 * slots * (2 * hidden + 2 * inter),
+        bytes: bytesOf(all[0]) * rows.length + 2 * slots * (2 * hidden + 2 * inter),
         operations: 6 * slots * hidden * inter,
         rate: 'float16',
+        products: [
+          { rows, n: 2 * inter, k: hidden },
+          { rows, n: hidden, k: inter },
+        ],
       };
       return {
         units: 1,
@@ -71,19 +75,17 @@ function groupedProduct(rows, dtype) {
       const [w] = heldWeights(`${device} grouped ${dtype}`, () => [
         tensorOf(q, device, [experts, hidden, 2 * inter], dtype, 0.02, 1),
       ]);
-      const counts = q.Tensor.from(
-        Array.from(
-          { length: experts },
-          (_, e) => Math.floor((rows * (e + 1)) / experts) - Math.floor((rows * e) / experts),
-        ),
-        [experts],
-        { dtype: 'int32', device },
+      const rowsOf = Array.from(
+        { length: experts },
+        (_, e) => Math.floor((rows * (e + 1)) / experts) - Math.floor((rows * e) / experts),
       );
+      const counts = q.Tensor.from(rowsOf, [experts], { dtype: 'int32', device });
       const x = tensorOf(q, device, [rows, hidden], dtype);
       const work = {
         bytes: 2 * Math.min(rows, experts) * hidden * 2 * inter + 2 * rows * (hidden + 2 * inter),
         operations: 2 * rows * hidden * 2 * inter,
         rate: 'float16',
+        products: [{ rows: rowsOf, n: 2 * inter, k: hidden }],
       };
       return {
         units: 1,

@@ -38,6 +38,7 @@ function product(family, scheme, shape, m, dtype, compute) {
         bytes: bytes + 2 * m * (n + k),
         operations: 2 * m * n * k,
         rate: integers ? 'int8' : 'float16',
+        products: [{ rows: [m], n, k }],
       };
       return {
         units: weights.length,
