@@ -1,20 +1,27 @@
 import { defineConfig, type TestProjectConfiguration } from 'vitest/config';
 import ClosingLine from './test/closing-line-reporter.mts';
 
-/** Suites of operations and of models, which run on whatever device QUANTARIA_TEST_DEVICE names (test/device.ts). */
+/** Suites of operations, models and whole jobs, which run on whatever device QUANTARIA_TEST_DEVICE names (test/device.ts). */
 const ON_ANY_DEVICE = [
-  'test/core/{cast,gptq,hadamard,linear*,llm_int8*,matmul,moe_*,parts,quantized,queue,tensor}.test.ts',
+  'test/core/{cast,gptq,hadamard,hessian_stack,linear*,llm_int8*,matmul,moe_*,parts,quantized,queue,tensor}.test.ts',
   'test/models/decoders.test.ts',
+  'test/pipeline/{activations,architectures,calibration,evaluate,folding,generate,quantize,verify}.test.ts',
   'test/reference/*.test.ts',
 ];
+/** Those whose models are too large for the emulator: `on_device` has what they do of smaller ones. */
+const ON_A_GPU = ['test/pipeline/{calibration_settings,recipes,shards,target_bits}.test.ts'];
 /** Suites that hold a CUDA device against the CPU: tensors are made on the CPU there. */
-const AGAINST_CPU = ['test/core/{cuda_emulated*,devices}.test.ts'];
+const AGAINST_CPU = ['test/core/{cuda_emulated*,devices}.test.ts', 'test/pipeline/on_device.test.ts'];
 
 const device = process.env.QUANTARIA_TEST_DEVICE;
 const projects: TestProjectConfiguration[] = [
   {
     extends: true,
-    test: { name: `on ${device}`, include: ON_ANY_DEVICE, setupFiles: ['test/device_setup.ts'] },
+    test: {
+      name: `on ${device}`,
+      include: device === 'cuda-emulated' ? ON_ANY_DEVICE : [...ON_ANY_DEVICE, ...ON_A_GPU],
+      setupFiles: ['test/device_setup.ts'],
+    },
   },
   { extends: true, test: { name: `${device} against cpu`, include: AGAINST_CPU } },
 ];

@@ -106,6 +106,7 @@ export interface Native {
   moeGroupedMatmul(x: NativeTensor, w: NativeTensor, counts: NativeTensor, compute: string): NativeTensor;
   moeExperts(x: NativeTensor, experts: object, routing: object, compute: string): NativeTensor;
   hessianUpdate(products: NativeTensor, x: NativeTensor): void;
+  hessianUpdateEach(products: NativeTensor, x: NativeTensor, counts: NativeTensor): void;
   hessianValue(products: NativeTensor, samples: number): NativeTensor;
   hessianAdd(products: NativeTensor, from: NativeTensor, factor: number): void;
   outputError(weight: NativeTensor, values: NativeTensor | null, products: NativeTensor): Promise<number>;

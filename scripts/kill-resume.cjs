@@ -8,10 +8,10 @@
 // Twice the output's size is needed below $TMPDIR. The last line is a JSON object; exit 1 if anything was wrong.
 
 const { spawn } = require('node:child_process');
-const { createHash } = require('node:crypto');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
+const { fileHashes } = require('./file-hashes.cjs');
 
 const MAIN = path.join(__dirname, '..', 'dist', 'cli', 'main.js');
 const POLL_MS = 2;
@@ -76,28 +76,6 @@ function defectsOf(directory, whole) {
   return defects;
 }
 
-function hashes(directory) {
-  const found = {};
-  for (const name of fs.readdirSync(directory, { recursive: true }).sort()) {
-    const file = path.join(directory, name);
-    if (fs.statSync(file).isDirectory()) {
-      found[name] = 'directory';
-      continue;
-    }
-    if (name === 'report.html') {
-      found[name] = 'a page with times of its run';
-      continue;
-    }
-    const hash = createHash('sha256');
-    const fd = fs.openSync(file, 'r');
-    const part = Buffer.alloc(1 << 20);
-    for (let n = fs.readSync(fd, part); n > 0; n = fs.readSync(fd, part)) hash.update(part.subarray(0, n));
-    fs.closeSync(fd);
-    found[name] = hash.digest('hex');
-  }
-  return found;
-}
-
 /** Runs quantize, kills it after `killAfter` ms if it still runs then, and watches the directory. */
 function run(model, out, flags, killAfter, defects) {
   const began = performance.now();
@@ -136,7 +114,7 @@ async function main([model, killsText, seedText, ...flags]) {
   const defects = [];
   const undisturbed = path.join(work, 'undisturbed');
   await run(model, undisturbed, flags, null, defects);
-  const expected = hashes(undisturbed);
+  const expected = fileHashes(undisturbed);
   // Timed the second time: the first run may read the model from the disk, and later ones would end before their kills.
   const timed = path.join(work, 'timed');
   const { milliseconds } = await run(model, timed, flags, null, defects);
@@ -153,7 +131,7 @@ async function main([model, killsText, seedText, ...flags]) {
       if (result.killed) killed++;
       ended = !result.killed;
     }
-    const found = hashes(out);
+    const found = fileHashes(out);
     for (const name of new Set([...Object.keys(expected), ...Object.keys(found)])) {
       if (found[name] !== expected[name]) defects.push(`${name} differs from the undisturbed run's`);
     }

@@ -27,6 +27,7 @@ const FOLDERS = [
   'test/core',
   'test/golden',
   'test/models',
+  'test/pipeline',
   'test/reference',
 ];
 const FILES = [
@@ -36,7 +37,6 @@ const FILES = [
   'test/closing-line-reporter.mts',
   'test/device.ts',
   'test/device_setup.ts',
-  'test/pipeline/helpers.ts',
   'csrc/cuda/kernels.json',
   'LICENSE',
 ];
@@ -129,11 +129,12 @@ function fill(to) {
 function check(file, work) {
   execFileSync('tar', ['xzf', file, '-C', work]);
   const there = path.join(work, 'quantaria-gpu');
+  const vitest = 'node_modules/vitest/vitest.mjs';
   const options = { encoding: 'utf8', cwd: work, env: { PATH: work, HOME: work } };
   const tests = spawnSync(
     path.join(there, 'node'),
     [
-      'node_modules/vitest/vitest.mjs',
+      vitest,
       'run',
       'test/core/devices.test.ts',
       'test/core/cast.test.ts',
@@ -146,7 +147,7 @@ function check(file, work) {
   // Every test file finds what it imports and reads.
   const listed = spawnSync(
     path.join(there, 'node'),
-    ['node_modules/vitest/vitest.mjs', 'list', 'test/core', 'test/models/decoders', 'test/reference'],
+    [vitest, 'list', 'test/core', 'test/models/decoders', 'test/pipeline', 'test/reference'],
     { ...options, cwd: there, maxBuffer: 1 << 28 },
   );
   assert.equal(listed.status, 0, `a test file does not load: ${listed.stdout.slice(-2000)}${listed.stderr}`);

@@ -8,11 +8,11 @@
 // their place. Exits with 1 if files differ, a job fails, or its own memory grew beyond the limit.
 
 const { spawn } = require('node:child_process');
-const { createHash } = require('node:crypto');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { parseArgs } = require('node:util');
+const { fileHashes } = require('../../scripts/file-hashes.cjs');
 const { makeSynthetic } = require('./synthetic.cjs');
 
 const root = path.join(__dirname, '..', '..');
@@ -106,22 +106,6 @@ function run(args, { out, stop } = {}) {
   });
 }
 
-function hashes(directory) {
-  const found = {};
-  for (const name of fs.readdirSync(directory, { recursive: true }).sort()) {
-    const file = path.join(directory, name);
-    // The page has times of its run.
-    if (fs.statSync(file).isDirectory() || name === 'report.html') continue;
-    const hash = createHash('sha256');
-    const fd = fs.openSync(file, 'r');
-    const part = Buffer.alloc(1 << 20);
-    for (let n = fs.readSync(fd, part); n > 0; n = fs.readSync(fd, part)) hash.update(part.subarray(0, n));
-    fs.closeSync(fd);
-    found[name] = hash.digest('hex');
-  }
-  return found;
-}
-
 /** Experts by where their Hessians came from, and weights whose damping had to grow. */
 function calibrationOf({ tensors }) {
   const experts = { own: 0, blended: 0, layer: 0 };
@@ -211,7 +195,7 @@ async function main() {
       `${part.stop ? `${part.stop.signal} in layer ${part.stop.layer}` : 'to the end'}: ${described(part)}`,
     );
   }
-  const [expected, found] = [hashes(undisturbed), hashes(resumed)];
+  const [expected, found] = [fileHashes(undisturbed), fileHashes(resumed)];
   for (const name of new Set([...Object.keys(expected), ...Object.keys(found)])) {
     if (expected[name] !== found[name]) result.defects.push(`${name} differs from the undisturbed run's`);
   }

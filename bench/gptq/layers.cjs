@@ -100,7 +100,11 @@ async function ours() {
           [[down], leaving],
         ]) {
           // With round-to-nearest measured beside it, as the job does.
-          const made = await quantizeCalibrated(together, hessian, scheme, settings);
+          const made = await quantizeCalibrated(
+            together.map((weight) => ({ weight, hessian })),
+            scheme,
+            settings,
+          );
           for (const { quantized } of made) quantized.dispose();
         }
         for (const made of [entering, leaving, gated, raised, inner]) made.dispose();

@@ -32,10 +32,11 @@ struct FutureFactor {
     if (weight) return weight->factor(products);
     return std::make_unique<ops::DenseFactor>(as_matrix(dense), products == ops::Operand::bfloat16);
   }
-  /// For CUDA devices.
-  ops::ExpertMatrix matrix() const {
-    if (weight) return {{}, weight->on_device()};
-    return {as_matrix(dense), nullptr};
+  /// For CUDA devices, and activations of that dtype.
+  ops::ExpertMatrix matrix(DType x, ops::Operand products) const {
+    if (!weight) return {as_matrix(dense), nullptr};
+    if (products == ops::Operand::int8) return {{}, weight->on_device()};
+    return {{}, weight->for_tensor_cores(x, products == ops::Operand::bfloat16)};
   }
 };
 
@@ -97,12 +98,13 @@ class Experts {
     return inputs;
   }
 
-  ops::ExpertMatrices matrices() const {
+  ops::ExpertMatrices matrices(DType x) const {
+    const DType between = ops::between_products(x, products_);
     ops::ExpertMatrices matrices;
     for (const Expert& expert : all_) {
-      matrices.gate.push_back(expert.gate.matrix());
-      matrices.up.push_back(expert.up.matrix());
-      matrices.down.push_back(expert.down.matrix());
+      matrices.gate.push_back(expert.gate.matrix(x, products_));
+      matrices.up.push_back(expert.up.matrix(x, products_));
+      matrices.down.push_back(expert.down.matrix(between, products_));
     }
     return matrices;
   }
@@ -222,7 +224,7 @@ Napi::Value moe_experts(const Napi::CallbackInfo& info) {
                            weights.data_as<float>()};
     if (&device != &cpu::device()) {
       cuda::Device& gpu = cuda::of(&device);
-      return gpu.kernels().moe.experts(gpu.stream(), as_matrix(x), slots, experts->matrices(), operand,
+      return gpu.kernels().moe.experts(gpu.stream(), as_matrix(x), slots, experts->matrices(x.dtype), operand,
                                        workspace_of(device), as_matrix(y));
     }
     check_sorted(slots);

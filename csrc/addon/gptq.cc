@@ -69,6 +69,35 @@ Napi::Value hessian_update(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/// hessianUpdateEach(products [problems, in, in], x [rows, in], counts int32 [problems]): products of each
+/// problem += x^T x of its own rows, which follow those of the one before
+Napi::Value hessian_update_each(const Napi::CallbackInfo& info) {
+  const Tensor products = TensorHandle::get_anywhere(info[0], "products");
+  const Tensor x = TensorHandle::get_with(products, info[1], "x");
+  const Tensor counts = TensorHandle::get_with(products, info[2], "counts");
+  if (products.dtype != DType::float32 || counts.dtype != DType::int32)
+    fail(ErrorCode::dtype, "products ", name_of(products.dtype), ", counts ", name_of(counts.dtype),
+         ", float32 and int32 expected");
+  const Shape& shape = products.shape;
+  if (shape.size() != 3 || shape[1] != shape[2] || !products.contiguous())
+    fail(ErrorCode::shape, "products: ", to_string(shape), ", [problems, in, in] expected");
+  if (x.shape.size() != 2 || x.shape[1] != shape[1])
+    fail(ErrorCode::shape, "x: ", to_string(x.shape), ", [rows, ", shape[1], "] expected");
+  if (counts.shape != Shape{shape[0]} || !counts.contiguous())
+    fail(ErrorCode::shape, "counts: ", to_string(counts.shape), ", [", shape[0], "] expected");
+  products.device->enqueue({products, x, counts}, {products}, [=] {
+    const auto* const rows = counts.data_as<int32_t>();
+    if (on_cpu(products))
+      return ops::add_outer_products(cpu::device().pool(), as_matrix(x),
+                                     {rows, static_cast<size_t>(shape[0])}, products.data_as<float>(),
+                                     scratch);
+    cuda::Device& device = cuda::of(products.device);
+    device.kernels().gptq.add_outer_products(device.stream(), as_matrix(x), rows, shape[0],
+                                             products.data_as<float>());
+  });
+  return info.Env().Undefined();
+}
+
 /// hessianValue(products, samples): float32 [in, in]
 Napi::Value hessian_value(const Napi::CallbackInfo& info) {
   const Tensor products = to_products(info[0]);
@@ -388,6 +417,7 @@ Napi::Value output_error(const Napi::CallbackInfo& info) {
 
 void define_gptq(Napi::Env env, Napi::Object exports) {
   exports.Set("hessianUpdate", Napi::Function::New<guarded<hessian_update>>(env));
+  exports.Set("hessianUpdateEach", Napi::Function::New<guarded<hessian_update_each>>(env));
   exports.Set("hessianValue", Napi::Function::New<guarded<hessian_value>>(env));
   exports.Set("hessianAdd", Napi::Function::New<guarded<hessian_add>>(env));
   exports.Set("outputError", Napi::Function::New<guarded<output_error>>(env));

@@ -108,10 +108,10 @@ Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
           const auto room = device.allocate(kernels.int8.workspace(o.x.rows, coded.matrix));
           return kernels.int8.matmul(device.stream(), o.x, coded, o.added(), o.y, room->data());
         }
-        const ops::DeviceWeight& ordered = weight->for_tensor_cores(o.x.dtype, rounded);
+        const auto ordered = weight->for_tensor_cores(o.x.dtype, rounded);
         const auto workspace =
-            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, ordered, rounded));
-        kernels.dequant_matmul(device.stream(), o.x, ordered, o.added(), o.y, rounded, workspace->data());
+            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, *ordered, rounded));
+        kernels.dequant_matmul(device.stream(), o.x, *ordered, o.added(), o.y, rounded, workspace->data());
       });
 }
 

@@ -275,30 +275,31 @@ StoredWeight::Ordered order_groups(const ops::DeviceWeight& weight, cuda::Device
   const int64_t bytes = m.in * 4;
   device.copy_out(reinterpret_cast<const std::byte*>(m.index), reinterpret_cast<std::byte*>(index.data()),
                   bytes);
-  const ops::GroupOrder order = ops::order_by_groups(index, (m.in + m.group - 1) / m.group);
-  if (order.columns.empty()) return {nullptr, nullptr, weight};
-  const auto count = static_cast<int64_t>(order.columns.size());
+  auto order =
+      std::make_shared<const ops::GroupOrder>(ops::order_by_groups(index, (m.in + m.group - 1) / m.group));
+  if (order->columns.empty()) return {nullptr, nullptr, weight};
+  const auto count = static_cast<int64_t>(order->columns.size());
   const auto columns = device.allocate(count * 4);
-  device.copy_in(reinterpret_cast<const std::byte*>(order.columns.data()), columns->data(), count * 4);
+  device.copy_in(reinterpret_cast<const std::byte*>(order->columns.data()), columns->data(), count * 4);
   const auto words = device.allocate(m.out * count * m.bits / 8);
   const auto* const left = reinterpret_cast<const int32_t*>(columns->data());
   auto* const codes = reinterpret_cast<uint32_t*>(words->data());
   device.kernels().order_codes(device.stream(), m, left, count, codes);
-  return {columns, words, ops::in_group_order(weight, order.span, count, left, codes)};
+  return {columns, words, ops::in_group_order(weight, std::move(order), left, codes)};
 }
 
 }  // namespace
 
-const ops::DeviceWeight& StoredWeight::for_tensor_cores(DType x, bool rounded) const {
+std::shared_ptr<const ops::DeviceWeight> StoredWeight::for_tensor_cores(DType x, bool rounded) const {
   const ops::DeviceWeight& weight = *on_device();
   cuda::Device& device = cuda::of(packed.device);
   ops::CodedMatrix in_order = weight.matrix;
   in_order.index = nullptr;
   in_order.group = in_order.in;
   if (weight.matrix.index == nullptr || !device.kernels().on_tensor_cores(x, in_order, rounded))
-    return weight;
+    return on_device();
   if (!ordered) ordered = std::make_shared<const Ordered>(order_groups(weight, device));
-  return ordered->weight;
+  return {ordered, &ordered->weight};
 }
 
 std::unique_ptr<ops::Factor> StoredWeight::factor(ops::Operand operand) const {

@@ -37,7 +37,7 @@ struct StoredWeight {
 
   /// The same for products of that dtype of activations. If tensor cores could take it but for columns that
   /// name their groups, its codes are copied into the order of groups, once.
-  const ops::DeviceWeight& for_tensor_cores(DType x, bool rounded) const;
+  std::shared_ptr<const ops::DeviceWeight> for_tensor_cores(DType x, bool rounded) const;
 
   /// The weight in the order of groups, and the memory of it; the weight as it is if that order is too
   /// sparse.

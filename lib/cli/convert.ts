@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { LAYOUTS, type Layout } from '../models';
 import { convertCheckpoint } from '../pipeline/convert';
-import { addOutputFlags, type OutputFlags, outputOptions, useDevice } from './flags';
+import { addOutputFlags, type OutputFlags, outputOptions, runOnCpu } from './flags';
 import { abortOnInterrupt } from './interrupt';
 import { formatBytes, print, printJson, progressPrinter } from './output';
 
@@ -30,7 +30,7 @@ export function convert(program: Command): void {
       'name of an expert in the sequential layout, mlp.experts.{expert}.{projection}',
     );
   addOutputFlags(command).action(async (model: string, flags: Flags) => {
-    useDevice(flags);
+    runOnCpu(flags);
     const { signal, done } = abortOnInterrupt();
     const summary = await convertCheckpoint(model, {
       to: flags.to,

@@ -88,20 +88,23 @@ export const threadsOption = (): Option =>
   new Option('--threads <n>', 'CPU threads (default: all cores)').argParser(integer(1, 1024));
 
 /**
- * For commands that run on the CPU.
+ * For a command that moves bytes between files, which is the CPU's.
  * @throws QuantariaError `ERR_DEVICE` if the device is not there: it was asked for by name; `ERR_UNSUPPORTED` for any but the CPU
  */
-export function useDevice({ device, threads }: DeviceFlags): void {
+export function runOnCpu({ device, threads }: DeviceFlags): void {
   if (device !== undefined && checkDevice(device) !== 'cpu') {
     throw new QuantariaError(
       'ERR_UNSUPPORTED',
-      `--device ${device}: this command runs on the CPU; evaluate, generate, usage and quantize --method gptq run on CUDA devices`,
+      `--device ${device}: this command moves bytes from file to file, which the CPU does; leave --device out`,
     );
   }
   if (threads !== undefined) setThreads(threads);
 }
 
-/** For commands that run a model: it runs there. */
+/**
+ * For commands that compute: all of it is done there.
+ * @throws QuantariaError `ERR_DEVICE` if the device is not there: it was asked for by name
+ */
 export function runOnDevice({ device, threads }: DeviceFlags): void {
   if (device !== undefined) setDefaultDevice(device as DeviceId);
   if (threads !== undefined) setThreads(threads);

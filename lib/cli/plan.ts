@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { openCheckpoint } from '../checkpoint/reader';
 import { planQuantization, type QuantizePlan } from '../pipeline/quantize_plan';
+import { type DeviceFlags, deviceOption, runOnDevice, threadsOption } from './flags';
 import { formatBytes, log, print, printJson } from './output';
 import { addPlanFlags, type PlanFlags, planningLogger, planOptions } from './plan_flags';
 import { summaryTable } from './summary_table';
@@ -11,8 +12,11 @@ export function plan(program: Command): void {
     program
       .command('plan')
       .description('which tensor would get which bits, and the size; writes nothing')
-      .argument('<model>', 'a directory or a .safetensors file'),
-  ).action(async (model: string, flags: PlanFlags & { json?: boolean }) => {
+      .argument('<model>', 'a directory or a .safetensors file')
+      .addOption(deviceOption())
+      .addOption(threadsOption()),
+  ).action(async (model: string, flags: PlanFlags & DeviceFlags & { json?: boolean }) => {
+    runOnDevice(flags);
     using source = await openCheckpoint(model);
     const planned = await planQuantization(source, {
       ...planOptions(flags),

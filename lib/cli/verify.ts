@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { QuantariaError } from '../errors';
 import { verifyModel } from '../pipeline/verify';
-import { type DeviceFlags, deviceOption, threadsOption, useDevice } from './flags';
+import { type DeviceFlags, deviceOption, runOnDevice, threadsOption } from './flags';
 import { log, print, printJson } from './output';
 
 interface Flags extends DeviceFlags {
@@ -19,7 +19,7 @@ export function verify(program: Command): void {
     .addOption(deviceOption())
     .addOption(threadsOption())
     .action(async (model: string, flags: Flags) => {
-      useDevice(flags);
+      runOnDevice(flags);
       const result = await verifyModel(model, flags.against ?? null);
       if (flags.json) printJson(result);
       for (const problem of result.problems) log(`problem: ${problem}`);

@@ -25,28 +25,47 @@ export type GptqSettings = Omit<gptq.GptqOptions, 'scheme'>;
 /** What GPTQ can be asked for; other schemes are rounded to nearest. */
 export const compensable = (scheme: QuantScheme): boolean => scheme.kind === 'int' && scheme.bits !== 16;
 
+/** A weight `[out, in]`, float32, float16 or bfloat16, and the Hessian of the states that enter it; null without any. */
+export interface CalibratedWeight {
+  weight: Tensor;
+  hessian: gptq.Hessian | null;
+}
+
 /**
- * Quantizes weights that the same states enter by GPTQ, and measures each beside round-to-nearest. Without a Hessian, or for a
- * scheme that GPTQ does not do, they are rounded to nearest.
- * @param weights `[out, in]`, float32, float16 or bfloat16
- * @param hessian of the states; null without any
+ * Quantizes weights by GPTQ in one go, and measures each beside round-to-nearest. Without samples, or for a scheme that GPTQ
+ * does not do, they are rounded to nearest.
  * @param settings null to round to nearest in any case
  * @throws QuantariaError (as a rejection) as `gptq.quantize`
  */
 export async function quantizeCalibrated(
-  weights: readonly Tensor[],
-  hessian: gptq.Hessian | null,
+  problems: readonly CalibratedWeight[],
   scheme: QuantScheme,
   settings: GptqSettings | null,
 ): Promise<CalibratedMatrix[]> {
-  if (hessian === null || hessian.samples === 0 || settings === null || !compensable(scheme)) {
-    const made: CalibratedMatrix[] = [];
-    for (const weight of weights) made.push(await rounded(weight, hessian, scheme));
-    return made;
+  const isSolvable = (problem: CalibratedWeight): problem is SampledWeight =>
+    problem.hessian !== null && problem.hessian.samples > 0;
+  const solvable = settings !== null && compensable(scheme) ? problems.filter(isSolvable) : [];
+  const solved =
+    settings !== null && solvable.length > 0 ? await compensated(solvable, scheme, settings) : [];
+  const made = new Map<CalibratedWeight, CalibratedMatrix>(
+    solved.map((own, i) => [solvable[i] as SampledWeight, own]),
+  );
+  for (const problem of problems) {
+    if (!made.has(problem)) made.set(problem, await rounded(problem.weight, problem.hessian, scheme));
   }
+  return problems.map((problem) => made.get(problem) as CalibratedMatrix);
+}
+
+type SampledWeight = CalibratedWeight & { hessian: gptq.Hessian };
+
+async function compensated(
+  sampled: readonly SampledWeight[],
+  scheme: QuantScheme,
+  settings: GptqSettings,
+): Promise<CalibratedMatrix[]> {
   const besides: Tensor[] = [];
   try {
-    const problems = weights.map((w) => {
+    const problems = sampled.map(({ weight: w, hessian }) => {
       const { quantized, relativeError } = quantizeMatrix(Tensor.native(w, 'weight'), shapeOf(w), scheme);
       relativeError.dispose();
       const beside = dequantize(quantized);
@@ -56,7 +75,7 @@ export async function quantizeCalibrated(
     });
     const found = await gptq.quantizeAll(problems, { ...settings, scheme });
     const errors = await Promise.all(
-      found.map(({ quantized }, i) => weightError(weights[i] as Tensor, quantized)),
+      found.map(({ quantized }, i) => weightError((sampled[i] as SampledWeight).weight, quantized)),
     );
     return found.map((own, i) => ({
       quantized: own.quantized,

@@ -20,11 +20,14 @@ export class Hessian implements Disposable {
   readonly #products: Tensor<'float32'>;
   #samples = 0;
 
-  /** @throws QuantariaError `ERR_ARGUMENT`, `ERR_DEVICE`, `ERR_OUT_OF_MEMORY` */
-  constructor(inFeatures: number, opts?: { device?: DeviceId }) {
+  /**
+   * @param products internal: zeros that it takes over
+   * @throws QuantariaError `ERR_ARGUMENT`, `ERR_DEVICE`, `ERR_OUT_OF_MEMORY`
+   */
+  constructor(inFeatures: number, opts?: { device?: DeviceId }, products?: Tensor<'float32'>) {
     this.inFeatures = checkInteger('inFeatures', inFeatures, 0, MAX_FEATURES);
-    this.device = checkDevice(checkOptions(opts).device ?? getDefaultDevice());
-    this.#products = Tensor.zeros([this.inFeatures, this.inFeatures], { device: this.device });
+    this.device = products?.device ?? checkDevice(checkOptions(opts).device ?? getDefaultDevice());
+    this.#products = products ?? Tensor.zeros([this.inFeatures, this.inFeatures], { device: this.device });
   }
 
   /**
@@ -69,6 +72,11 @@ export class Hessian implements Disposable {
     if (from.samples === 0) throw new QuantariaError('ERR_ARGUMENT', 'from: no samples came');
     native.hessianAdd(products, others, count / from.samples);
     this.#samples += count;
+  }
+
+  /** @internal So many samples were added to the sums by others. */
+  count(samples: number): void {
+    this.#samples += samples;
   }
 
   /** @internal Sums of x x^T, of which the upper triangle is good. */

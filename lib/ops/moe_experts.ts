@@ -54,7 +54,8 @@ export function groupedMatmul(x: Tensor, w: Tensor, counts: Tensor): Tensor {
 /**
  * The routed experts of a layer: `y[t] = sum_k weight[t, k] * down(silu(gate x[t]) * (up x[t]))` over t's experts, in the
  * order of k. Each expert's weights are read once for all its tokens (for some hundred at a time); what lies between
- * the products is float32, on CUDA x's dtype where products are in 16 bits.
+ * the products is float32, on CUDA x's dtype where products are in 16 bits. There weights whose columns name their groups
+ * are kept in the order of groups too, as in `linear`.
  * @param x `[T, hidden]`, float32, float16 or bfloat16
  * @param experts stacked as for a grouped GEMM, or one by one, dense or quantized
  * @param routing of `moe.route`, or indices, weights and counts from elsewhere

@@ -11,11 +11,10 @@ import {
   type Matrix,
 } from '../models/decoder';
 import { splitLayer } from '../models/names';
-import { native } from '../native';
 import { ACTIVATION_DTYPES } from '../ops/decoder';
-import { QuantizedTensor } from '../quantized';
 import { Tensor } from '../tensor';
 import { linearView } from './copy_units';
+import { placed } from './placement';
 import { openModel, type StoredModel } from './stored_model';
 
 const PROJECTIONS = ['gate', 'up', 'down'] as const;
@@ -175,7 +174,10 @@ export class DecoderWeights implements Disposable {
   async #matrix(linear: Linear): Promise<Matrix> {
     const { format, stored, checkpoint } = this.#opened;
     const module = this.#modules.get(linear.source.tensor);
-    if (module !== undefined && format !== null) return placed(await format.decode(module, stored.read));
+    if (module !== undefined && format !== null) {
+      using decoded = await format.decode(module, stored.read);
+      return decoded.to(getDefaultDevice());
+    }
     return placed(computable(Tensor.wrap(linearView(checkpoint, linear))));
   }
 
@@ -224,16 +226,6 @@ function describeWhole({ checkpoint, model, modules }: StoredModel): ModelMap {
   const kept = checkpoint.entries().filter(({ name }) => !parts.has(name));
   const whole = modules.map(({ module, shape }) => ({ name: `${module}.weight`, dtype: 'F32', shape }));
   return describeModel(checkpoint.config, [...kept, ...whole]);
-}
-
-/** Where the model runs: on the default device. Takes what came from the checkpoint over, if that is elsewhere. */
-function placed<T extends Matrix>(item: T): T {
-  const device = getDefaultDevice();
-  if (item.device === device) return item;
-  using own: Matrix = item;
-  if (QuantizedTensor.is(own)) return own.to(device) as T;
-  using whole = Tensor.wrap(native.tensorCopy(Tensor.native(own, 'weight'), own.dtype)); // a view may have gaps
-  return whole.to(device) as T;
 }
 
 /** Products take three dtypes; others hold values that float32 holds too. */

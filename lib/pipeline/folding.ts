@@ -4,6 +4,7 @@ import { QuantariaError } from '../errors';
 import { scaleMatrix } from '../ops/scaling';
 import { Tensor } from '../tensor';
 import type { OriginalTensor } from './original';
+import { placedView } from './placement';
 
 /** Beside the weights of a method that moves factors between them: what each tensor was multiplied by. */
 export const FOLDING_FILE = 'folding.json';
@@ -48,7 +49,7 @@ export function foldedTensor(name: string, source: OriginalTensor, factors: Tens
     ...source,
     bytes: null,
     view(range) {
-      using stored = Tensor.wrap(source.view());
+      using stored = placedView(source.view());
       using matrix = shape.length === 1 ? stored.reshape([1, columns]) : null;
       using left = ofRows && Tensor.from(ofRows, [rows], { dtype: 'float32' });
       using right = ofColumns && Tensor.from(ofColumns, [columns], { dtype: 'float32' });

@@ -2,6 +2,7 @@ import * as path from 'node:path';
 import { readJsonObject } from '../checkpoint/json_file';
 import { type Entry, layoutShards } from '../checkpoint/layout';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
+import { getDefaultDevice } from '../device';
 import { QuantariaError } from '../errors';
 import type { TargetTensor } from '../models';
 import type { Usage } from '../recipe';
@@ -62,6 +63,7 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
       format: plan.format.name,
       config: plan.formatConfig,
       shards: shards.map(({ file, bytes }) => [file, bytes]),
+      ...deviceFacts(),
       ...(prepared && { calibration: prepared.identity }),
     });
     const factsSoFar = (): RunFacts => ({
@@ -126,6 +128,12 @@ async function run(
   }
 }
 
+/** Where the job runs, if that is worth a word. */
+function deviceFacts(): Pick<Report, 'device'> {
+  const device = getDefaultDevice();
+  return device === 'cpu' ? {} : { device };
+}
+
 /** A module's tensors stay in one shard; tensors that several modules share are laid out once. */
 function entryGroups(tensors: readonly PlannedTensor[]): Entry[][] {
   const seen = new Set<string>();
@@ -185,6 +193,7 @@ function reportOf(
     architecture: plan.model.architecture,
     method: plan.method,
     format: plan.format.name,
+    ...deviceFacts(),
     recipe: plan.recipe,
     averageBits: plan.averageBits,
     ...(plan.target && { target: plan.target }),

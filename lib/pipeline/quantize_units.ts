@@ -1,17 +1,19 @@
 import { bytesOfEntry } from '../checkpoint/layout';
 import type { Checkpoint } from '../checkpoint/reader';
+import { getDefaultDevice } from '../device';
 import type { DType } from '../dtype';
 import { bytesOf } from '../dtype';
 import { QuantariaError } from '../errors';
 import type { Format } from '../formats';
 import type { Linear } from '../models';
-import { type NativeTensor, native } from '../native';
+import { native } from '../native';
 import { pieceView } from '../ops/pieces';
 import { quantizeMatrix } from '../ops/quantize';
 import type { QuantizedTensor } from '../quantized';
 import { Tensor } from '../tensor';
 import type { UnitResult } from './journal';
 import type { Write } from './output';
+import { placedView } from './placement';
 import type { PlannedTensor, QuantizePlan } from './quantize_plan';
 import type { WorkUnit } from './run';
 
@@ -43,15 +45,16 @@ export function quantizeUnits(
   }
   return [...slabs].map(([key, members]) => {
     const elements = members.reduce((sum, { linear }) => sum + linear.shape[0] * linear.shape[1], 0);
+    const inputBytes = elements * bytesOf(plan.modelDtype);
     const stored = members.reduce(
       (sum, { entries }) => sum + entries.reduce((s, e) => s + bytesOfEntry(e), 0),
       0,
     );
     return {
       key,
-      inputBytes: elements * bytesOf(plan.modelDtype),
-      // Packed, in the format's order, and once unpacked on the way there.
-      memoryBytes: 2 * stored + elements,
+      inputBytes,
+      // Packed, in the format's order, and once unpacked on the way there; elsewhere than on the CPU the weights too.
+      memoryBytes: 2 * stored + elements + (getDefaultDevice() === 'cpu' ? 0 : inputBytes),
       outputs: members.flatMap(({ entries }) => entries.map(({ name }) => name)),
       run: (write) => quantizeSlab(source, members, plan.format, plan.modelDtype, write),
     };
@@ -70,29 +73,25 @@ async function quantizeSlab(
 ): Promise<QuantizeResult> {
   const [{ linear }] = members as [PlannedMatrix];
   const { tensor, expert } = linear.source;
-  const slab = source.view(tensor, expert === null ? undefined : [expert, expert + 1]);
-  try {
-    const errors = await Promise.all(
-      members.map(async (member) => {
-        const error = await quantizeMember(slab, member, format, modelDtype, write);
-        return [member.target.name, error] as const;
-      }),
-    );
-    return { errors: Object.fromEntries(errors) };
-  } finally {
-    native.tensorDispose(slab);
-  }
+  using slab = placedView(source.view(tensor, expert === null ? undefined : [expert, expert + 1]));
+  const errors = await Promise.all(
+    members.map(async (member) => {
+      const error = await quantizeMember(slab, member, format, modelDtype, write);
+      return [member.target.name, error] as const;
+    }),
+  );
+  return { errors: Object.fromEntries(errors) };
 }
 
 async function quantizeMember(
-  slab: NativeTensor,
+  slab: Tensor,
   member: PlannedMatrix,
   format: Format,
   modelDtype: DType,
   write: (part: Write) => Promise<void>,
 ): Promise<number> {
   const { linear, scheme } = member;
-  const view = pieceView(slab, linear.source);
+  const view = pieceView(Tensor.native(slab, linear.name), linear.source);
   const { quantized, relativeError } = quantizeMatrix(view, linear.shape, scheme);
   try {
     await writeQuantized(member, quantized, format, modelDtype, write);
@@ -107,7 +106,7 @@ async function quantizeMember(
 }
 
 /**
- * Writes a quantized weight as its format stores it.
+ * Writes a quantized weight as its format stores it, which is made where the file is.
  * @param inputScale of static activations
  */
 export async function writeQuantized(
@@ -118,7 +117,8 @@ export async function writeQuantized(
   write: (part: Write) => Promise<void>,
   inputScale?: number,
 ): Promise<void> {
-  const encoded = await format.encode(name, quantized, modelDtype, { activations, inputScale });
+  using here = quantized.to('cpu');
+  const encoded = await format.encode(name, here, modelDtype, { activations, inputScale });
   try {
     await Promise.all(
       entries.map((entry) => write({ ...placeOf(entry, encoded.get(entry.name)), name: entry.name })),

@@ -1,3 +1,4 @@
+import type { DeviceId } from '../device';
 import type { Usage } from '../recipe/types';
 import type { QuantScheme } from '../scheme';
 import type { TargetSummary } from './target_plan';
@@ -43,8 +44,6 @@ export interface CalibrationSummary {
   /** Of SmoothQuant. */
   alpha?: number;
   minExpertTokens: number;
-  /** Where it ran, if not on the CPU. Sums differ in their last bits between devices. */
-  device?: string;
 }
 
 export interface ReportTensor {
@@ -71,6 +70,8 @@ export interface Report {
   architecture: string;
   method: string;
   format: string;
+  /** Where it ran, if not on the CPU. Sums differ in their last bits between devices. */
+  device?: DeviceId;
   recipe: unknown;
   averageBits: number;
   /** If bits were chosen for an average. */

@@ -33,7 +33,7 @@ export function reportPage(report: Report, facts: RunFacts): string {
 <body>
 <main>
 <h1><bdi>${facts.model}</bdi></h1>
-<p class="sub">${report.architecture}, quantized by ${report.method} as ${report.format} with Quantaria ${report.version}</p>
+<p class="sub">${report.architecture}, quantized by ${report.method} as ${report.format} with Quantaria ${report.version}${report.device ? ` on ${report.device}` : ''}</p>
 ${tiles(report, facts)}
 ${remarks(report)}
 ${perplexity(null)}

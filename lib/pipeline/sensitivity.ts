@@ -9,6 +9,7 @@ import { linearCandidate, QUANTIZABLE } from '../recipe/plan';
 import type { QuantScheme } from '../scheme';
 import { Tensor } from '../tensor';
 import { linearView } from './copy_units';
+import { placedView } from './placement';
 import { inTensor } from './quantize_units';
 
 /** What rounding to nearest does to a weight, found without any text. */
@@ -99,15 +100,23 @@ async function measureWeight(
   linear: Linear,
   schemes: readonly QuantScheme[],
 ): Promise<WeightMeasure> {
-  const view = linearView(source, linear);
-  try {
-    const relativeErrors: number[] = [];
+  const relativeErrors: number[] = [];
+  if (schemes.length > 0) {
+    using weight = placedView(linearView(source, linear));
     for (const scheme of schemes) {
-      const { quantized, relativeError } = quantizeMatrix(view, linear.shape, scheme);
+      const { quantized, relativeError } = quantizeMatrix(
+        Tensor.native(weight, linear.name),
+        linear.shape,
+        scheme,
+      );
       quantized.dispose();
       using error = relativeError;
       relativeErrors.push((await error.toFloat32())[0] as number);
     }
+  }
+  // Summed by the host, next to the file.
+  const view = linearView(source, linear);
+  try {
     return { ...(await spreadOf(view, linear.shape)), relativeErrors };
   } finally {
     native.tensorDispose(view);

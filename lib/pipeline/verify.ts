@@ -1,3 +1,4 @@
+import { getDefaultDevice } from '../device';
 import { dtypeOfStored, isFloat } from '../dtype';
 import { QuantariaError } from '../errors';
 import type { StoredModule } from '../formats';
@@ -9,6 +10,7 @@ import { Tensor } from '../tensor';
 import { type Folding, foldedRounding, foldedTensor, readFolding } from './folding';
 import { rolesOf } from './inspect';
 import { Original, type OriginalTensor } from './original';
+import { placedView } from './placement';
 import { openModel, type StoredModel } from './stored_model';
 
 export interface VerifiedTensor {
@@ -121,7 +123,8 @@ class Verifier {
     const { format, report, stored } = this.opened;
     if (format === null) return;
     const name = `${module.module}.weight`;
-    using quantized = await format.decode(module, stored.read);
+    using decoded = await format.decode(module, stored.read);
+    using quantized = decoded.to(getDefaultDevice());
     using values = dequantize(quantized);
     const source = this.#find(name);
     if (source !== null && !sameShape(source.shape, module.shape)) {
@@ -154,15 +157,10 @@ class Verifier {
 
   /** Relative error, or null without an original. Values that are not finite are a problem. */
   async #measure(name: string, values: Tensor, source: OriginalTensor | null): Promise<number | null> {
-    const view = source?.view() ?? null;
-    const floats = view && native.tensorCopy(view, 'float32');
-    try {
-      const found = await native.compare(Tensor.native(values, name), floats);
-      if (found.nonFinite > 0) this.#problems.push(`${name}: ${found.nonFinite} values are not finite`);
-      return source === null ? null : relative(found);
-    } finally {
-      for (const tensor of [view, floats]) if (tensor) native.tensorDispose(tensor);
-    }
+    using floats = source && floatsOf(source.view());
+    const found = await native.compare(Tensor.native(values, name), floats && Tensor.native(floats, name));
+    if (found.nonFinite > 0) this.#problems.push(`${name}: ${found.nonFinite} values are not finite`);
+    return source === null ? null : relative(found);
   }
 
   async #checkKept(name: string): Promise<void> {
@@ -217,19 +215,12 @@ class Verifier {
     const sum = { error: 0, reference: 0, nonFinite: 0 };
     for (let start = 0; start < rows; start += step) {
       const range = shape.length === 0 ? undefined : ([start, Math.min(rows, start + step)] as const);
-      const parts = [
-        this.opened.checkpoint.view(name, range),
-        ...(source === null ? [] : [source.view(range)]),
-      ];
-      const floats = parts.map((part) => native.tensorCopy(part, 'float32'));
-      try {
-        const found = await native.compare(floats[0] as NativeTensor, floats[1] ?? null);
-        sum.error += found.error;
-        sum.reference += found.reference;
-        sum.nonFinite += found.nonFinite;
-      } finally {
-        for (const tensor of [...parts, ...floats]) native.tensorDispose(tensor);
-      }
+      using part = floatsOf(this.opened.checkpoint.view(name, range));
+      using before = source && floatsOf(source.view(range));
+      const found = await native.compare(Tensor.native(part, name), before && Tensor.native(before, name));
+      sum.error += found.error;
+      sum.reference += found.reference;
+      sum.nonFinite += found.nonFinite;
     }
     if (sum.nonFinite > 0) this.#problems.push(`${name}: ${sum.nonFinite} values are not finite`);
     return source === null ? null : relative(sum);
@@ -265,15 +256,17 @@ async function roundToNearestError(
   shape: readonly [number, number],
   scheme: QuantScheme,
 ): Promise<number> {
-  const view = source.view();
-  const { quantized, relativeError } = quantizeMatrix(view, shape, scheme);
-  try {
-    return (await relativeError.toFloat32())[0] as number;
-  } finally {
-    native.tensorDispose(view);
-    quantized.dispose();
-    relativeError.dispose();
-  }
+  using weight = placedView(source.view());
+  const { quantized, relativeError } = quantizeMatrix(Tensor.native(weight, 'weight'), shape, scheme);
+  using _ = relativeError;
+  quantized.dispose();
+  return (await relativeError.toFloat32())[0] as number;
+}
+
+/** A tensor of a checkpoint in float32, on the default device. Takes the view over. */
+function floatsOf(view: NativeTensor): Tensor<'float32'> {
+  using stored = placedView(view);
+  return stored.cast('float32');
 }
 
 const sameShape = (a: readonly number[], b: readonly number[]): boolean =>

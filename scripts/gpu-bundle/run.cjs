@@ -47,7 +47,7 @@ function runTests(file, env, timeout) {
   }
 }
 
-/** The suites of operations and models on the device, and those that hold it against the CPU; fresh memory is poisoned. */
+/** The suites of operations, models and whole jobs on the device, and those that hold it against the CPU; fresh memory is poisoned. */
 function parity({ device, env, clock, note }) {
   // The environment shows a GPU alone, so it is the first one there.
   const QUANTARIA_TEST_DEVICE = device.kind === 'cuda' ? 'cuda:0' : device.id;

@@ -3,7 +3,7 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
-import { useDevice } from '../../lib/cli/flags';
+import { runOnCpu } from '../../lib/cli/flags';
 import { DEVICE, hasCuda } from './cuda_device';
 
 // CUDA kernels, on a GPU or, where its build is loaded, by the emulator: QUANTARIA_BUILD=emulated npx vitest run
@@ -314,8 +314,8 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     }
   });
 
-  test('commands that run on the CPU refuse it, rather than run there in silence', () => {
-    expect(() => useDevice({ device: DEVICE })).toThrow(
+  test('a command that moves bytes refuses it, rather than leave it idle in silence', () => {
+    expect(() => runOnCpu({ device: DEVICE })).toThrow(
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED',
         message: expect.stringContaining(`--device ${DEVICE}`),

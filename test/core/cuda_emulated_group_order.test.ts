@@ -2,6 +2,8 @@ import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
 import type { IntScheme } from '../../lib/scheme';
 import { DEVICE, hasCuda } from './cuda_device';
+import { choiceOf, choose, FLOATS } from './moe_layers';
+import { decodedExperts, expectNear, expertsReference } from './moe_reference';
 import { normals, random } from './random';
 
 // Weights whose columns name their groups, as act-order GPTQ leaves them, by the emulated CUDA device.
@@ -13,8 +15,8 @@ const SCHEMES = ([2, 3, 4, 8] as const).flatMap((bits) =>
 );
 
 /** The columns' groups: as many of each as its size, shuffled, the last group short. */
-function shuffled(columns: number, group: number): Int32Array {
-  const next = random(columns);
+function shuffled(columns: number, group: number, seed = columns): Int32Array {
+  const next = random(seed);
   const index = Int32Array.from({ length: columns }, (_, k) => Math.floor(k / group));
   for (let i = columns - 1; i > 0; i--) {
     const j = Math.floor(next() * (i + 1));
@@ -102,6 +104,43 @@ describe.skipIf(!hasCuda)(`on ${DEVICE}`, () => {
           }
           const error = Math.abs((y[i * n + j] as number) - sum);
           expect(error, `${dtype} (${i}, ${j})`).toBeLessThanOrEqual(2 ** -22 * Math.sqrt(k) * magnitude);
+        }
+    }
+  });
+
+  test.each([
+    ['alike', 0],
+    ['each in an order of its own', 1],
+  ])('experts whose columns name their groups, gate and up %s, lie within the bound', async (_, apart) => {
+    const [E, T, hidden, inter] = [4, 21, 96, 45];
+    const choice = choose(T, E, 2);
+    const there = {
+      indices: choice.indices.to(DEVICE),
+      weights: choice.weights.to(DEVICE),
+      counts: choice.counts.to(DEVICE),
+    };
+    for (const scheme of SCHEMES.filter(({ bits, symmetric }) => bits === 4 || (bits === 3 && symmetric))) {
+      const order = (columns: number, seed: number) => shuffled(columns, 32, seed);
+      const experts = Array.from({ length: E }, (_, e) => ({
+        gate: weightOf(scheme, inter, hidden, order(hidden, 3 * e)),
+        up: weightOf(scheme, inter, hidden, order(hidden, 3 * e + apart)),
+        down: weightOf(scheme, hidden, inter, order(inter, 3 * e + 2)),
+      }));
+      const moved = experts.map(({ gate, up, down }) => ({
+        gate: gate.to(DEVICE),
+        up: up.to(DEVICE),
+        down: down.to(DEVICE),
+      }));
+      const known = await decodedExperts(experts);
+      for (const dtype of FLOATS)
+        for (const compute of ['float32', 'bfloat16'] as const) {
+          const states = normals(T * hidden, 5).map((value) => value / 64);
+          const x = q.Tensor.from(states, [T, hidden], { dtype });
+          const run = () => q.moe.experts(x.to(DEVICE), moved, there, { compute }).toFloat32();
+          const y = await run();
+          const expected = expertsReference(await x.toFloat32(), known, await choiceOf(choice), compute);
+          expectNear(y, expected, dtype, `${scheme.bits} bits, ${compute}`);
+          expect(await run()).toEqual(y);
         }
     }
   });

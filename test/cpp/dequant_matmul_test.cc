@@ -16,15 +16,6 @@ using ops::Operand;
 
 namespace {
 
-ops::IntScheme int_scheme(int bits, bool symmetric, Granularity granularity, int64_t group = 128) {
-  ops::IntScheme s;
-  s.bits = bits;
-  s.symmetric = symmetric;
-  s.granularity = granularity;
-  s.group_size = group;
-  return s;
-}
-
 /// Integer weights that kernels read word by word, so that int8 products of them exist.
 std::vector<QuantizedWeight> integers_by_words(int64_t out, int64_t in, bool exact) {
   std::vector<QuantizedWeight> weights;

@@ -42,6 +42,16 @@ struct QuantizedWeight {
   size_t at(int64_t r, int64_t c) const { return static_cast<size_t>(r * in + c); }
 };
 
+inline ops::IntScheme int_scheme(int bits, bool symmetric, ops::Granularity granularity,
+                                 int64_t group = 128) {
+  ops::IntScheme s;
+  s.bits = bits;
+  s.symmetric = symmetric;
+  s.granularity = granularity;
+  s.group_size = group;
+  return s;
+}
+
 /// Which code stands at a row and a column.
 using CodeAt = std::function<int(int64_t row, int64_t column)>;
 

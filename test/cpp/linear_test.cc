@@ -17,15 +17,6 @@ using ops::Operand;
 
 namespace {
 
-ops::IntScheme int_scheme(int bits, bool symmetric, Granularity granularity, int64_t group = 0) {
-  ops::IntScheme s;
-  s.bits = bits;
-  s.symmetric = symmetric;
-  s.granularity = granularity;
-  s.group_size = group;
-  return s;
-}
-
 std::vector<std::byte> stored_as(DType dtype, const std::vector<float>& values) {
   std::vector<std::byte> bytes(values.size() * static_cast<size_t>(size_of(dtype)));
   ops::convert_row(DType::float32, reinterpret_cast<const std::byte*>(values.data()), dtype, bytes.data(),

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <random>
 
@@ -80,12 +81,12 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype, bool exac
   const ops::DeviceWeight weight = ops::coded_int(scheme, stored, n, k);
   CHECK(!ops::on_tensor_cores(dtype, weight.matrix, false));
 
-  const ops::GroupOrder order = ops::order_by_groups(index, groups);
-  const auto count = static_cast<int64_t>(order.columns.size());
+  const auto order = std::make_shared<const ops::GroupOrder>(ops::order_by_groups(index, groups));
+  const auto count = static_cast<int64_t>(order->columns.size());
   if (count == 0) return false;
-  auto* const columns = room.copy(order.columns);
+  auto* const columns = room.copy(order->columns);
   auto* const words = room.take<uint32_t>(n * count * kind.bits / 32);
-  const ops::DeviceWeight ordered = ops::in_group_order(weight, order.span, count, columns, words);
+  const ops::DeviceWeight ordered = ops::in_group_order(weight, order, columns, words);
   // A column of x beside each of the others: strides are taken as they come.
   auto* const x = room.take<uint16_t>(m * (2 * k + 1));
   std::vector<double> values(static_cast<size_t>(m * k));

@@ -10,6 +10,8 @@
 #include "core/storage.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
+#include "ops/dequant_matmul/group_order.h"
+#include "ops/dequant_matmul/group_order_cuda.h"
 #include "ops/moe/moe_cuda.h"
 #include "simt/emulator/global_memory.h"
 #include "simt_test.h"
@@ -74,7 +76,40 @@ struct Kind {
   bool symmetric = true;
   bool book = false;
   bool stacked = false;  // dense: [in, out] in one piece with the others, else [out, in]
+  /// Integers whose columns name their groups: in an order of each expert, and of gate and up if they are
+  /// two.
+  int orders = 0;
 };
+
+/// The columns' groups of 32 each, shuffled.
+std::vector<int32_t> shuffled_groups(int64_t columns, int seed) {
+  std::vector<int32_t> index;
+  for (int64_t k = 0; k < columns; ++k) index.push_back(static_cast<int32_t>(k / 32));
+  std::shuffle(index.begin(), index.end(), std::mt19937(static_cast<unsigned>(seed)));
+  return index;
+}
+
+/// What a matrix is multiplied with, and whether products may round.
+struct Left {
+  DType dtype;
+  bool rounded;
+};
+
+/// The weight in the order of its groups where tensor cores take it for such activations.
+ops::DeviceWeight in_group_order(Memory& memory, const ops::DeviceWeight& weight,
+                                 const std::vector<int32_t>& index, const Left& left) {
+  ops::CodedMatrix plain = weight.matrix;
+  plain.index = nullptr;
+  plain.group = plain.in;
+  auto order = std::make_shared<const ops::GroupOrder>(
+      ops::order_by_groups(index, (plain.in + weight.matrix.group - 1) / weight.matrix.group));
+  if (!ops::on_tensor_cores(left.dtype, plain, left.rounded) || order->columns.empty()) return weight;
+  const auto count = static_cast<int64_t>(order->columns.size());
+  auto* const words = memory.room<uint32_t>(plain.out * count * plain.bits / 32);
+  const int32_t* const columns = memory.with(order->columns);
+  ops::order_codes_cuda(nullptr, weight.matrix, columns, count, words);
+  return ops::in_group_order(weight, std::move(order), columns, words);
+}
 
 struct Expert {
   std::vector<float> gate, up, down;  // [in][out]
@@ -82,7 +117,7 @@ struct Expert {
 
 /// Values [in][out] as a matrix of that kind. They are integers from -1 to 1, and the first row's may be 7.
 ops::ExpertMatrix matrix_of(Memory& memory, const Kind& kind, DType dtype, const std::vector<float>& values,
-                            int64_t in, int64_t out) {
+                            int64_t in, int64_t out, const Left& left, int seed) {
   const auto value = [&](int64_t n, int64_t k) { return values[static_cast<size_t>(k * out + n)]; };
   if (kind.bits == 0) {
     auto* const data = memory.room<std::byte>(in * out * size_of(dtype));
@@ -121,8 +156,11 @@ ops::ExpertMatrix matrix_of(Memory& memory, const Kind& kind, DType dtype, const
     scheme.group_size = 32;
     const std::vector<float> ones(static_cast<size_t>(out * groups), 1.0f);
     const std::vector<int32_t> zeros(static_cast<size_t>(out * groups), zero);
-    weight = ops::coded_int(
-        scheme, {packed, memory.with(ones), kind.symmetric ? nullptr : memory.with(zeros)}, out, in);
+    ops::ConstIntStored stored{packed, memory.with(ones), kind.symmetric ? nullptr : memory.with(zeros)};
+    const std::vector<int32_t> index = shuffled_groups(in, seed);
+    if (kind.orders > 0) stored.group_index = memory.with(index);
+    weight = ops::coded_int(scheme, stored, out, in);
+    if (kind.orders > 0) weight = in_group_order(memory, weight, index, left);
   }
   return {{}, std::make_shared<const ops::DeviceWeight>(weight)};
 }
@@ -138,6 +176,7 @@ template <class ExpertOf>
 bool layer_is_exact(const Kind& kind, DType dtype, const Layer& size, int64_t tokens, ExpertOf expert_of,
                     bool rounded = true) {
   Memory memory;
+  const ops::Operand operand = rounded ? ops::Operand::bfloat16 : ops::Operand::float32;
   std::mt19937 random(5);
   const auto [experts, hidden, inter, top_k] = size;
   const auto small = [&] { return static_cast<float>(static_cast<int>(random() % 3)) - 1; };
@@ -151,9 +190,13 @@ bool layer_is_exact(const Kind& kind, DType dtype, const Layer& size, int64_t to
       e.up.push_back(i < inter ? 0 : i < 6 * inter ? small() : 0);
       e.down.push_back(small());
     }
-    matrices.gate.push_back(matrix_of(memory, kind, dtype, e.gate, hidden, inter));
-    matrices.up.push_back(matrix_of(memory, kind, dtype, e.up, hidden, inter));
-    matrices.down.push_back(matrix_of(memory, kind, dtype, e.down, inter, hidden));
+    const int seed = 3 * static_cast<int>(matrices.gate.size());
+    const Left x_side{dtype, rounded};
+    const Left between{ops::between_products(dtype, operand), rounded};
+    matrices.gate.push_back(matrix_of(memory, kind, dtype, e.gate, hidden, inter, x_side, seed));
+    matrices.up.push_back(
+        matrix_of(memory, kind, dtype, e.up, hidden, inter, x_side, seed + kind.orders / 2));
+    matrices.down.push_back(matrix_of(memory, kind, dtype, e.down, inter, hidden, between, seed + 2));
   }
   const int64_t rows = tokens * top_k;
   std::vector<int32_t> indices;
@@ -177,8 +220,7 @@ bool layer_is_exact(const Kind& kind, DType dtype, const Layer& size, int64_t to
   auto* const y = memory.room<std::byte>(tokens * hidden * size_of(dtype));
   ops::experts_cuda(nullptr, {x, dtype, tokens, hidden, hidden, 1},
                     {tokens, top_k, experts, order.order, order.offsets, memory.with(weights)}, matrices,
-                    rounded ? ops::Operand::bfloat16 : ops::Operand::float32, memory.allocate(),
-                    {y, dtype, tokens, hidden, hidden, 1});
+                    operand, memory.allocate(), {y, dtype, tokens, hidden, hidden, 1});
   memory.require_intact();
   if (*verdict != 0) return false;
   for (int64_t t = 0; t < tokens; ++t) {
@@ -217,8 +259,17 @@ bool layer_is_exact(const Kind& kind, DType dtype, const Layer& size, int64_t to
 // Slots of token t: experts in turn, so that tokens have several; expert 0 has one, expert 1 none.
 int64_t uneven(int64_t slot) { return slot == 0 ? 0 : 2 + slot * slot % 3; }
 
-constexpr Kind kKinds[] = {{0},        {0, true, false, true}, {4}, {4, false}, {2, false}, {3}, {8},
-                           {8, false}, {4, true, true}};
+constexpr Kind kKinds[] = {{0},
+                           {0, true, false, true},
+                           {4},
+                           {4, false},
+                           {2, false},
+                           {3},
+                           {8},
+                           {8, false},
+                           {4, true, true},
+                           {4, false, false, false, 1},
+                           {3, true, false, false, 2}};
 constexpr DType kFloats[] = {DType::float16, DType::bfloat16, DType::float32};
 
 TEST("simt: a layer of experts is exact on small integers, for every kind of weight, dtype and count") {
@@ -254,11 +305,14 @@ bool integer_layer() { return layer_is_exact({4, false}, DType::bfloat16, {5, 64
 bool many_rows_layer() {
   return layer_is_exact({3}, DType::float16, {3, 40, 33, 1}, 55, [](int64_t s) { return s % 2 * 2; });
 }
+bool ordered_layer() {
+  return layer_is_exact({4, false, false, false, 1}, DType::bfloat16, {5, 64, 40, 2}, 6, uneven);
+}
 bool table_layer() { return layer_is_exact({4, true, true}, DType::float16, {5, 40, 33, 1}, 6, uneven); }
 
 TEST("simt: a layer of experts is right in every order of threads and arrivals, and needs each barrier") {
-  for (const auto& body :
-       {dense_layer, dense_rows_layer, float_layer, integer_layer, many_rows_layer, table_layer})
+  for (const auto& body : {dense_layer, dense_rows_layer, float_layer, integer_layer, many_rows_layer,
+                           ordered_layer, table_layer})
     require_right(__FILE__, __LINE__, every_order(1, 2), body);
   // Those of routing have a test of their own, of more slots.
   require_each_sync(__FILE__, __LINE__, {dense_layer, float_layer, integer_layer, table_layer},
@@ -372,7 +426,8 @@ TEST("simt: an index or a count that is out of range is told, and writes nothing
        {std::vector<int32_t>{1, -1, 3}, {2, 2, 0}, {9, 9, 9}, {1, 1, 0}}) {
     *verdict = 0;
     std::vector<ops::ExpertMatrix> factors(
-        3, matrix_of(memory, {}, DType::float16, std::vector<float>(16, 1.0f), 4, 4));
+        3,
+        matrix_of(memory, {}, DType::float16, std::vector<float>(16, 1.0f), 4, 4, {DType::float16, true}, 0));
     auto* const x = memory.room<std::byte>(3 * 4 * 2);
     auto* const y = memory.room<std::byte>(3 * 4 * 2);
     ops::grouped_matmul_cuda(nullptr, {x, DType::float16, 3, 4, 4, 1}, memory.with(counts), factors,

@@ -6,6 +6,7 @@ import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { verifyModel } from '../../lib/pipeline/verify';
 import type { FormatName } from '../../lib/recipe';
 import { rejectsCode } from '../core/errors';
+import { some } from '../device';
 import {
   aria,
   type Checkpoint,
@@ -102,13 +103,13 @@ const jobs: readonly { recipe?: string; bits?: number; groupSize?: number; forma
   { bits: 3, groupSize: 16 },
 ];
 
-describe.each(families)('$name', (family) => {
+describe.each(some(families, 5))('$name', (family) => {
   const { checkpoint, architecture, stacks, name } = family;
   const model = writeModel(path.join(work, name), checkpoint);
   const stored = readTensors(model);
   const sequential = inSequentialBlock(family, stacks ? toSequential(stored, stacks) : stored);
 
-  test.each(jobs)(
+  test.each(some(jobs, 4))(
     '%o: every decoder weight is round-to-nearest or kept by a rule, and verify passes',
     async (job) => {
       const out = path.join(work, `${name} ${JSON.stringify(job)}`);

@@ -5,6 +5,7 @@ import { generateText } from '../../lib/pipeline/generate';
 import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { Sampler } from '../../lib/pipeline/sampler';
 import { Tokenizer } from '../../lib/pipeline/tokenizer';
+import { EMULATED } from '../device';
 import { EXAMPLE, temporaryDirectory } from './helpers';
 
 const temporary = temporaryDirectory();
@@ -15,20 +16,21 @@ const GREEDY =
 
 describe('generate', () => {
   test('greedy text is that of the example’s README, and streams in pieces', async () => {
+    const text = GREEDY.slice(0, EMULATED ? 24 : undefined);
     const pieces: string[] = [];
     const found = await generateText(EXAMPLE, {
       prompt: PROMPT,
-      maxTokens: GREEDY.length,
-      onText: (text) => pieces.push(text),
+      maxTokens: text.length,
+      onText: (piece) => pieces.push(piece),
     });
-    expect(found.completion).toBe(GREEDY);
-    expect(found.text).toBe(PROMPT + GREEDY);
-    expect(found.tokens).toBe(GREEDY.length);
-    expect(pieces.join('')).toBe(GREEDY);
-    expect(pieces.length).toBe(GREEDY.length);
+    expect(found.completion).toBe(text);
+    expect(found.text).toBe(PROMPT + text);
+    expect(found.tokens).toBe(text.length);
+    expect(pieces.join('')).toBe(text);
+    expect(pieces.length).toBe(text.length);
   });
 
-  test('the end mark ends the text and is not part of it', async () => {
+  test.skipIf(EMULATED)('the end mark ends the text and is not part of it', async () => {
     const found = await generateText(EXAMPLE, { prompt: PROMPT, maxTokens: 600 });
     expect(found.ended).toBe(true);
     expect(found.completion.length).toBe(found.tokens - 1);
@@ -37,7 +39,14 @@ describe('generate', () => {
 
   test('a seed repeats, another differs', async () => {
     const run = (seed: number) =>
-      generateText(EXAMPLE, { prompt: PROMPT, maxTokens: 60, temperature: 1.5, topK: 40, topP: 0.95, seed });
+      generateText(EXAMPLE, {
+        prompt: PROMPT,
+        maxTokens: EMULATED ? 12 : 60,
+        temperature: 1.5,
+        topK: 40,
+        topP: 0.95,
+        seed,
+      });
     const [first, again, other] = [await run(5), await run(5), await run(6)];
     expect(again.completion).toBe(first.completion);
     expect(other.completion).not.toBe(first.completion);

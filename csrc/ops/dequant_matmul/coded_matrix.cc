@@ -68,15 +68,17 @@ DeviceWeight coded_int(const IntScheme& s, const ConstIntStored& stored, int64_t
   return w;
 }
 
-DeviceWeight in_group_order(const DeviceWeight& weight, int64_t span, int64_t columns,
+DeviceWeight in_group_order(const DeviceWeight& weight, std::shared_ptr<const GroupOrder> order,
                             const int32_t* left_columns, const uint32_t* words) {
+  const auto columns = static_cast<int64_t>(order->columns.size());
   DeviceWeight w = weight;
   w.matrix.words = words;
   w.matrix.index = nullptr;
   w.matrix.in = columns;
   w.matrix.row_bits = columns * w.matrix.bits;
-  w.matrix.group = span;
+  w.matrix.group = order->span;
   w.left_columns = left_columns;
+  w.order = std::move(order);
   return w;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
+#include "ops/dequant_matmul/group_order.h"
 #include "ops/quantize/quantize.h"
 
 /// A quantized weight in device memory as CUDA kernels read it: its stored form as it is, row by row,
@@ -60,11 +62,13 @@ struct DeviceWeight {
   /// In device memory [in]: which column of the activations meets each of the matrix, -1 for 0; null: its
   /// own.
   const int32_t* left_columns = nullptr;
+  /// The same on the host, where weights that want the same activations are told from others.
+  std::shared_ptr<const GroupOrder> order{};
 };
 
-/// The weight whose columns name their groups with its columns in the order of groups (group_order.h):
-/// `words` are what order_codes_cuda makes of it.
-DeviceWeight in_group_order(const DeviceWeight& weight, int64_t span, int64_t columns,
+/// The weight whose columns name their groups with its columns in the order of groups: `left_columns` are
+/// order's in device memory, `words` what order_codes_cuda makes of the weight.
+DeviceWeight in_group_order(const DeviceWeight& weight, std::shared_ptr<const GroupOrder> order,
                             const int32_t* left_columns, const uint32_t* words);
 
 /// Weights of each kind of scheme; the pointers are to device memory. Groups that columns name exist: the

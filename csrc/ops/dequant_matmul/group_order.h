@@ -11,6 +11,8 @@ namespace quantaria::ops {
 struct GroupOrder {
   int64_t span;                  // columns of each group, a multiple of 32
   std::vector<int32_t> columns;  // [groups * span]: which one stands there, rising inside a group; -1: none
+
+  bool operator==(const GroupOrder&) const = default;
 };
 
 /// Of index [in], all within [0, groups). Columns is empty if groups are so uneven, or so short, that more

@@ -27,6 +27,13 @@ using Scratch = std::function<std::shared_ptr<Storage>(int64_t bytes)>;
 /// column's place on the diagonal. Throws ERR_DTYPE.
 void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products, const Scratch& scratch);
 
+/// The same for several problems, products [problems, in, in]: the first counts[0] rows of x are problem 0's,
+/// the next counts[1] problem 1's, ..., as routing sorts the states of experts. Rows behind them are
+/// nobody's; a count under 0, or rows that are not there, count as none. Each gets the bits that its rows
+/// alone give it.
+void add_outer_products(ThreadPool& pool, const ConstMatrix& x, std::span<const int32_t> counts,
+                        float* products, const Scratch& scratch);
+
 /// hessian = 2 / samples * products, both triangles, float32 [in, in]; zeros if there are no samples.
 void hessian_of(ThreadPool& pool, const float* products, int64_t in, int64_t samples, float* hessian);
 

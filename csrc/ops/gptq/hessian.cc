@@ -193,6 +193,17 @@ void add_outer_products(ThreadPool& pool, const ConstMatrix& x, float* products,
   }
 }
 
+void add_outer_products(ThreadPool& pool, const ConstMatrix& x, std::span<const int32_t> counts,
+                        float* products, const Scratch& scratch) {
+  int64_t first = 0;
+  for (const int32_t count : counts) {
+    const int64_t rows = std::clamp<int64_t>(count, 0, x.rows - first);
+    add_outer_products(pool, part_of(x, first, rows, 0, x.cols), products, scratch);
+    first += rows;
+    products += x.cols * x.cols;
+  }
+}
+
 void hessian_of(ThreadPool& pool, const float* products, int64_t in, int64_t samples, float* hessian) {
   const double scale = samples > 0 ? 2.0 / static_cast<double>(samples) : 0.0;
   // Square tiles: the lower triangle is read along columns.

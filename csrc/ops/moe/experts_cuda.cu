@@ -51,7 +51,7 @@ void experts_cuda(void* opaque_stream, const ConstMatrix& x, const Slots& slots,
   const int64_t hidden = x.cols;
   const int64_t inter = experts.gate.empty() ? 0 : experts.gate[0].out();
   GroupedProducts products(stream, {rows, slots.experts, slots.offsets, nullptr, nullptr}, operand, allocate);
-  const DType between = operand == Operand::bfloat16 ? x.dtype : DType::float32;
+  const DType between = between_products(x.dtype, operand);
   const Matrix activated = rows_in(products.room(rows * inter * size_of(between)), between, rows, inter);
   const Matrix results = rows_in(products.room(rows * hidden * 4), DType::float32, rows, hidden);
 
@@ -59,7 +59,7 @@ void experts_cuda(void* opaque_stream, const ConstMatrix& x, const Slots& slots,
   by_token.left_order = slots.order;
   by_token.share = static_cast<int32_t>(slots.top_k);
   const bool alike =
-      std::equal(experts.gate.begin(), experts.gate.end(), experts.up.begin(), experts.up.end(), same_kind);
+      std::equal(experts.gate.begin(), experts.gate.end(), experts.up.begin(), experts.up.end(), same_pair);
   if (alike) {
     products.multiply(x, experts.gate, &experts.up, by_token, activated);
   } else {

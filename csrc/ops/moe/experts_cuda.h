@@ -29,6 +29,11 @@ struct ExpertMatrices {
   std::vector<ExpertMatrix> down;  // [inter, hidden]
 };
 
+/// What lies between the two products: float32 sends the second one through float32 FMA.
+inline DType between_products(DType x, Operand operand) {
+  return operand == Operand::bfloat16 ? x : DType::float32;
+}
+
 /// Memory for that many bytes, which may be given back when the call returns: whoever gives it out takes care
 /// that nobody else gets it before the stream has come past.
 using Allocate = std::function<std::shared_ptr<Storage>(int64_t)>;
@@ -39,8 +44,11 @@ using Allocate = std::function<std::shared_ptr<Storage>(int64_t)>;
 /// up are of different kinds, they are multiplied one after the other, and SwiGLU is a launch of its own. A
 /// last launch adds each token's results in the order of k, so the bits are the same at every run.
 ///
-/// operand: bfloat16 stands for the 16 bits that x has. What lies between the products is then of x's dtype
-/// (float16 overflows there beyond 65504), else float32, which sends the second product through float32 FMA.
+/// Weights with left_columns want x, and what lies between the products, in 16 bits: rows are gathered in
+/// their order first, those of gate and up once if both have one order.
+///
+/// operand: bfloat16 stands for the 16 bits that x has. What lies between the products is between_products'
+/// (float16 overflows there beyond 65504).
 /// int8 quantizes x, each row once, and what lies between the products, over the groups of the weights, which
 /// are all integers without int8_obstacle (dequant_matmul.h); sums are those of int8_matmul_cuda.
 /// Slots that are not sorted give undefined results, in bounds.

@@ -46,7 +46,13 @@ class GroupedProducts {
   const Source* to_device(const std::vector<Source>& sources);
   void multiply_kind(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
                      const ProductTiles& orders, const Matrix& c);
+  void multiply_dense(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
+                      const ConstMatrix& like, const ProductTiles& orders, const Matrix& c);
+  void multiply_coded(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
+                      const DeviceWeight& like, const ProductTiles& orders, const Matrix& c);
   const Int8Rows& quantized(const ConstMatrix& x, const CodedMatrix& weight);
+  ConstMatrix rows_in_group_order(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
+                                  const ProductTiles& orders, int64_t count);
   int64_t rows_each() const { return (rows_.rows + rows_.experts - 1) / std::max<int64_t>(1, rows_.experts); }
 
   simt::Stream stream_;
@@ -58,7 +64,10 @@ class GroupedProducts {
   std::map<std::pair<const std::byte*, int64_t>, Int8Rows> quantized_;  // rows by where they lie, and groups
 };
 
-/// Whether one launch takes both: all is the same but where they lie.
+/// Whether one launch takes both, for different rows: all is the same but where they lie.
 bool same_kind(const ExpertMatrix& a, const ExpertMatrix& b);
+
+/// Whether one launch takes both for the same rows, which have to be in the order of both.
+bool same_pair(const ExpertMatrix& gate, const ExpertMatrix& up);
 
 }  // namespace quantaria::ops

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/error.h"
 #include "cuda/verdict.h"
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
+#include "ops/dequant_matmul/group_order_cuda.h"
 #include "ops/gemm/dense_product.cuh"
 #include "ops/moe/grouped_product.cuh"
 
@@ -92,7 +94,7 @@ bool same_codes(const DeviceWeight& a, const DeviceWeight& b) {
                     m.first == n.first && m.table_of_integers == n.table_of_integers && m.flat == n.flat &&
                     m.row_step == n.row_step && m.group == n.group && m.form == n.form &&
                     m.divisor == n.divisor && !m.zeros == !n.zeros && !m.index == !n.index &&
-                    !m.row_divisors == !n.row_divisors;
+                    !m.row_divisors == !n.row_divisors && !a.order == !b.order;
   const size_t entries = m.bits <= 8 ? size_t{1} << m.bits : 0;
   return same && std::memcmp(a.table.values, b.table.values, entries * sizeof(float)) == 0;
 }
@@ -105,6 +107,11 @@ bool same_kind(const ExpertMatrix& a, const ExpertMatrix& b) {
   if (!a.coded != !b.coded) return false;
   return a.coded ? same_codes(*a.coded, *b.coded)
                  : same_strides(a.dense, b.dense) && aligned(a.dense.data) == aligned(b.dense.data);
+}
+
+bool same_pair(const ExpertMatrix& gate, const ExpertMatrix& up) {
+  if (!same_kind(gate, up)) return false;
+  return !gate.coded || !gate.coded->order || *gate.coded->order == *up.coded->order;
 }
 
 std::byte* GroupedProducts::room(int64_t bytes) {
@@ -159,32 +166,61 @@ const Int8Rows& GroupedProducts::quantized(const ConstMatrix& x, const CodedMatr
   return known->second;
 }
 
+/// The rows of all experts one after the other, the columns of each in the order of its expert's weight.
+ConstMatrix GroupedProducts::rows_in_group_order(const ConstMatrix& x,
+                                                 const std::vector<const ExpertMatrix*>& factors,
+                                                 const ProductTiles& orders, int64_t count) {
+  if (size_of(x.dtype) != 2)
+    fail(ErrorCode::dtype, "x: ", name_of(x.dtype), " for weights in the order of tensor cores");
+  std::vector<const int32_t*> columns;
+  for (const ExpertMatrix* factor : factors)
+    columns.push_back(factor ? factor->coded->left_columns : nullptr);
+  std::byte* const rows = room(rows_.rows * count * 2);
+  order_group_activations_cuda(stream_, x, with_tiles(orders, coded_tile_rows(rows_each())),
+                               to_device(columns), orders.paired ? 2 : 1, count,
+                               reinterpret_cast<uint16_t*>(rows));
+  return {rows, x.dtype, rows_.rows, count, count, 1};
+}
+
 void GroupedProducts::multiply_kind(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
                                     const ProductTiles& orders, const Matrix& c) {
   const ExpertMatrix& like = **std::find_if(factors.begin(), factors.end(), [](auto* f) { return f; });
+  if (!like.coded) return multiply_dense(x, factors, like.dense, orders, c);
+  if (!like.coded->order) return multiply_coded(x, factors, *like.coded, orders, c);
+  const ConstMatrix rows = rows_in_group_order(x, factors, orders, like.coded->matrix.in);
+  ProductTiles in_place = orders;
+  in_place.left_order = nullptr;
+  in_place.share = 1;
+  multiply_coded(rows, factors, *like.coded, in_place, c);
+}
+
+void GroupedProducts::multiply_dense(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
+                                     const ConstMatrix& like, const ProductTiles& orders, const Matrix& c) {
+  std::vector<DenseSource> sources;
+  for (const ExpertMatrix* factor : factors) sources.push_back({factor ? factor->dense.data : nullptr});
+  const bool tensor_cores = dense_on_tensor_cores(x, like);
+  const DenseCall call{stream_,
+                       x,
+                       like,
+                       to_device(sources),
+                       aligned(like.data),
+                       with_tiles(orders, tensor_cores ? kDenseTileRows : kFmaTileRows),
+                       epilogue_of(nullptr, c)};
+  tensor_cores ? launch_dense_product(call) : launch_dense_fma_product(call);
+}
+
+void GroupedProducts::multiply_coded(const ConstMatrix& x, const std::vector<const ExpertMatrix*>& factors,
+                                     const DeviceWeight& like, const ProductTiles& orders, const Matrix& c) {
   const Epilogue epilogue = epilogue_of(nullptr, c);
-  if (!like.coded) {
-    std::vector<DenseSource> sources;
-    for (const ExpertMatrix* factor : factors) sources.push_back({factor ? factor->dense.data : nullptr});
-    const bool tensor_cores = dense_on_tensor_cores(x, like.dense);
-    const DenseCall call{stream_,
-                         x,
-                         like.dense,
-                         to_device(sources),
-                         aligned(like.dense.data),
-                         with_tiles(orders, tensor_cores ? kDenseTileRows : kFmaTileRows),
-                         epilogue};
-    return tensor_cores ? launch_dense_product(call) : launch_dense_fma_product(call);
-  }
   std::vector<CodedSource> sources;
   for (const ExpertMatrix* factor : factors)
     sources.push_back(factor ? static_cast<const CodedSource&>(factor->coded->matrix) : CodedSource{});
   if (operand_ == Operand::int8) {
     const int tile_rows = int8_tile_rows(rows_each());
-    return launch_int8_product({stream_, quantized(x, like.coded->matrix), nullptr, *like.coded,
-                                to_device(sources), with_tiles(orders, tile_rows), epilogue, tile_rows});
+    return launch_int8_product({stream_, quantized(x, like.matrix), nullptr, like, to_device(sources),
+                                with_tiles(orders, tile_rows), epilogue, tile_rows});
   }
-  DeviceWeight weight = *like.coded;
+  DeviceWeight weight = like;
   const bool tensor_cores = on_tensor_cores(x.dtype, weight.matrix, operand_ == Operand::bfloat16) &&
                             (x.col_stride == 1 || x.cols == 1);
   const int tile_rows = tensor_cores ? coded_tile_rows(rows_each()) : kFmaTileRows;

@@ -80,14 +80,14 @@ export class LayerFactors {
   /** Sums of products of an input as they are when it is divided by the factors. */
   products(key: LinearKey, products: Tensor): Tensor {
     const columns = this.columns.get(keyOf(key));
-    if (columns === undefined) return products.to('cpu');
+    if (columns === undefined) return products.to(products.device);
     using inverse = vector(columns.map((factor) => 1 / factor));
     return scaleMatrix(products, inverse, inverse);
   }
 
   bias(key: LinearKey, bias: Tensor): Tensor {
     const rows = this.rows.get(keyOf(key));
-    if (rows === undefined) return bias.to('cpu');
+    if (rows === undefined) return bias.to(bias.device);
     using matrix = bias.reshape([1, bias.size]);
     using ofColumns = vector(rows);
     using scaled = scaleMatrix(matrix, null, ofColumns);

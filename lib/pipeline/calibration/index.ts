@@ -1,6 +1,5 @@
 import * as path from 'node:path';
 import type { Checkpoint } from '../../checkpoint/reader';
-import { getDefaultDevice } from '../../device';
 import { bytesOf } from '../../dtype';
 import { QuantariaError } from '../../errors';
 import type { LayerWeights } from '../../models/decoder';
@@ -188,16 +187,6 @@ export interface CalibrationOptions extends RowOptions {
 const hasStaticActivations = ({ tensors }: QuantizePlan): boolean =>
   tensors.some(({ activations }) => activations === 'static');
 
-/** @throws QuantariaError `ERR_UNSUPPORTED` for a method that runs on the CPU alone while another device was asked for */
-function checkDeviceOf({ method }: QuantizePlan): void {
-  const device = getDefaultDevice();
-  if (device === 'cpu' || method === 'gptq') return;
-  throw new QuantariaError(
-    'ERR_UNSUPPORTED',
-    `--device ${device}: method ${method} runs on the CPU; gptq, evaluate, generate and usage run on CUDA devices`,
-  );
-}
-
 /** LLM.int8 needs no calibration, but with data the report tells how many columns will have outliers. */
 const countsOutliers = ({ tensors }: QuantizePlan, { text, tokens }: CalibrationOptions): boolean =>
   (text !== undefined || tokens !== undefined) && tensors.some(({ scheme }) => scheme?.kind === 'llm.int8');
@@ -212,7 +201,6 @@ export async function prepareCalibration(
   plan: QuantizePlan,
   options: CalibrationOptions,
 ): Promise<PreparedCalibration | null> {
-  checkDeviceOf(plan);
   const needsNone = plan.method === 'rtn' && !hasStaticActivations(plan);
   if (needsNone && !countsOutliers(plan, options)) return null;
   if (options.text === undefined && options.tokens === undefined) {
@@ -243,7 +231,6 @@ export async function prepareCalibration(
       ...(plan.method === 'gptq' && plan.routingWeights ? { routingWeights: true } : {}),
       ...(plan.method === 'smoothquant' ? { alpha: plan.alpha } : {}),
       minExpertTokens,
-      ...(getDefaultDevice() !== 'cpu' && { device: getDefaultDevice() }),
     };
     return {
       calibration,

@@ -3,6 +3,7 @@ import type { LayerWeights } from '../../models/decoder';
 import type { Role } from '../../models/types';
 import { native } from '../../native';
 import { Hessian } from '../../ops/gptq';
+import { HessianStack } from '../../ops/hessian_stack';
 import { ColumnMagnitudes, scaleMatrix } from '../../ops/scaling';
 import { Tensor } from '../../tensor';
 
@@ -21,13 +22,15 @@ export function inputOf(role: Role, projection: string): string {
 
 /** What is known of the states that enter a linear layer. */
 export class InputStatistics implements Disposable {
-  readonly hessian: Hessian;
   readonly magnitudes: ColumnMagnitudes;
   /** Some rows of each batch, float32. */
   readonly #rows: Tensor[] = [];
 
-  constructor(width: number) {
-    this.hessian = new Hessian(width);
+  /** @param hessian taken over */
+  constructor(
+    width: number,
+    readonly hessian = new Hessian(width),
+  ) {
     this.magnitudes = new ColumnMagnitudes(width);
   }
 
@@ -69,6 +72,49 @@ export class InputStatistics implements Disposable {
     this.hessian.dispose();
     this.magnitudes[Symbol.dispose]();
   }
+}
+
+/** What enters the same linear layer of several experts, whose rows come sorted by expert. */
+export class ExpertStatistics implements Disposable {
+  /** Of each; they stay good, and are the caller's. */
+  readonly each: readonly InputStatistics[];
+  readonly #hessians: HessianStack;
+
+  constructor(experts: number, width: number) {
+    this.#hessians = new HessianStack(experts, width);
+    this.each = this.#hessians.each.map((hessian) => new InputStatistics(width, hessian));
+  }
+
+  /**
+   * @param x `[rows, in]`, those of the first expert first; every row is a sample
+   * @param counts rows of each
+   * @param shares as for one
+   */
+  add(x: Tensor, counts: readonly number[], shares: Float32Array | null): void {
+    using weighted = shares && scaledRows(x, shares);
+    this.#hessians.update(weighted ?? x, counts);
+    for (const { expert, first, end } of runsOf(counts)) {
+      using rows = x.slice(0, first, end);
+      this.each[expert]?.magnitudes.update(rows);
+    }
+  }
+
+  /** Nothing comes any more. */
+  [Symbol.dispose](): void {
+    this.#hessians[Symbol.dispose]();
+  }
+}
+
+/** Where the rows of each expert lie that has any, if they are sorted by expert. */
+export function runsOf(counts: readonly number[]): { expert: number; first: number; end: number }[] {
+  let end = 0;
+  return counts
+    .map((count, expert) => {
+      const first = end;
+      end += count;
+      return { expert, first, end };
+    })
+    .filter((run) => run.end > run.first);
 }
 
 /** Rows whose outer products are those of x times the shares. */

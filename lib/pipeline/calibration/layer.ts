@@ -20,10 +20,18 @@ import type { Write } from '../output';
 import { inTensor, type PlannedMatrix, writeQuantized } from '../quantize_units';
 import type { MatrixCalibration } from '../report';
 import type { Batches } from './batches';
+import {
+  type ExpertInputs,
+  expertInputs,
+  hessianBytes,
+  parted,
+  sideBySide,
+  solvingBytes,
+} from './expert_inputs';
 import { FEED_FORWARD, type InputStatistics, inputOf, LayerInputs } from './inputs';
 import type { LayerMethod } from './layer_method';
 import { QuantizedLayer } from './quantized_layer';
-import { type ExpertInputs, expertInputs, hessianBytes, RoutedTokens } from './routed';
+import { RoutedTokens } from './routed';
 import { type States, StateWriter } from './states';
 
 /** How a layer is quantized. */
@@ -99,8 +107,12 @@ export class LayerCalibration implements Disposable {
       const others = this.members.filter(({ linear }) => linear.expert === null);
       for (const together of sharingInput(others)) {
         const { role, projection } = (together[0] as PlannedMatrix).linear;
-        const own = this.#inputs.get(inputOf(role, projection));
-        await this.#quantizeMatrices(together, own, { tokens: own?.hessian.samples ?? 0 }, sink);
+        const inputs = this.#inputs.get(inputOf(role, projection));
+        const from = { tokens: inputs?.hessian.samples ?? 0 };
+        await this.#quantizeMatrices(
+          together.map((member) => ({ member, inputs, from })),
+          sink,
+        );
       }
       this.#inputs.keep(experts.length > 0 ? [FEED_FORWARD] : []);
       if (writer !== null) {
@@ -197,12 +209,16 @@ export class LayerCalibration implements Disposable {
         .map((index) => ({ index, weights: this.original.experts[index] as ExpertWeights }));
       const found = await expertInputs(wave, inputs, this.#routed, entering, this.settings.minExpertTokens);
       try {
-        for (const [expert, own] of found) {
-          await this.method.beginExpert(expert, own);
-          for (const together of sharingInput(byExpert.get(expert) ?? [])) {
-            await this.#quantizeExpert(together, own, sink);
+        for (const together of parted([...found], this.#expertsTogether())) {
+          for (const [expert, own] of together) await this.method.beginExpert(expert, own);
+          const gathered = together.flatMap(([expert]) => byExpert.get(expert) ?? []);
+          for (const alike of sharingInput(gathered)) {
+            await this.#quantizeMatrices(
+              alike.map((member) => ofExpert(member, found)),
+              sink,
+            );
           }
-          own[Symbol.dispose]();
+          for (const [, own] of together) own[Symbol.dispose]();
         }
       } finally {
         for (const own of found.values()) own[Symbol.dispose]();
@@ -210,9 +226,11 @@ export class LayerCalibration implements Disposable {
     }
   }
 
-  #quantizeExpert(members: readonly PlannedMatrix[], own: ExpertInputs, sink: Sink): Promise<void> {
-    const inputs = members[0]?.linear.projection === 'down' ? own.down : own.entering;
-    return this.#quantizeMatrices(members, inputs, { tokens: own.tokens, hessian: own.source }, sink);
+  /** Whose weights are quantized in one go, as far as what that takes fits beside the Hessians. */
+  #expertsTogether(): number {
+    const each = solvingBytes(this.original.experts[0] as ExpertWeights);
+    const fit = Math.floor(((1 - HESSIAN_SHARE) * this.settings.maxMemoryBytes) / each);
+    return Math.max(1, Math.min(sideBySide(), fit));
   }
 
   async #inputScale(member: PlannedMatrix, inputs: InputStatistics | null): Promise<number | undefined> {
@@ -228,40 +246,32 @@ export class LayerCalibration implements Disposable {
     return staticScale(divided(await inputs.sample()), largest);
   }
 
-  /** @param members of one scheme and one input, of which a Hessian is then factored once */
-  async #quantizeMatrices(
-    members: readonly PlannedMatrix[],
-    inputs: InputStatistics | null,
-    from: Pick<MatrixCalibration, 'tokens' | 'hessian'>,
-    sink: Sink,
-  ): Promise<void> {
+  /** @param gathered of one scheme; those of one input behind each other, whose Hessian is then factored once */
+  async #quantizeMatrices(gathered: readonly Gathered[], sink: Sink): Promise<void> {
     this.#checkSignal();
     try {
-      const weights = members.map(({ linear }) => this.#layer.originalOf(linear) as Tensor);
-      const made = await this.method.matrices(members, weights, inputs);
-      for (const [i, member] of members.entries()) {
-        await this.#keep(member, made[i] as CalibratedMatrix, inputs, from, sink);
-      }
+      const entered = gathered.map(({ member, inputs }) => {
+        return { member, inputs, weight: this.#layer.originalOf(member.linear) as Tensor };
+      });
+      const made = await this.method.matrices(entered);
+      for (const [i, own] of gathered.entries()) await this.#keep(own, made[i] as CalibratedMatrix, sink);
     } catch (error) {
-      throw inTensor(members.map(({ linear }) => linear.name).join(', '), error);
+      const names = gathered.map(({ member }) => member.linear.name);
+      throw inTensor(names.length > 3 ? `${names[0]} to ${names.at(-1)}` : names.join(', '), error);
     }
   }
 
   /** Writes what a weight became, and notes it. */
   async #keep(
-    member: PlannedMatrix,
+    { member, inputs, from }: Gathered,
     made: CalibratedMatrix,
-    inputs: InputStatistics | null,
-    from: Pick<MatrixCalibration, 'tokens' | 'hessian'>,
     { format, modelDtype, write }: Sink,
   ): Promise<void> {
     const { linear, target } = member;
     const quantized = member.groupIndex ? withGroupIndex(made.quantized) : made.quantized;
     this.#layer.replace(linear, quantized);
     const inputScale = await this.#inputScale(member, inputs);
-    // Formats are written where the file is.
-    using stored = quantized.to('cpu');
-    await writeQuantized(member, stored, format, modelDtype, write, inputScale);
+    await writeQuantized(member, quantized, format, modelDtype, write, inputScale);
     this.#result.errors[target.name] = made.relativeError;
     const outlierColumns = await countOutliers(inputs, member.scheme);
     this.#result.calibration[target.name] = {
@@ -273,7 +283,21 @@ export class LayerCalibration implements Disposable {
   }
 }
 
-/** Weights of one scheme that the same states enter, in the order of the first of each; of one expert, or of none. */
+/** A weight with what calibration found of its input. */
+interface Gathered {
+  member: PlannedMatrix;
+  /** Null if nothing enters it. */
+  inputs: InputStatistics | null;
+  from: Pick<MatrixCalibration, 'tokens' | 'hessian'>;
+}
+
+function ofExpert(member: PlannedMatrix, found: ReadonlyMap<number, ExpertInputs>): Gathered {
+  const { expert, projection } = member.linear;
+  const { entering, down, tokens, source } = found.get(expert as number) as ExpertInputs;
+  return { member, inputs: projection === 'down' ? down : entering, from: { tokens, hessian: source } };
+}
+
+/** Weights of one scheme and of one input, each expert's its own, in the order of the first of each. */
 function sharingInput(members: readonly PlannedMatrix[]): PlannedMatrix[][] {
   const groups = new Map<string, PlannedMatrix[]>();
   for (const member of members) {

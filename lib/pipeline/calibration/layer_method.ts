@@ -2,10 +2,18 @@ import { type CalibratedMatrix, type GptqSettings, quantizeCalibrated } from '..
 import type { Tensor } from '../../tensor';
 import type { TensorFactors } from '../folding';
 import type { PlannedMatrix } from '../quantize_units';
+import type { ExpertInputs } from './expert_inputs';
 import type { InputStatistics, LayerInputs } from './inputs';
 import type { Sink } from './layer';
 import type { QuantizedLayer } from './quantized_layer';
-import type { ExpertInputs } from './routed';
+
+/** A weight to quantize. */
+export interface EnteredWeight {
+  member: PlannedMatrix;
+  weight: Tensor;
+  /** What enters the linear layer; null if nothing does. */
+  inputs: InputStatistics | null;
+}
 
 /** How the weights of one layer are found. Its steps are called in this order. */
 export interface LayerMethod extends Disposable {
@@ -13,16 +21,8 @@ export interface LayerMethod extends Disposable {
   begin(inputs: LayerInputs, counts: readonly number[] | null): Promise<void>;
   /** Before the matrices of an expert. */
   beginExpert(index: number, inputs: ExpertInputs): Promise<void>;
-  /**
-   * @param members of one scheme and one input
-   * @param weights theirs, in order
-   * @param inputs what enters the linear layers; null if nothing does
-   */
-  matrices(
-    members: readonly PlannedMatrix[],
-    weights: readonly Tensor[],
-    inputs: InputStatistics | null,
-  ): Promise<CalibratedMatrix[]>;
+  /** @param entered of one scheme, at least one */
+  matrices(entered: readonly EnteredWeight[]): Promise<CalibratedMatrix[]>;
   /** What the weight's input features will be divided by; null for nothing. */
   divisors(member: PlannedMatrix): Float32Array | null;
   /** After all matrices: what else of the layer has changed is replaced and written. */
@@ -38,13 +38,10 @@ export class SingleWeights implements LayerMethod {
   async begin(): Promise<void> {}
   async beginExpert(): Promise<void> {}
 
-  matrices(
-    members: readonly PlannedMatrix[],
-    weights: readonly Tensor[],
-    inputs: InputStatistics | null,
-  ): Promise<CalibratedMatrix[]> {
-    const { scheme } = members[0] as PlannedMatrix;
-    return quantizeCalibrated(weights, inputs?.hessian ?? null, scheme, this.settings);
+  matrices(entered: readonly EnteredWeight[]): Promise<CalibratedMatrix[]> {
+    const [{ member }] = entered as [EnteredWeight];
+    const problems = entered.map(({ weight, inputs }) => ({ weight, hessian: inputs?.hessian ?? null }));
+    return quantizeCalibrated(problems, member.scheme, this.settings);
   }
 
   divisors(): null {

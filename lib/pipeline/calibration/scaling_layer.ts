@@ -8,14 +8,15 @@ import { ColumnMagnitudes } from '../../ops/scaling';
 import type { QuantizedTensor } from '../../quantized';
 import { Tensor } from '../../tensor';
 import { encodeFactors, type TensorFactors } from '../folding';
+import type { PlannedTensor } from '../quantize_plan';
 import type { PlannedMatrix } from '../quantize_units';
+import type { ExpertInputs } from './expert_inputs';
 import { LayerFactors } from './factors';
 import { biasOf, type LayerFolds } from './fold_plan';
 import { type InputStatistics, inputOf, type LayerInputs } from './inputs';
 import type { Sink } from './layer';
-import type { LayerMethod } from './layer_method';
+import type { EnteredWeight, LayerMethod } from './layer_method';
 import { QuantizedLayer } from './quantized_layer';
-import type { ExpertInputs } from './routed';
 
 export interface ScalingSettings {
   method: 'awq' | 'smoothquant';
@@ -52,15 +53,9 @@ export class ScalingLayer implements LayerMethod {
     if (own !== undefined) await this.#apply(own, down, null);
   }
 
-  async matrices(
-    members: readonly PlannedMatrix[],
-    weights: readonly Tensor[],
-    inputs: InputStatistics | null,
-  ): Promise<CalibratedMatrix[]> {
+  async matrices(entered: readonly EnteredWeight[]): Promise<CalibratedMatrix[]> {
     const made: CalibratedMatrix[] = [];
-    for (const [i, member] of members.entries()) {
-      made.push(await this.#matrix(member, weights[i] as Tensor, inputs));
-    }
+    for (const { member, weight, inputs } of entered) made.push(await this.#matrix(member, weight, inputs));
     return made;
   }
 
@@ -91,21 +86,22 @@ export class ScalingLayer implements LayerMethod {
     for (const [name, gain] of this.#factors.gains) {
       const planned = this.folds.vectors.get(name);
       if (planned === undefined) continue;
-      await write({ name: planned.target.name, tensor: Tensor.native(gain, name) });
-      layer.replaceNorm(name, gain.to('cpu'));
+      await writeKept(planned, gain, write);
+      layer.replaceNorm(name, gain.to(gain.device));
     }
     for (const [key, planned] of this.folds.kept) {
       const linear = planned.linear as LinearKey;
       const weight = this.original.linear(linear.role, linear.projection).weight as Tensor;
       using scaled = this.#factors.weight(linear, weight);
-      const stored = this.#factors.columns.has(key) ? scaled.cast(weight.dtype) : weight.to('cpu');
+      const stored = this.#factors.columns.has(key) ? scaled.cast(weight.dtype) : weight.to(weight.device);
       layer.replaceKept(linear, stored);
-      await write({ name: planned.target.name, tensor: Tensor.native(stored, planned.target.name) });
+      await writeKept(planned, stored, write);
     }
     for (const [name, planned] of this.folds.vectors) {
       const member = [...this.folds.quantized.values()].find((other) => biasOf(other) === name);
       if (member === undefined) {
-        if (!this.#factors.gains.has(name)) await this.#writeVector(name, planned.target.name, write);
+        const stored = this.original.vector(name);
+        if (!this.#factors.gains.has(name) && stored !== null) await writeKept(planned, stored, write);
         continue;
       }
       const { role, projection } = member.linear;
@@ -114,7 +110,7 @@ export class ScalingLayer implements LayerMethod {
       layer.replaceBias(member.linear, scaled);
       const stored = this.original.vector(name) as Tensor;
       using cast = scaled.cast(stored.dtype);
-      await write({ name: planned.target.name, tensor: Tensor.native(cast, name) });
+      await writeKept(planned, cast, write);
     }
   }
 
@@ -183,11 +179,6 @@ export class ScalingLayer implements LayerMethod {
     return new QuantizedLayer(this.original).originalOf(key) as Tensor;
   }
 
-  async #writeVector(name: string, target: string, write: Sink['write']): Promise<void> {
-    const stored = this.original.vector(name);
-    if (stored !== null) await write({ name: target, tensor: Tensor.native(stored, name) });
-  }
-
   /** The error of the output, beside that of the original weight rounded to nearest. */
   async #measured(
     linear: LinearKey,
@@ -218,6 +209,12 @@ export class ScalingLayer implements LayerMethod {
       deadColumns: 0,
     };
   }
+}
+
+/** Writes a tensor that is kept, from wherever it is. */
+async function writeKept({ target }: PlannedTensor, tensor: Tensor, write: Sink['write']): Promise<void> {
+  using here = tensor.to('cpu');
+  await write({ name: target.name, tensor: Tensor.native(here, target.name) });
 }
 
 /** A weight rounded to nearest, and its distance from what it was before it was clipped. */
