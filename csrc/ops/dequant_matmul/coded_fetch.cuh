@@ -5,10 +5,10 @@
 #include "ops/dequant_matmul/decoders.cuh"
 #include "ops/gemm/thread_pieces.cuh"
 
-/// How a block brings the columns of both factors into shared memory, a step at a time. Few rows leave a
-/// multiprocessor little time between two steps, and what it does not spend on instructions: each thread
-/// works out once which pieces are its own, and a step moves on by constants and asks only where the columns
-/// end.
+/// How a block brings the columns of both factors into shared memory, a step at a time. With few rows a
+/// multiprocessor could issue too few instructions to keep up with memory, were each step to find its places
+/// anew: each thread works out once which pieces are its own, and a step moves on by constants and asks only
+/// where the columns end.
 namespace quantaria::ops {
 
 /// Words from one row of codes to the next one: an odd number of 16-byte pieces, so that the eight rows that
