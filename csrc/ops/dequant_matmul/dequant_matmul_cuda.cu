@@ -35,8 +35,8 @@ bool fits_loop(const CodedMatrix& m) {
 }
 
 /// Tiles that are too few leave most of a GPU idle unless the columns of the weight are shared out too: until
-/// there are two blocks for each of an A100's 108 multiprocessors, in pieces long enough to fill the stages.
-/// It depends on the shape alone, so the order of the sums does.
+/// there are two blocks for each of an A100's 108 multiprocessors, as nearly as whole splits come to it, in
+/// pieces long enough to fill the stages. It depends on the shape alone, so the order of the sums does.
 template <class Tile>
 int splits_of_tile(int64_t rows, const CodedMatrix& m) {
   constexpr int64_t kWantedBlocks = 216;
@@ -45,8 +45,8 @@ int splits_of_tile(int64_t rows, const CodedMatrix& m) {
   const int64_t row_tiles = (rows + Tile::kTileRows - 1) / Tile::kTileRows;
   const int64_t tiles = row_tiles * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
   const int64_t steps = (m.in + Tile::kStep - 1) / Tile::kStep;
-  return static_cast<int>(std::clamp<int64_t>(
-      std::min(kWantedBlocks / std::max<int64_t>(1, tiles), steps / kLeastSteps), 1, kMostSplits));
+  const int64_t wanted = (kWantedBlocks + tiles / 2) / std::max<int64_t>(1, tiles);
+  return static_cast<int>(std::clamp<int64_t>(std::min(wanted, steps / kLeastSteps), 1, kMostSplits));
 }
 
 int splits_of(int64_t rows, const CodedMatrix& m) {
