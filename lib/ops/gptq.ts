@@ -5,9 +5,13 @@ import { type NativeTensor, native } from '../native';
 import { QuantizedTensor } from '../quantized';
 import { type QuantScheme, schemeLabel, validateScheme } from '../scheme';
 import { checkInteger, checkOptions, show, Tensor } from '../tensor';
+import { checkTensor } from './checks';
 
 /** Square of it is the most elements that a tensor may have, 2^53. */
 const MAX_FEATURES = Math.floor(Math.sqrt(Number.MAX_SAFE_INTEGER));
+
+/** Who has it may say which memory a Hessian has. */
+const OWN = Symbol('Hessian');
 
 /**
  * The second-order information that GPTQ works by: the mean over calibration samples of `2 x x^T`, where x are
@@ -20,14 +24,17 @@ export class Hessian implements Disposable {
   readonly #products: Tensor<'float32'>;
   #samples = 0;
 
-  /**
-   * @param products internal: zeros that it takes over
-   * @throws QuantariaError `ERR_ARGUMENT`, `ERR_DEVICE`, `ERR_OUT_OF_MEMORY`
-   */
-  constructor(inFeatures: number, opts?: { device?: DeviceId }, products?: Tensor<'float32'>) {
+  /** @throws QuantariaError `ERR_ARGUMENT`, `ERR_DEVICE`, `ERR_OUT_OF_MEMORY` */
+  constructor(inFeatures: number, opts?: { device?: DeviceId });
+  /** @internal Of `parts`. */
+  constructor(inFeatures: number, opts: { device: DeviceId }, zeros: Tensor<'float32'>, token: symbol);
+  constructor(inFeatures: number, opts?: { device?: DeviceId }, zeros?: Tensor<'float32'>, token?: symbol) {
     this.inFeatures = checkInteger('inFeatures', inFeatures, 0, MAX_FEATURES);
-    this.device = products?.device ?? checkDevice(checkOptions(opts).device ?? getDefaultDevice());
-    this.#products = products ?? Tensor.zeros([this.inFeatures, this.inFeatures], { device: this.device });
+    this.device = checkDevice(checkOptions(opts).device ?? getDefaultDevice());
+    this.#products =
+      token === OWN
+        ? (zeros as Tensor<'float32'>)
+        : Tensor.zeros([this.inFeatures, this.inFeatures], { device: this.device });
   }
 
   /**
@@ -76,7 +83,19 @@ export class Hessian implements Disposable {
 
   /** @internal So many samples were added to the sums by others. */
   count(samples: number): void {
-    this.#samples += samples;
+    this.#samples += checkInteger('samples', samples, 0, Number.MAX_SAFE_INTEGER);
+  }
+
+  /** @internal Hessians that have their sums in `products` `[count, in, in]`, zeros, which stay the caller's. */
+  static parts(products: Tensor<'float32'>): Hessian[] {
+    const stack = checkTensor('products', products, ['float32'], 3);
+    const { device, shape } = products;
+    const [count, inFeatures] = shape as [number, number, number];
+    if (shape[2] !== inFeatures)
+      throw new QuantariaError('ERR_SHAPE', `products: [${shape}] came, [count, in, in] expected`);
+    return Array.from({ length: count }, (_, i) => {
+      return new Hessian(inFeatures, { device }, Tensor.wrap(native.tensorSelect(stack, 0, i)), OWN);
+    });
   }
 
   /** @internal Sums of x x^T, of which the upper triangle is good. */

@@ -13,13 +13,8 @@ export class HessianStack implements Disposable {
   readonly #products: Tensor<'float32'>;
 
   constructor(count: number, inFeatures: number) {
-    const products = Tensor.zeros([count, inFeatures, inFeatures]);
-    const handle = Tensor.native(products, 'products');
-    this.#products = products;
-    this.each = Array.from(
-      { length: count },
-      (_, i) => new Hessian(inFeatures, {}, Tensor.wrap(native.tensorSelect(handle, 0, i))),
-    );
+    this.#products = Tensor.zeros([count, inFeatures, inFeatures]);
+    this.each = Hessian.parts(this.#products);
   }
 
   /**
