@@ -7,7 +7,9 @@
 namespace quantaria::ops {
 
 /// Few rows: every warp has all of them and columns of its own, so no code is decoded twice, and long steps,
-/// as such a product waits for memory. Many: each code serves 64 rows, each activation 64 columns.
+/// as such a product waits for memory. Twice as wide it would bring activations half as often, but leave a
+/// multiprocessor room for two blocks of 55 KB, too few to hide what they wait for. Many: each code serves 64
+/// rows, each activation 64 columns.
 using FewRowsTile = CodedTile<1, 4, 1, 2, 128, 3, 4>;
 using ManyRowsTile = CodedTile<2, 2, 2, 4, 64, 3, 3>;
 
