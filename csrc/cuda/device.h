@@ -32,6 +32,8 @@ class Device : public quantaria::Device {
 
   /// Where the bodies of operations, on the device's queue thread, launch kernels: a simt::Stream.
   virtual void* stream() = 0;
+  /// For those kernels: kArrivalCounters counters in the device's memory (cuda/arrivals.h).
+  virtual unsigned* arrivals() = 0;
 
   /// What is queued between begin_capture and end_capture, tasks of the queue, is noted down instead of done.
   /// open_capture comes first, on the thread that queues them: memory taken from then on is the graph's until

@@ -29,6 +29,7 @@ class RuntimeDevice final : public Device {
   const std::string& compute_capability() const override { return facts_.compute_capability; }
   const Kernels& kernels() const override { return kernels_; }
   void* stream() override { return ready().lane->stream(); }
+  unsigned* arrivals() override { return ready().lane->arrivals(); }
 
   std::shared_ptr<Storage> allocate(int64_t bytes) override;
   MemoryCounters memory() const override;
