@@ -156,9 +156,10 @@ const Source* GroupedProducts::to_device(const std::vector<Source>& sources) {
   return reinterpret_cast<const Source*>(to);
 }
 
-/// Each row once, whichever experts read it, and once for all weights of one group length.
+/// Each row once, whichever experts read it, and once for all weights of one group length and order of
+/// columns.
 const Int8Rows& GroupedProducts::quantized(const ConstMatrix& x, const CodedMatrix& weight) {
-  const auto [known, is_new] = quantized_.try_emplace({x.data, weight.group});
+  const auto [known, is_new] = quantized_.try_emplace({x.data, weight.group, columns_in_turns(weight.bits)});
   if (is_new) {
     known->second = int8_rows_in(room(int8_rows_bytes(x.rows, weight)), x.rows, weight);
     quantize_int8_rows(stream_, x, known->second);
