@@ -50,8 +50,8 @@ int splits_of_tile(int64_t rows, const CodedMatrix& m) {
 }
 
 int splits_of(int64_t rows, const CodedMatrix& m) {
-  return coded_tile_rows(rows) == FewRowsTile::kTileRows ? splits_of_tile<FewRowsTile>(rows, m)
-                                                         : splits_of_tile<ManyRowsTile>(rows, m);
+  return with_coded_tile(coded_tile_rows(rows),
+                         [&](auto tile) { return splits_of_tile<decltype(tile)>(rows, m); });
 }
 
 /// Room for activations in the order of the weight's columns.
