@@ -12,8 +12,8 @@ namespace quantaria::ops {
 /// tensor-core instructions, activations and sums. Many: each code serves 64 rows, each activation 64
 /// columns.
 using EightRowsTile = TurnedTile<1, 4, 1, 1, 128, 3, 5>;
-using SixteenRowsTile = CodedTile<1, 4, 1, 2, 128, 3, 4>;
-using ManyRowsTile = CodedTile<2, 2, 2, 4, 64, 3, 3>;
+using SixteenRowsTile = TurnedTile<1, 4, 2, 1, 128, 3, 4>;
+using ManyRowsTile = TurnedTile<2, 2, 4, 2, 64, 3, 3>;
 
 /// Rows of a tile for groups of so many rows.
 inline int coded_tile_rows(int64_t rows) {

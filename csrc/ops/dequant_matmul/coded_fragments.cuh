@@ -2,59 +2,61 @@
 
 #include "ops/dequant_matmul/coded_fetch.cuh"
 
-/// A run of 32 columns on tensor cores. A lane holds of each factor the rows g and, of the one that has 16
-/// rows of a fragment, g + 8: four registers a row, in the order in which decoders pair columns.
+/// A run of 32 columns on tensor cores: the weight's rows are the sixteen of a fragment, those of x the
+/// eight. A lane holds rows g and g + 8 of the weight's and row g of x's, four registers each, in the order
+/// in which decoders pair columns.
 namespace quantaria::ops {
 
-/// x from shared memory, its columns paired as the decoder's.
-template <class Decoder, class Stage, int LaneRows>
-__device__ __forceinline__ void load_x(const Stage& stage, int row, int run, int t,
-                                       uint32_t (&x)[LaneRows][4]) {
+/// Where a lane reads, in the first stage: worked out once, as the place of a stage is all that differs
+/// between steps.
+template <class Tile, int Bits>
+struct LanePlaces {
+  using Stage = CodedStage<Tile, Bits>;
+  const uint16_t* x[2];  // of runs with an even and with an odd number
+  const uint32_t* codes;
+  const float* scales;
+  const int32_t* zeros;
+
+  __device__ __forceinline__ LanePlaces(const Stage& first, const WarpPlace<Tile>& warp) {
+    const int row = warp.row + warp.g;
 #pragma unroll
-  for (int half = 0; half < LaneRows; ++half) {
-    const int r = row + half * 8;
-    const auto v = simt::load_shared<uint4>(&stage.x[r][((run ^ (r & 1)) * 4 + t) * 8]);
-    if constexpr (Decoder::kFarPairs) {
-      x[half][0] = simt::prmt(v.x, v.z, 0x5410);
-      x[half][1] = simt::prmt(v.x, v.z, 0x7632);
-      x[half][2] = simt::prmt(v.y, v.w, 0x5410);
-      x[half][3] = simt::prmt(v.y, v.w, 0x7632);
-    } else {
-      x[half][0] = v.x;
-      x[half][1] = v.y;
-      x[half][2] = v.z;
-      x[half][3] = v.w;
-    }
+    for (int run = 0; run < 2; ++run) x[run] = &first.x[row][((run ^ (row & 1)) * 4 + warp.t) * 8];
+    codes = first.codes[warp.col + warp.g];
+    scales = &first.scales[0][warp.col + warp.g];
+    zeros = &first.zeros[0][warp.col + warp.g];
   }
+};
+
+/// Row i * 8 of the lane's.
+template <class Tile, int Bits>
+__device__ __forceinline__ uint4 load_x(const LanePlaces<Tile, Bits>& lane, int stage, int i, int run) {
+  const uint16_t* const first = lane.x[run % 2] + i * 8 * Tile::kStep + run / 2 * 64;
+  return simt::load_shared<uint4>(in_stage(first, stage));
 }
 
-/// The weight's codes, decoded.
-template <class Decoder, class Stage, int LaneRows>
-__device__ __forceinline__ void load_weight(const Stage& stage, int row, int run, int t,
-                                            const typename Decoder::Zero (&zero)[LaneRows],
+/// Rows j * 16 and j * 16 + 8 of the lane's.
+template <class Decoder, class Tile>
+__device__ __forceinline__ void load_weight(const LanePlaces<Tile, Decoder::kBits>& lane, int stage, int j,
+                                            int run, int t, const typename Decoder::Zero (&zero)[2],
                                             const typename Decoder::Shared& decoder,
-                                            uint32_t (&weight)[LaneRows][4]) {
+                                            uint32_t (&weight)[2][4]) {
+  constexpr int kBits = Decoder::kBits;
+  constexpr int kPitch = code_pitch(Tile::kRuns * kBits);
 #pragma unroll
-  for (int half = 0; half < LaneRows; ++half)
-    Decoder::decode(raw_codes<Decoder::kBits>(&stage.codes[row + half * 8][run * Decoder::kBits], t),
-                    zero[half], decoder, weight[half]);
-}
-
-/// sum += the run's product, 16 rows of a factor times 8 of the other.
-template <class T>
-__device__ __forceinline__ void multiply_run(float (&sum)[4], const uint32_t (&sixteen)[2][4],
-                                             const uint32_t (&eight)[1][4]) {
-#pragma unroll
-  for (int k = 0; k < 4; k += 2) {
-    const uint32_t a[4] = {sixteen[0][k], sixteen[1][k], sixteen[0][k + 1], sixteen[1][k + 1]};
-    const uint32_t b[2] = {eight[0][k], eight[0][k + 1]};
-    simt::mma_m16n8k16<T>(sum, a, b);
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t* const first = lane.codes + (j * 16 + half * 8) * kPitch + run * kBits;
+    Decoder::decode(raw_codes<kBits>(in_stage(first, stage), t), zero[half], decoder, weight[half]);
   }
 }
+
+/// sum += the run's product.
 template <class T>
-__device__ __forceinline__ void multiply_run(float (&sum)[4], const uint32_t (&eight)[1][4],
-                                             const uint32_t (&sixteen)[2][4]) {
-  multiply_run<T>(sum, sixteen, eight);
+__device__ __forceinline__ void multiply_run(float (&sum)[4], const uint32_t (&weight)[2][4],
+                                             const uint4& x) {
+  const uint32_t first[4] = {weight[0][0], weight[1][0], weight[0][1], weight[1][1]};
+  const uint32_t second[4] = {weight[0][2], weight[1][2], weight[0][3], weight[1][3]};
+  simt::mma_m16n8k16<T>(sum, first, {x.x, x.y});
+  simt::mma_m16n8k16<T>(sum, second, {x.z, x.w});
 }
 
 }  // namespace quantaria::ops

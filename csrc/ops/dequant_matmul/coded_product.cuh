@@ -30,57 +30,51 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const bool with_zeros = shared.factors.right[0].zeros != nullptr;
 
   float total[Tile::kRows][Tile::kCols][4] = {};
-  float sum[Tile::kRows][Tile::kCols][4] = {};       // of the group under way
-  constexpr int kRowsOfX = Tile::kFragmentRows / 8;  // that a lane holds of a fragment
-  constexpr int kRowsOfWeight = Tile::kFragmentCols / 8;
-  typename Decoder::Zero zero[Tile::kCols][kRowsOfWeight];
+  float sum[Tile::kRows][Tile::kCols][4] = {};  // of the group under way
+  typename Decoder::Zero zero[Tile::kCols][2];
 #pragma unroll
-  for (int j = 0; j < Tile::kCols; ++j)
+  for (auto& of_fragment : zero)
 #pragma unroll
-    for (auto& of_row : zero[j]) of_row = Decoder::zero(static_cast<float>(-m.first));
+    for (auto& of_row : of_fragment) of_row = Decoder::zero(static_cast<float>(-m.first));
 
+  const LanePlaces<Tile, Decoder::kBits> lane(shared.stage[0], warp);
   CodedFetch<Tile, Decoder> fetch(p, shared, begin, end);
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) fetch.begin_step();
   GroupEnds group_ends(p.steps, begin * Tile::kRuns, end * Tile::kRuns);
-  int at = 0;  // this step's stage
-  for (int step = begin; step < end; ++step) {
+  for (int step = begin - (Tile::kStages - 1); step < end; ++step) {
     simt::cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // this step's stage is there for all, and all have left that of the last step
-    fetch.begin_step();
-    const auto& stage = shared.stage[at];
-    at = at + 1 == Tile::kStages ? 0 : at + 1;
-    int group = 0;  // of this step
+    fetch.begin_step(step + Tile::kStages - 1);
+    if (step < begin) continue;  // nothing has been waited for yet
+    const int stage = fetch.oldest();
+    int constants = stage;  // where the group's are
     const auto begin_group = [&] {
       if (!with_zeros) return;
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
-        for (int half = 0; half < kRowsOfWeight; ++half) {
-          const int row = warp.col + j * Tile::kFragmentCols + half * 8 + warp.g;
-          zero[j][half] = Decoder::zero(static_cast<float>(stage.zeros[group][row]));
-        }
+        for (int half = 0; half < 2; ++half)
+          zero[j][half] =
+              Decoder::zero(static_cast<float>(*in_stage(lane.zeros + j * 16 + half * 8, constants)));
     };
     begin_group();
 #pragma unroll
     for (int run = 0; run < Tile::kRuns; ++run) {
-      uint32_t x[Tile::kRows][kRowsOfX][4];
+      uint4 x[Tile::kRows];
 #pragma unroll
-      for (int i = 0; i < Tile::kRows; ++i)
-        load_x<Decoder>(stage, warp.row + i * Tile::kFragmentRows + warp.g, run, warp.t, x[i]);
+      for (int i = 0; i < Tile::kRows; ++i) x[i] = load_x(lane, stage, i, run);
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
-        uint32_t weight[kRowsOfWeight][4];
-        load_weight<Decoder>(stage, warp.col + j * Tile::kFragmentCols + warp.g, run, warp.t, zero[j],
-                             shared.decoder, weight);
+        uint32_t weight[2][4];
+        load_weight<Decoder>(lane, stage, j, run, warp.t, zero[j], shared.decoder, weight);
 #pragma unroll
-        for (int i = 0; i < Tile::kRows; ++i) multiply_run<T>(sum[i][j], x[i], weight);
+        for (int i = 0; i < Tile::kRows; ++i) multiply_run<T>(sum[i][j], weight, x[i]);
       }
       if (!group_ends.after(run)) continue;
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
-          const float scale = stage.scales[group][warp.col_of(j, c)];
+          const float scale = *in_stage(lane.scales + j * 16 + c * 8, constants);
 #pragma unroll
           for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
@@ -92,7 +86,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
             }
         }
       if (!group_ends.next()) break;
-      ++group;
+      constants += Tile::kTileCols * 4;
       if (run + 1 < Tile::kRuns) begin_group();
     }
     group_ends.step_done(Tile::kRuns);
@@ -113,6 +107,7 @@ CodedSteps coded_steps(const CodedMatrix& m) {
   const int64_t before = std::max<int64_t>(0, int64_t{s.steps} - 1);
   s.last_columns = static_cast<int>(m.in - before * Tile::kStep);
   s.last_words = static_cast<int>(m.row_bits / 32 - before * Tile::kRuns * Bits);
+  s.whole = static_cast<int>(s.last_columns == Tile::kStep ? s.steps : before);
   return s;
 }
 
