@@ -46,8 +46,8 @@ Shares shares_of_tile(int64_t rows, const CodedMatrix& m) {
 }
 
 Shares shares_of(int64_t rows, const CodedMatrix& m) {
-  return coded_tile_rows(rows) == FewRowsTile::kTileRows ? shares_of_tile<FewRowsTile>(rows, m)
-                                                         : shares_of_tile<ManyRowsTile>(rows, m);
+  return with_coded_tile(coded_tile_rows(rows),
+                         [&](auto tile) { return shares_of_tile<decltype(tile)>(rows, m); });
 }
 
 /// Room for activations in the order of the weight's columns.
