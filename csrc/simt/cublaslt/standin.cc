@@ -100,7 +100,14 @@ struct Problem {
   bool halved() const { return depth() > d.rows; }
   uint64_t workspace_bytes() const { return halved() ? d.rows * d.cols * sizeof(float) : 0; }
   /// What an algorithm was chosen for.
-  uint64_t shape() const { return (d.rows * 31 + d.cols) * 31 + depth(); }
+  uint64_t shape() const {
+    uint64_t all = 0;
+    for (const uint64_t part :
+         {d.rows, d.cols, depth(), static_cast<uint64_t>(a.type), static_cast<uint64_t>(d.type),
+          uint64_t{a_turned()}, uint64_t{b_turned()}, uint64_t{with_bias()}})
+      all = all * 1000003 + part;
+    return all;
+  }
 };
 
 /// What goes together, by the vendor's table for sums and factors of float32.
