@@ -87,7 +87,9 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   if (x.device != &cpu::device()) {
     return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4],
                    [=, &device = cuda::of(x.device)](const Operands& o) {
-                     device.kernels().gemm(device.stream(), o.x, as_matrix(right), o.added(), o.y);
+                     const ConstMatrix weight = as_matrix(right);
+                     if (!device.multiply_by_library(o.x, weight, o.added(), o.y))
+                       device.kernels().gemm(device.stream(), o.x, weight, o.added(), o.y);
                    });
   }
   return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4], [=](const Operands& o) {

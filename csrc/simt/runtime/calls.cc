@@ -54,6 +54,20 @@ int write_value(cudaStream_t stream, uintptr_t address, uint32_t value, unsigned
   return 0;
 }
 
+int launch_work(cudaStream_t stream, std::function<const char*()> work) {
+  if (const cudaError_t error = enter("launch", stream->device); error != cudaSuccess) return error;
+  give_bounded(stream, [work = std::move(work)] {
+    if (const char* const fault = work()) throw emulator::Fault(fault);
+  });
+  return cudaSuccess;
+}
+
+bool holds(const CUstream_st* stream, const void* place, size_t bytes) {
+  return device_of(stream->device).memory->holds(place, bytes);
+}
+
+constexpr StreamServices kServices{launch_work, holds};
+
 }  // namespace
 }  // namespace quantaria::simt::runtime
 
@@ -174,6 +188,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   QUANTARIA_ENTER(thread_state().device);
   auto made = std::make_unique<CUstream_st>();
+  made->services = &kServices;
   made->device = thread_state().device;
   const Lock lock(state().mutex);
   state().streams.insert(made.get());
