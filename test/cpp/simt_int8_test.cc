@@ -199,6 +199,16 @@ TEST(
         CHECK(product_is_right({bits, turn % 2 == 0, group}, size, kFloats[++turn % 3], 128));
 }
 
+/// As many as an A100 has multiprocessors, so that tiles are not the narrow ones.
+constexpr Case kManyTiles{129, 36 * 64, 40};
+
+TEST("simt: int8 products of many tiles of 64 x 64 are exact") {
+  CHECK(product_is_right({4, true, 4096}, kManyTiles, DType::float16));
+  CHECK(product_is_right({8, false, 4096}, kManyTiles, DType::bfloat16));
+  for (const int bits : {4, 8})
+    CHECK(product_is_right({bits, bits == 8, 128}, {kManyTiles.m, kManyTiles.n, 160}, DType::float16));
+}
+
 /// Activations with outliers in some columns; whole numbers, whose codes are themselves.
 /// `outliers` columns of them, or some in all columns.
 constexpr int64_t kAnywhere = -1;
@@ -280,6 +290,10 @@ TEST("simt: LLM.int8 is exact in tiles of every size with no, one, sixteen and s
       CHECK(llm_int8_is_right({65, 129, 96}, dtype, 150, outliers, 128));
       CHECK(llm_int8_is_right({129, 72, 320}, dtype, 150, outliers, 128));
     }
+}
+
+TEST("simt: LLM.int8 of many tiles of 64 x 64 is exact") {
+  CHECK(llm_int8_is_right(kManyTiles, DType::float16, 150, 3));
 }
 
 /// Against the functions of the CPU, with columns beyond what a block lists at once.

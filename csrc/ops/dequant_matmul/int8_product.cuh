@@ -116,22 +116,32 @@ void launch_int8_tile(simt::Stream stream, Int8Product product) {
 }
 
 /// Few rows: many blocks, each with little to do. Many: each code serves 64 rows, each activation 64 columns;
-/// with more of them 128.
+/// with more of them 128; but half as many columns where blocks are fewer than multiprocessors.
 using FewInt8Rows = CodedTile<1, 4, 1, 1, 128, 3, 4>;
+using NarrowInt8Rows = CodedTile<2, 2, 2, 2, 128, 4, 3>;
 using ManyInt8Rows = CodedTile<2, 2, 2, 4, 128, 3, 3>;
 using MostInt8Rows = CodedTile<2, 4, 4, 4, 64, 4, 2>;
 using MostInt8RowsOfGroups = CodedTile<2, 4, 4, 4, 128, 3, 1>;
 
+/// Whether tiles of 64 columns leave some of an A100's 108 multiprocessors without a block.
+inline bool is_narrow(const Int8Product& product) {
+  constexpr int64_t kMultiprocessors = 108;
+  static_assert(NarrowInt8Rows::kTileRows == ManyInt8Rows::kTileRows);
+  const int64_t col_tiles =
+      product_col_tiles(product.tiles, product.epilogue.c.cols, ManyInt8Rows::kTileCols);
+  return product.tiles.row_tiles * col_tiles < kMultiprocessors;
+}
+
 template <int Bits, class Groups, class T>
 void launch_int8(simt::Stream stream, const Int8Product& product, int tile_rows) {
+  constexpr bool kOneGroup = std::is_same_v<Groups, OneGroup>;
   if (tile_rows == FewInt8Rows::kTileRows)
     return launch_int8_tile<FewInt8Rows, Bits, Groups, T>(stream, product);
-  if constexpr (std::is_same_v<Groups, OneGroup>)
-    if (tile_rows == MostInt8Rows::kTileRows)
-      return launch_int8_tile<MostInt8Rows, Bits, Groups, T>(stream, product);
-  if constexpr (std::is_same_v<Groups, StepGroups>)
-    if (tile_rows == MostInt8Rows::kTileRows)
-      return launch_int8_tile<MostInt8RowsOfGroups, Bits, Groups, T>(stream, product);
+  if constexpr (kOneGroup || std::is_same_v<Groups, StepGroups>) {
+    using Most = std::conditional_t<kOneGroup, MostInt8Rows, MostInt8RowsOfGroups>;
+    if (tile_rows == Most::kTileRows) return launch_int8_tile<Most, Bits, Groups, T>(stream, product);
+    if (is_narrow(product)) return launch_int8_tile<NarrowInt8Rows, Bits, Groups, T>(stream, product);
+  }
   launch_int8_tile<ManyInt8Rows, Bits, Groups, T>(stream, product);
 }
 
