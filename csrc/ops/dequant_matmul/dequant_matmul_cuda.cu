@@ -40,7 +40,7 @@ bool fits_loop(const CodedMatrix& m) {
 template <class Tile>
 int splits_of_tile(int64_t rows, const CodedMatrix& m) {
   constexpr int64_t kWantedBlocks = 216;
-  constexpr int64_t kLeastSteps = 4;
+  constexpr int64_t kLeastSteps = Tile::kStages + 1;
   constexpr int64_t kMostSplits = 16;
   const int64_t row_tiles = (rows + Tile::kTileRows - 1) / Tile::kTileRows;
   const int64_t tiles = row_tiles * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
