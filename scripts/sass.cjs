@@ -68,9 +68,9 @@ function loops(code) {
 
 /**
  * What a warp issues for a step of a loop, { instructions, mma }, or null if no way leads through it: on the shortest way that comes by
- * all tensor-core instructions (where there are none: by all multiply-adds) and 16-byte copies that one way can, and by one at least of
- * the smaller copies, or else of the stores to shared memory, and of the multiply-adds. For a product with a quantized weight that is a
- * step in which one group ends. Loops inside it count once; ptxas may have unrolled it, so that it holds several steps.
+ * all tensor-core instructions (where there are none: by all multiply-adds) and 16-byte copies that one way can, and if such a way does,
+ * by one at least of the smaller copies, or else of the stores to shared memory, and of the multiply-adds. For a product with a quantized
+ * weight that is a step in which one group ends. Loops inside it count once; ptxas may have unrolled it, so that it holds several steps.
  */
 function stepOf({ first, last, body }) {
   const has = (wanted) => body.some(({ kind }) => kind === wanted);
@@ -103,7 +103,8 @@ function stepOf({ first, last, body }) {
       if (target > first + i && target <= last) keep(ways[target - first], met, next);
       if (!(leaves && always) && i + 1 < body.length) keep(ways[i + 1], met, next);
     }
-  const best = ends[all - 1] ?? ends.reduce((a, b) => (b && better(b, a) ? b : a));
+  const least = (a, b) => !b || a.work > b.work || (a.work === b.work && a.wide > b.wide);
+  const best = ends.reduceRight((a, b) => (b && least(b, a) ? b : a));
   return best && { instructions: best.instructions, mma: full === 'mma' ? best.work : 0 };
 }
 

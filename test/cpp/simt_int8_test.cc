@@ -5,6 +5,7 @@
 #include "check.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
+#include "ops/dequant_matmul/int8_rows.cuh"
 #include "ops/llm_int8/llm_int8.h"
 #include "ops/llm_int8/llm_int8_cuda.h"
 #include "simt_room.h"
@@ -56,6 +57,42 @@ struct Activations {
   float at(int64_t r, int64_t c) const { return values[static_cast<size_t>(r * cols + c)]; }
 };
 
+/// Where a product is written: poisoned, rows apart by more than their columns.
+struct Result {
+  DType dtype;
+  int64_t rows, cols, stride;
+  std::byte* data;
+
+  Result(DeviceRoom& room, DType type, int64_t m, int64_t n)
+      : dtype(type), rows(m), cols(n), stride(n % 2 == 0 ? (n + 7) / 8 * 8 : n) {
+    data = room.take<std::byte>(m * stride * size_of(type));
+  }
+  Matrix matrix() const { return {data, dtype, rows, cols, stride, 1}; }
+
+  /// Whether (i, j) is `expected`, rounded once.
+  bool is(int64_t i, int64_t j, float expected) const {
+    if (dtype == DType::float16)
+      return at<simt::Half>(i, j).bits == simt::from_float<simt::Half>(expected).bits;
+    if (dtype == DType::bfloat16)
+      return at<simt::Bfloat16>(i, j).bits == simt::from_float<simt::Bfloat16>(expected).bits;
+    return at<float>(i, j) == expected;
+  }
+  float value(int64_t i, int64_t j) const {
+    if (dtype == DType::float16) return simt::to_float(at<simt::Half>(i, j));
+    if (dtype == DType::bfloat16) return simt::to_float(at<simt::Bfloat16>(i, j));
+    return at<float>(i, j);
+  }
+
+ private:
+  template <class T>
+  T at(int64_t i, int64_t j) const {
+    return reinterpret_cast<const T*>(data)[i * stride + j];
+  }
+};
+
+/// What the launches of a product choose by its size, or else tiles of so many rows.
+constexpr int kChosenRows = 0;
+
 struct Kind {
   int bits;
   bool symmetric;
@@ -64,7 +101,7 @@ struct Kind {
 
 /// The sums of one product as the contract says, in float64 but for what it rounds: codes and scales of the
 /// activations in float32, group after group.
-bool product_is_right(const Kind& kind, const Case& size, DType dtype) {
+bool product_is_right(const Kind& kind, const Case& size, DType dtype, int tile_rows = kChosenRows) {
   DeviceRoom room;
   const auto [m, n, k] = size;
   std::mt19937 random(7);
@@ -87,11 +124,20 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype) {
   const ops::DeviceWeight weight = ops::coded_int(
       scheme, {room.copy(packed), room.copy(scales), kind.symmetric ? nullptr : room.copy(zeros)}, n, k);
   const Activations x(room, dtype, m, k, normals(m * k, 3));
-  auto* const y = room.take<float>(m * n);
+  const Result y(room, dtype, m, n);
+  std::vector<float> biases(static_cast<size_t>(n));
+  for (int64_t j = 0; j < n; ++j) biases[static_cast<size_t>(j)] = static_cast<float>(j % 9 - 4);
+  const ConstMatrix bias{reinterpret_cast<std::byte*>(room.copy(biases)), DType::float32, 1, n, n, 1};
+  const bool biased = m % 2 == 1;
   auto* const workspace = room.take<std::byte>(ops::int8_matmul_workspace(m, weight.matrix));
   room.run([&] {
-    ops::int8_matmul_cuda(nullptr, x.matrix(), weight, nullptr,
-                          {reinterpret_cast<std::byte*>(y), DType::float32, m, n, n, 1}, workspace);
+    if (tile_rows == kChosenRows)
+      return ops::int8_matmul_cuda(nullptr, x.matrix(), weight, biased ? &bias : nullptr, y.matrix(),
+                                   workspace);
+    const ops::Int8Rows rows = ops::int8_rows_in(workspace, m, weight.matrix);
+    ops::quantize_int8_rows(nullptr, x.matrix(), rows);
+    ops::launch_int8_product({nullptr, rows, nullptr, weight, nullptr, ops::tiles_of_rows(m, tile_rows),
+                              ops::epilogue_of(biased ? &bias : nullptr, y.matrix()), tile_rows});
   });
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
@@ -113,10 +159,11 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype) {
           plain = std::fma(-static_cast<float>(zeros[at]), static_cast<float>(of_row), plain);
         expected = std::fma(plain * (most / 127.0f), scales[at], expected);
       }
-      if (y[i * n + j] == expected) continue;
+      if (biased) expected += biases[static_cast<size_t>(j)];
+      if (y.is(i, j, expected)) continue;
       report(__FILE__, __LINE__,
              show(m) + " x " + show(n) + " x " + show(k) + ", " + show(kind.bits) + " bits: y(" + show(i) +
-                 ", " + show(j) + ") is " + show(y[i * n + j]) + ", expected " + show(expected));
+                 ", " + show(j) + ") is " + show(y.value(i, j)) + ", expected " + show(expected));
       return false;
     }
   return true;
@@ -135,8 +182,26 @@ TEST("simt: int8 products are exact inside a group, of every width, group and sh
       for (const DType dtype : kFloats) CHECK(product_is_right(kind, {m, 70, 136}, dtype));
 }
 
+TEST(
+    "simt: int8 products of rows that are one group, or groups of many runs, are exact in tiles of every "
+    "size") {
+  constexpr Kind kKinds[] = {{4, true, 4096},  {4, false, 4096}, {8, true, 4096}, {8, false, 4096},
+                             {5, false, 4096}, {4, false, 128},  {8, true, 64},   {4, true, 256}};
+  constexpr DType kFloats[] = {DType::float16, DType::bfloat16, DType::float32};
+  int turn = 0;
+  for (const Kind& kind : kKinds)
+    for (const Case& size : {Case{16, 31, 416}, {33, 63, 544}, {65, 129, 72}})
+      CHECK(product_is_right(kind, size, kFloats[++turn % 3]));
+  for (const int bits : {4, 8})
+    for (const Case& size : {Case{127, 129, 320}, {129, 128, 104}, {64, 70, 32}, {1, 8, 544}})
+      CHECK(product_is_right({bits, turn % 2 == 0, 4096}, size, kFloats[++turn % 3], 128));
+}
+
 /// Activations with outliers in some columns; whole numbers, whose codes are themselves.
-bool llm_int8_is_right(const Case& size, DType dtype, float threshold) {
+/// `outliers` columns of them, or some in all columns.
+constexpr int64_t kAnywhere = -1;
+bool llm_int8_is_right(const Case& size, DType dtype, float threshold, int64_t outliers = kAnywhere,
+                       int tile_rows = kChosenRows) {
   DeviceRoom room;
   const auto [m, n, k] = size;
   std::mt19937 random(5);
@@ -145,8 +210,9 @@ bool llm_int8_is_right(const Case& size, DType dtype, float threshold) {
     float& value = values[static_cast<size_t>(i)];
     value = static_cast<float>(static_cast<int>(random() % 41) - 20);
     if (i % k == 0) value = 127;
-    if (random() % 50 == 0 && i % k != 0) value = 200;
+    if (outliers == kAnywhere && random() % 50 == 0 && i % k != 0) value = 200;
   }
+  for (int64_t c = 0; c < outliers; ++c) values[static_cast<size_t>(c % m * k + 2 + 3 * c)] = 200;
   std::vector<uint8_t> codes(static_cast<size_t>(n * k));
   for (uint8_t& code : codes) code = static_cast<uint8_t>(108 + random() % 41);
   const int64_t row_bytes = ops::packed_row_bytes(k, 8);
@@ -155,21 +221,41 @@ bool llm_int8_is_right(const Case& size, DType dtype, float threshold) {
   const std::vector<float> absmax(static_cast<size_t>(n), 127.0f);
   const ops::DeviceWeight weight = ops::coded_llm_int8(room.copy(packed), room.copy(absmax), n, k);
   const Activations x(room, dtype, m, k, values);
-  auto* const y = room.take<float>(m * n);
-  auto* const workspace = room.take<std::byte>(ops::llm_int8_workspace(m, weight.matrix));
-  std::memset(workspace, 0, static_cast<size_t>(ops::llm_int8_zeroed(weight.matrix)));
-  room.run([&] {
-    ops::llm_int8_matmul_cuda(nullptr, x.matrix(), threshold, weight, nullptr,
-                              {reinterpret_cast<std::byte*>(y), DType::float32, m, n, n, 1}, workspace);
-  });
+  const Result y(room, dtype, m, n);
+  if (tile_rows == kChosenRows) {
+    auto* const workspace = room.take<std::byte>(ops::llm_int8_workspace(m, weight.matrix));
+    std::memset(workspace, 0, static_cast<size_t>(ops::llm_int8_zeroed(weight.matrix)));
+    room.run([&] {
+      ops::llm_int8_matmul_cuda(nullptr, x.matrix(), threshold, weight, nullptr, y.matrix(), workspace);
+    });
+  } else {
+    ops::Int8Rows rows =
+        ops::int8_rows_in(room.take<std::byte>(ops::int8_rows_bytes(m, weight.matrix)), m, weight.matrix);
+    rows.scale_divisor = 127;
+    CHECK_EQ(rows.row_bytes, k);
+    auto* const words = reinterpret_cast<uint32_t*>(room.zeros((k + 31) / 32 * 4));
+    room.run([&] {
+      ops::outlier_words_cuda(nullptr, x.matrix(), threshold, words);
+      ops::quantize_activations_cuda(nullptr, x.matrix(), threshold, words, rows.scales, rows.codes);
+    });
+    std::vector<int32_t> columns;
+    for (int32_t c = 0; c < k; ++c)
+      if ((words[c / 32] >> c % 32 & 1) != 0) columns.push_back(c);
+    const std::vector<int32_t> count{static_cast<int32_t>(columns.size())};
+    const ops::OutlierColumns apart{x.matrix(), room.copy(columns), room.copy(count)};
+    room.run([&] {
+      ops::launch_int8_product({nullptr, rows, &apart, weight, nullptr, ops::tiles_of_rows(m, tile_rows),
+                                ops::epilogue_of(nullptr, y.matrix()), tile_rows});
+    });
+  }
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
       for (int64_t c = 0; c < k; ++c)
         sum += double{x.at(i, c)} * (codes[static_cast<size_t>(j * k + c)] - 128);
-      if (double{y[i * n + j]} == sum) continue;
+      if (y.is(i, j, static_cast<float>(sum))) continue;  // below 2^24
       report(__FILE__, __LINE__,
-             "y(" + show(i) + ", " + show(j) + ") is " + show(y[i * n + j]) + ", expected " + show(sum));
+             "y(" + show(i) + ", " + show(j) + ") is " + show(y.value(i, j)) + ", expected " + show(sum));
       return false;
     }
   return true;
@@ -182,6 +268,16 @@ TEST("simt: LLM.int8 of whole numbers is exact, outlier columns and all") {
   for (const int64_t m : swept_rows())
     for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
       CHECK(llm_int8_is_right({m, 70, 200}, dtype, 150));
+}
+
+TEST("simt: LLM.int8 is exact in tiles of every size with no, one, sixteen and seventeen outlier columns") {
+  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+    for (const int64_t outliers : {0, 1, 16, 17}) {
+      CHECK(llm_int8_is_right({9, 33, 160}, dtype, 150, outliers));
+      CHECK(llm_int8_is_right({63, 66, 416}, dtype, 150, outliers));
+      CHECK(llm_int8_is_right({65, 129, 96}, dtype, 150, outliers, 128));
+      CHECK(llm_int8_is_right({129, 72, 320}, dtype, 150, outliers, 128));
+    }
 }
 
 /// Against the functions of the CPU, with columns beyond what a block lists at once.
@@ -215,13 +311,13 @@ bool split_is_right() {
 TEST(
     "simt: integer products and LLM.int8 are right in every order of threads, and need each barrier and "
     "wait") {
+  // Four steps: results take the place of columns that the last one reads.
   require_each_sync(__FILE__, __LINE__,
-                    {[] { return product_is_right({4, false, 32}, {20, 70, 200}, DType::float16); }});
-  require_each_sync(__FILE__, __LINE__,
-                    {[] { return llm_int8_is_right({17, 33, 300}, DType::bfloat16, 150); }});
-  require_each_sync(__FILE__, __LINE__,
-                    {[] { return llm_int8_is_right({1, 5, 9000}, DType::float32, 150); }});
-  require_each_sync(__FILE__, __LINE__, {split_is_right});
+                    {[] { return product_is_right({4, false, 32}, {20, 70, 400}, DType::float16); },
+                     [] { return product_is_right({8, true, 4096}, {17, 33, 400}, DType::bfloat16); },
+                     [] { return product_is_right({4, true, 4096}, {65, 72, 256}, DType::float32, 128); },
+                     [] { return llm_int8_is_right({17, 33, 300}, DType::bfloat16, 150); },
+                     [] { return llm_int8_is_right({1, 5, 9000}, DType::float32, 150); }, split_is_right});
 }
 
 }  // namespace

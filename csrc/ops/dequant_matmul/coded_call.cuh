@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/dequant_matmul/coded_tile.cuh"
+#include "ops/dequant_matmul/column_splits.cuh"
 #include "ops/gemm/epilogue.cuh"
 
 /// Products with quantized weights, plain or grouped, before a loop and a decoder are chosen.
@@ -50,7 +51,7 @@ struct CodedCall {
   const CodedSource* sources;  // in device memory, or null for the weight's own
   ProductTiles tiles;          // of tile_rows rows
   int splits;                  // of the columns, between blocks: 1 if grouped
-  float* partial;              // [splits, rows, cols]
+  ColumnSplits sums;           // if there are several
   Epilogue epilogue;
   int tile_rows = kFmaTileRows;
 };

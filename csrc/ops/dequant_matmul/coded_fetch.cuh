@@ -2,6 +2,7 @@
 
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/coded_steps.cuh"
+#include "ops/dequant_matmul/column_splits.cuh"
 #include "ops/dequant_matmul/decoders.cuh"
 #include "ops/gemm/thread_pieces.cuh"
 
@@ -42,6 +43,7 @@ struct CodedShared {
   typename Decoder::Shared decoder;
   CodeTable table;  // its map of nested scales
   TileFactors<Tile> factors;
+  bool unfinished;  // of blocks that share the tile's columns, some are still to come
 };
 
 struct CodedProduct {
@@ -57,7 +59,7 @@ struct CodedProduct {
   bool scales_copied;  // as they are stored: nothing is left to be worked out
   bool copied;         // all three
   CodedSteps steps;
-  float* partial;  // [splits, rows, cols] if the columns are split between blocks, else null
+  ColumnSplits splits;
   Epilogue epilogue;
 };
 

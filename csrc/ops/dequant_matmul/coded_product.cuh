@@ -92,13 +92,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     group_ends.step_done(Tile::kRuns);
   }
 
-  const Matrix& c = p.epilogue.c;
-  write_totals(p.tiles, shared.factors.place, warp, total, [&](int64_t row, int64_t col, float value) {
-    if (!p.partial)
-      p.epilogue.write(row, col, value);
-    else if (row >= 0 && row < c.rows && col < c.cols)
-      simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
-  });
+  if (p.splits.sums && !add_splits(p.splits, shared.unfinished, total)) return;
+  write_totals(p.tiles, shared.factors.place, warp, total,
+               [&](int64_t row, int64_t col, float value) { p.epilogue.write(row, col, value); });
 }
 
 template <class Tile, int Bits>
@@ -133,7 +129,7 @@ void launch_coded(const CodedCall& call) {
   product.scales_copied = m.form == ScaleForm::plain && m.divisor == 1 && call.unscale == 1;
   product.copied = product.x_vectors && product.code_pieces && product.scales_copied;
   product.steps = coded_steps<Tile, Decoder::kBits>(m);
-  product.partial = call.splits > 1 ? call.partial : nullptr;
+  if (call.splits > 1) product.splits = call.sums;
   product.epilogue = call.epilogue;
   simt::launch(coded_product<T, Tile, Decoder>,
                dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(call.splits)), dim3(Tile::kThreads),

@@ -1,6 +1,21 @@
 #include "ops/dequant_matmul/int8_product.cuh"
 
 namespace quantaria::ops {
+namespace {
+
+/// Whether all columns are one group, whose sums stay in int32 even where codes are shifted up.
+bool is_whole(const Int8Rows& rows) { return rows.groups <= 1 && rows.row_bytes <= 1 << 17; }
+
+/// The largest tiles serve best, where they are enough for two blocks on each of an A100's 108
+/// multiprocessors.
+bool fills_largest(const Int8Rows& rows, int64_t cols) {
+  constexpr int64_t kWantedBlocks = 216;
+  const int64_t row_tiles = (rows.rows + MostInt8Rows::kTileRows - 1) / MostInt8Rows::kTileRows;
+  const int64_t col_tiles = (cols + MostInt8Rows::kTileCols - 1) / MostInt8Rows::kTileCols;
+  return rows.rows > ManyInt8Rows::kTileRows && is_whole(rows) && row_tiles * col_tiles >= kWantedBlocks;
+}
+
+}  // namespace
 
 int int8_tile_rows(int64_t rows) {
   return rows <= FewInt8Rows::kTileRows ? FewInt8Rows::kTileRows : ManyInt8Rows::kTileRows;
@@ -21,15 +36,18 @@ void launch_int8_product(const Int8Call& call) {
                             static_cast<int>(m.row_bits / 32),
                             {},
                             call.epilogue};
-  if (call.outliers) return launch_llm_int8(call.stream, product, call.tile_rows);
-  if (m.bits == 4) return launch_int8<4, void>(call.stream, product, call.tile_rows);
-  if (m.bits == 8) return launch_int8<8, void>(call.stream, product, call.tile_rows);
-  launch_int8<0, void>(call.stream, product, call.tile_rows);
+  const bool whole = is_whole(rows);
+  if (m.bits == 8 && whole) return launch_llm_int8(call.stream, product, call.tile_rows);
+  if (m.bits == 8) return launch_int8<8, true, void>(call.stream, product, call.tile_rows);
+  if (m.bits != 4) return launch_int8<0, true, void>(call.stream, product, call.tile_rows);
+  whole ? launch_int8<4, false, void>(call.stream, product, call.tile_rows)
+        : launch_int8<4, true, void>(call.stream, product, call.tile_rows);
 }
 
 void multiply_int8_rows(simt::Stream stream, const Int8Rows& rows, const OutlierColumns* outliers,
                         const DeviceWeight& weight, const ConstMatrix* bias, const Matrix& y) {
-  const int tile_rows = int8_tile_rows(y.rows);
+  const bool largest = (weight.matrix.bits == 4 || weight.matrix.bits == 8) && fills_largest(rows, y.cols);
+  const int tile_rows = largest ? MostInt8Rows::kTileRows : int8_tile_rows(y.rows);
   launch_int8_product({stream, rows, outliers, weight, nullptr, tiles_of_rows(y.rows, tile_rows),
                        epilogue_of(bias, y), tile_rows});
 }

@@ -12,19 +12,28 @@ namespace quantaria::ops {
 inline constexpr int64_t kInt8Run = 32;  // columns of one product on tensor cores
 
 /// Codes [rows, row_bytes]: groups one after the other, each padded with zeros to whole runs. A value is
-/// code * scale / scale_divisor; scales and sums of codes are [groups, rows].
+/// code * scale / scale_divisor; scales and sums of codes are [groups, rows]. In turns: of each run first the
+/// even columns, then the odd ones, as a lane of tensor cores finds those of a weight of four bits, whose
+/// codes share a byte.
 struct Int8Rows {
   int64_t rows;
   int64_t cols;
   int64_t group;  // columns of a group, the last of which may be short
   int64_t groups;
   int64_t runs_per_group;
+  bool in_turns;
   int8_t* codes;
   int64_t row_bytes;
   float* scales;
   float scale_divisor;
   int32_t* sums;  // null where nobody asks for them
 };
+
+/// Weights of eight bits have their columns as they are.
+constexpr bool columns_in_turns(int bits) { return bits != 8; }
+
+/// Where column j of rows in turns lies.
+constexpr int place_in_turns(int j) { return (j & ~31) | (j & 1) << 4 | (j & 30) >> 1; }
 
 /// Room in `workspace` for rows of a product with that weight.
 Int8Rows int8_rows_in(std::byte* workspace, int64_t rows, const CodedMatrix& weight);

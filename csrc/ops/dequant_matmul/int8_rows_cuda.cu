@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = group * to.group;
     const auto size = static_cast<int>(to.cols - first < to.group ? to.cols - first : to.group);
     const auto padded = static_cast<int>(to.runs_per_group * kInt8Run);
+    const auto place = [&](int j) { return to.in_turns ? place_in_turns(j) : j; };
     const auto at = [&](int j) {
       return load_float(x.dtype, x.data, row * x.row_stride + (first + j) * x.col_stride);
     };
@@ -54,14 +55,14 @@ __global__ void __launch_bounds__(kThreads)
       // Beside a single infinity all else is 0; NaN or several infinities make the scale NaN.
       for (int apart = 16; apart > 0; apart /= 2) {
         odd.count += __shfl_xor_sync(~0u, odd.count, apart);
-        const int place = __shfl_xor_sync(~0u, odd.place, apart);
-        odd.place = place > odd.place ? place : odd.place;
+        const int other = __shfl_xor_sync(~0u, odd.place, apart);
+        odd.place = other > odd.place ? other : odd.place;
       }
       const bool single = odd.count == 1 && most == numerics::kInfinityBits;
       const int code = single ? (at(odd.place) > 0 ? 127 : -127) : 0;
       scale = single ? numerics::float_of(numerics::kInfinityBits) : numerics::kQuietNaN;
       for (int j = lane; j < padded; j += 32)
-        simt::store(codes + j, static_cast<int8_t>(j == odd.place ? code : 0));
+        simt::store(codes + place(j), static_cast<int8_t>(j == odd.place ? code : 0));
       sum = code;
     } else {
       const float largest = numerics::float_of(most);
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
         if (j < size)
           code = static_cast<int32_t>(numerics::bits_of(at(j) * boost * factor + numerics::kRoundingMagic) -
                                       numerics::bits_of(numerics::kRoundingMagic));
-        simt::store(codes + j, static_cast<int8_t>(code));
+        simt::store(codes + place(j), static_cast<int8_t>(code));
         sum += code;
       }
       for (int apart = 16; apart > 0; apart /= 2) sum += __shfl_xor_sync(~0u, sum, apart);
@@ -98,6 +99,7 @@ Int8Rows int8_rows_in(std::byte* workspace, int64_t rows, const CodedMatrix& wei
   to.groups = (weight.in + to.group - 1) / to.group;
   to.runs_per_group = (to.group + kInt8Run - 1) / kInt8Run;
   to.row_bytes = to.groups * to.runs_per_group * kInt8Run;
+  to.in_turns = columns_in_turns(weight.bits);
   to.scale_divisor = 1;
   to.codes = reinterpret_cast<int8_t*>(workspace);
   to.scales = reinterpret_cast<float*>(workspace + round_up(rows * to.row_bytes));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -61,7 +62,8 @@ class GroupedProducts {
   const Allocate& allocate_;
   std::vector<std::shared_ptr<Storage>> memory_;
   std::map<int, const RowTile*> tiles_;
-  std::map<std::pair<const std::byte*, int64_t>, Int8Rows> quantized_;  // rows by where they lie, and groups
+  // Rows by where they lie, groups, and whether their columns take turns.
+  std::map<std::tuple<const std::byte*, int64_t, bool>, Int8Rows> quantized_;
 };
 
 /// Whether one launch takes both, for different rows: all is the same but where they lie.

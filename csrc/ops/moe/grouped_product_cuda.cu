@@ -156,9 +156,10 @@ const Source* GroupedProducts::to_device(const std::vector<Source>& sources) {
   return reinterpret_cast<const Source*>(to);
 }
 
-/// Each row once, whichever experts read it, and once for all weights of one group length.
+/// Each row once, whichever experts read it, and once for all weights of one group length and order of
+/// columns.
 const Int8Rows& GroupedProducts::quantized(const ConstMatrix& x, const CodedMatrix& weight) {
-  const auto [known, is_new] = quantized_.try_emplace({x.data, weight.group});
+  const auto [known, is_new] = quantized_.try_emplace({x.data, weight.group, columns_in_turns(weight.bits)});
   if (is_new) {
     known->second = int8_rows_in(room(int8_rows_bytes(x.rows, weight)), x.rows, weight);
     quantize_int8_rows(stream_, x, known->second);
@@ -226,9 +227,8 @@ void GroupedProducts::multiply_coded(const ConstMatrix& x, const std::vector<con
   const int tile_rows = tensor_cores ? coded_tile_rows(rows_each()) : kFmaTileRows;
   const bool scaled = tensor_cores && x.dtype == DType::float16 && !weight.matrix.table_of_integers;
   const float unscale = scaled ? fill_float16_range(weight) : 1;
-  const CodedCall call{
-      stream_, x,       weight,   unscale,  to_device(sources), with_tiles(orders, tile_rows),
-      1,       nullptr, epilogue, tile_rows};
+  const CodedCall call{stream_, x,  weight,   unscale,  to_device(sources), with_tiles(orders, tile_rows),
+                       1,       {}, epilogue, tile_rows};
   if (!tensor_cores) return launch_coded_fma_product(call);
   weight.matrix.table_of_integers ? launch_integer_product(call) : launch_table_product(call);
 }
