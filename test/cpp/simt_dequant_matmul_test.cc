@@ -208,14 +208,14 @@ TEST("simt: columns shared out between blocks leave the sums exact, of few rows 
                            {7, 33, 1030},
                            {8, 65, 1152},
                            {15, 64, 1024},
-                           {17, 66, 512},
-                           {31, 33, 600},
+                           {17, 66, 800},
+                           {31, 33, 900},
                            {32, 65, 1000},
                            {63, 40, 768},
                            {64, 70, 1100},
-                           {65, 9, 513},
-                           {127, 33, 640},
-                           {129, 65, 576}}) {
+                           {65, 9, 700},
+                           {127, 33, 700},
+                           {129, 65, 650}}) {
     const Kind& kind = kIntegers[turn % 10];
     const DType dtype = ++turn % 2 ? DType::float16 : DType::bfloat16;
     const auto memory = std::make_shared<GlobalMemory>();
@@ -243,14 +243,18 @@ TEST("simt: which products take tensor cores") {
   CHECK(!taken(kBooks[0], 96, true));
 }
 
-/// Of each tile by its rows, in more steps than it has stages.
-bool eight_rows() { return product_is_right({4, false, 32}, {7, 70, 600}, DType::float16, true, false); }
-bool sixteen_rows() { return product_is_right({8, false, 64}, {12, 70, 600}, DType::bfloat16, true, false); }
+/// Of each tile by its rows, in more steps than it has stages; the last one is in the first stage, where the
+/// sums go afterwards.
+bool eight_rows() { return product_is_right({4, false, 32}, {7, 70, 500}, DType::float16, true, false); }
+bool sixteen_rows() { return product_is_right({8, false, 64}, {12, 70, 500}, DType::bfloat16, true, false); }
+bool thirty_two_rows() {
+  return product_is_right({2, false, 32}, {20, 130, 300}, DType::float16, true, false);
+}
 bool many_rows() { return product_is_right({4, false, 32}, {33, 70, 300}, DType::float16, true, false); }
 bool split_product() { return product_is_right({3, false, 64}, {2, 70, 1100}, DType::bfloat16, true, false); }
-bool split_many_rows() { return product_is_right({4, true, 128}, {33, 9, 600}, DType::float16, true, false); }
+bool split_many_rows() { return product_is_right({4, true, 128}, {33, 9, 800}, DType::float16, true, false); }
 bool nested_product() {
-  return product_is_right({4, true, 32, true, ops::Codebook::nf4, true}, {3, 9, 384}, DType::bfloat16, false,
+  return product_is_right({4, true, 32, true, ops::Codebook::nf4, true}, {3, 9, 512}, DType::bfloat16, false,
                           true);
 }
 
@@ -260,7 +264,7 @@ TEST(
   // Whoever of a tile's blocks is the last adds up the sums of all.
   for (const auto& body : {split_product, split_many_rows})
     require_right(__FILE__, __LINE__, every_order(1, 6), body);
-  for (const auto& body : {eight_rows, sixteen_rows, many_rows, nested_product})
+  for (const auto& body : {eight_rows, sixteen_rows, thirty_two_rows, many_rows, nested_product})
     require_each_sync(__FILE__, __LINE__, {body});
 }
 

@@ -7,18 +7,21 @@
 /// Products with quantized weights, plain or grouped, before a loop and a decoder are chosen.
 namespace quantaria::ops {
 
-/// Up to 16 rows: every warp has all of them and columns of its own, so no code is decoded twice, and long
-/// steps, as such a product waits for memory. Twice as wide it would bring activations half as often, but
-/// leave a multiprocessor room for two blocks of 55 KB, too few to hide what they wait for. Up to 8: half the
-/// tensor-core instructions, activations and sums. Many: each code serves 64 rows, each activation 64
-/// columns.
+/// Steps are long, as much is worked out once a step. Up to 32 rows every warp has all of them and columns of
+/// its own, so no code is decoded twice. Up to 16 a product waits for memory: small blocks in three stages,
+/// and as many of them as find room. Up to 32 tiles are twice as wide, as warps would otherwise read
+/// activations from shared memory for longer than they multiply them. Many: each code serves 64 rows, each
+/// activation 64 columns. Where tensor cores have enough to do, two stages hide what the third block waits
+/// for.
 using EightRowsTile = TurnedTile<1, 4, 1, 1, 128, 3, 5>;
 using SixteenRowsTile = TurnedTile<1, 4, 2, 1, 128, 3, 4>;
-using ManyRowsTile = TurnedTile<2, 2, 4, 2, 64, 3, 3>;
+using ThirtyTwoRowsTile = TurnedTile<1, 4, 4, 2, 128, 2, 3>;
+using ManyRowsTile = TurnedTile<2, 2, 4, 2, 128, 2, 3>;
 
 /// Rows of a tile for groups of so many rows.
 inline int coded_tile_rows(int64_t rows) {
-  for (const int tile_rows : {EightRowsTile::kTileRows, SixteenRowsTile::kTileRows})
+  for (const int tile_rows :
+       {EightRowsTile::kTileRows, SixteenRowsTile::kTileRows, ThirtyTwoRowsTile::kTileRows})
     if (rows <= tile_rows) return tile_rows;
   return ManyRowsTile::kTileRows;
 }
@@ -31,6 +34,8 @@ auto with_coded_tile(int tile_rows, const Call& call) {
       return call(EightRowsTile{});
     case SixteenRowsTile::kTileRows:
       return call(SixteenRowsTile{});
+    case ThirtyTwoRowsTile::kTileRows:
+      return call(ThirtyTwoRowsTile{});
     default:
       return call(ManyRowsTile{});
   }

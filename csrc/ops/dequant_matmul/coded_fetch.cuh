@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/dequant_matmul/coded_call.cuh"
+#include "ops/dequant_matmul/coded_results.cuh"
 #include "ops/dequant_matmul/coded_steps.cuh"
 #include "ops/dequant_matmul/decoders.cuh"
 #include "ops/gemm/column_splits.cuh"
@@ -39,7 +40,10 @@ __device__ __forceinline__ T* in_stage(T* of_first, int bytes) {
 
 template <class Tile, class Decoder>
 struct CodedShared {
-  CodedStage<Tile, Decoder::kBits> stage[Tile::kStages];
+  union {
+    CodedStage<Tile, Decoder::kBits> stage[Tile::kStages];
+    TileResults<Tile> results;
+  };
   typename Decoder::Shared decoder;
   CodeTable table;  // its map of nested scales
   TileFactors<Tile> factors;

@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
           for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-              float& of_group = sum[i][j][warp.sum_of(r, c)];
-              float& added = total[i][j][warp.sum_of(r, c)];
+              float& of_group = sum[i][j][c * 2 + r];
+              float& added = total[i][j][c * 2 + r];
               added = fmaf(of_group, scale, added);
               of_group = 0;
             }
@@ -93,8 +93,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   }
 
   if (p.splits.sums && !add_splits(p.splits, shared.unfinished, total)) return;
-  write_totals(p.tiles, shared.factors.place, warp, total,
-               [&](int64_t row, int64_t col, float value) { p.epilogue.write(row, col, value); });
+  write_results(p.tiles, shared.factors.place, warp, p.epilogue, total, shared.results);
 }
 
 template <class Tile, int Bits>

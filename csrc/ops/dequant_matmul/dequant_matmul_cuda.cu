@@ -23,7 +23,7 @@ bool fits_loop(const CodedMatrix& m) {
 ColumnShares shares_of(int64_t rows, const CodedMatrix& m) {
   return with_coded_tile(coded_tile_rows(rows), [&](auto tile) {
     using Tile = decltype(tile);
-    constexpr int64_t kLeastSteps = 4;
+    constexpr int64_t kLeastSteps = Tile::kStages + 1;
     const int64_t tiles =
         (rows + Tile::kTileRows - 1) / Tile::kTileRows * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
     return column_shares<Tile::kBlocks>(tiles, Tile::kTileRows * Tile::kTileCols,
