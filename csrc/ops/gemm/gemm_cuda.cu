@@ -15,7 +15,7 @@ constexpr int kTile = kDenseTileRows;
 constexpr int kStep = 32;
 constexpr int kStages = 3;
 constexpr int kThreads = 128;
-constexpr int kBlocks = 5;  // that a multiprocessor is to hold
+constexpr int kBlocks = 5;  // that a multiprocessor is to hold; without vectors one fewer, for its registers
 constexpr int kVector = 8;  // elements that one cp.async moves
 constexpr int kRun = 8;     // columns of one accumulator
 
@@ -109,7 +109,8 @@ struct DenseProduct {
 };
 
 template <class T, bool KFirst, bool Vectors>
-__global__ void __launch_bounds__(kThreads, kBlocks) gemm(const __grid_constant__ DenseProduct p) {
+__global__ void __launch_bounds__(kThreads, Vectors ? kBlocks : kBlocks - 1)
+    gemm(const __grid_constant__ DenseProduct p) {
   auto& stages = simt::shared<Stages<KFirst>>();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
