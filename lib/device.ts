@@ -14,6 +14,15 @@ export interface DeviceInfo {
   computeCapability?: string;
 }
 
+/** The vendor's library for large dense products, which takes them only where `QUANTARIA_CUBLASLT` asks for it. */
+export interface CublasLtStatus {
+  used: boolean;
+  /** Why not, in one sentence; null if used. */
+  reason: string | null;
+  version?: string;
+  path?: string;
+}
+
 export interface CudaStatus {
   available: boolean;
   /** Why not, in one sentence; null if available. */
@@ -24,6 +33,7 @@ export interface CudaStatus {
   runtime: string | null;
   /** Devices that the driver has and this build cannot use, each with the reason. */
   refused?: Record<string, string>;
+  cublasLt: CublasLtStatus;
 }
 
 /** The devices that tensors can live on. The first is the CPU. */
@@ -40,6 +50,14 @@ export function devices(): DeviceInfo[] {
   return [cpu, ...(native.cudaDevices() as DeviceInfo[])];
 }
 
+/**
+ * Whether CUDA devices can be used, and whether large dense products on them go to cuBLASLt. That is found where the
+ * environment variable `QUANTARIA_CUBLASLT` is `1`, by the loader's search path, or a path; unset or `0` the built-in
+ * kernels do all. It takes `matmul` and `linear` of float16 or bfloat16 by a dense weight of the same dtype, 64 rows or
+ * more and 2^31 operations or more, rows a multiple of 16 bytes apart, with a bias of the result's dtype if any. Its sums
+ * are float32 too, added up in another order: results differ in their last bits. If it was asked for and cannot be had,
+ * such a product fails with `ERR_NATIVE_LOAD`, or `ERR_CUDA` where it refuses the device, and the reason.
+ */
 export function cudaStatus(): CudaStatus {
   return native.cudaStatus();
 }

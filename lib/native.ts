@@ -218,6 +218,7 @@ export interface Native {
     driver?: string;
     runtime: string | null;
     refused?: Record<string, string>;
+    cublasLt: { used: boolean; reason: string | null; version?: string; path?: string };
   };
 }
 

@@ -73,10 +73,10 @@ function occupancy({ threads, shared }, registers, multiprocessor) {
 
 /** Rows, columns and depth of what a block of a product makes in a step of its loop; null of other kernels. */
 function tileOf(name) {
-  const numbers = /CodedTile<([^>]*)>/.exec(name)?.[1].split(', ').map(Number);
-  if (numbers) {
-    const [down, across, rows, cols, step] = numbers;
-    return { rows: down * rows * 16, cols: across * cols * 8, step };
+  const [, turned, list] = /(?:Coded|(Turned))Tile<([^>]*)>/.exec(name) ?? [];
+  if (list) {
+    const [down, across, rows, cols, step] = list.split(', ').map(Number);
+    return { rows: down * rows * (turned ? 8 : 16), cols: across * cols * (turned ? 16 : 8), step };
   }
   return name.startsWith('gemm<') ? { rows: 64, cols: 64, step: 32 } : null;
 }

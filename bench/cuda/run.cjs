@@ -4,6 +4,7 @@
 //   node bench/cuda/run.cjs [--device cuda:0] [--budget 0.2] [--out FILE] [--list] [regular expression...]
 // A case runs if every expression matches its label, `linear int4 g128 float16 4096x4096 m=16`. --budget: seconds of samples
 // for each. With --out, all figures are written as JSON. An operation that has no kernel on the device is listed as that.
+// With QUANTARIA_CUBLASLT set (1 or a path), large products of 16-bit weights are the vendor's, which the results then say.
 
 const fs = require('node:fs');
 const { parseArgs } = require('node:util');
@@ -114,7 +115,14 @@ async function benchmarkDevice(q, { device, budget, wanted, print, goOn = () => 
   const machine = machineOf(info.name);
   const patterns = wanted.map((text) => new RegExp(text));
   const cases = allCases().filter((entry) => patterns.every((pattern) => pattern.test(labelOf(entry))));
-  const result = { device: info, build: q.buildId(), rooflineKnown: machine !== null, left: 0, rows: [] };
+  const result = {
+    device: info,
+    build: q.buildId(),
+    cublasLt: q.cudaStatus().cublasLt,
+    rooflineKnown: machine !== null,
+    left: 0,
+    rows: [],
+  };
   for (const [i, entry] of cases.entries()) {
     result.left = cases.length - i;
     if (!goOn()) break;

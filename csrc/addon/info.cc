@@ -41,7 +41,8 @@ Napi::Value select_isa_by_name(const Napi::CallbackInfo& info) {
   fail(ErrorCode::argument, "isa: '", name, "', scalar, avx2, avx512, avx512vnni or avx512bf16 expected");
 }
 
-/// cudaStatus(): {available, reason, driver, runtime, refused: {id: reason}}
+/// cudaStatus(): {available, reason, driver, runtime, refused: {id: reason}, cublasLt: {used, reason,
+/// version, path}}
 Napi::Value cuda_status(const Napi::CallbackInfo& info) {
   const cuda::Status status = cuda::status();
   const Napi::Env env = info.Env();
@@ -58,6 +59,12 @@ Napi::Value cuda_status(const Napi::CallbackInfo& info) {
     for (const auto& [id, reason] : status.refused) refused.Set(id, reason);
     result.Set("refused", refused);
   }
+  Napi::Object library = Napi::Object::New(env);
+  library.Set("used", status.cublaslt.used);
+  library.Set("reason", text_or_null(status.cublaslt.reason));
+  if (!status.cublaslt.version.empty()) library.Set("version", status.cublaslt.version);
+  if (!status.cublaslt.path.empty()) library.Set("path", status.cublaslt.path);
+  result.Set("cublasLt", library);
   return result;
 }
 

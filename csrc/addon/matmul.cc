@@ -87,7 +87,12 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   if (x.device != &cpu::device()) {
     return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4],
                    [=, &device = cuda::of(x.device)](const Operands& o) {
-                     device.kernels().gemm(device.stream(), o.x, as_matrix(right), o.added(), o.y);
+                     const ConstMatrix weight = as_matrix(right);
+                     if (device.multiply_by_library(o.x, weight, o.added(), o.y)) return;
+                     const cuda::Kernels& kernels = device.kernels();
+                     const auto workspace = device.allocate(kernels.gemm_workspace(o.x, weight));
+                     kernels.gemm(device.stream(), o.x, weight, o.added(), o.y, workspace->data(),
+                                  device.arrivals());
                    });
   }
   return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4], [=](const Operands& o) {
@@ -99,20 +104,20 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
 Napi::Value linear_by_cuda(const Napi::CallbackInfo& info, const Tensor& x,
                            const std::shared_ptr<const StoredWeight>& weight, ops::Operand operand) {
   const bool rounded = operand == ops::Operand::bfloat16;
-  return product(
-      info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
-      [=, &device = cuda::of(x.device)](const Operands& o) {
-        const cuda::Kernels& kernels = device.kernels();
-        const ops::DeviceWeight& coded = *weight->on_device();
-        if (operand == ops::Operand::int8) {
-          const auto room = device.allocate(kernels.int8.workspace(o.x.rows, coded.matrix));
-          return kernels.int8.matmul(device.stream(), o.x, coded, o.added(), o.y, room->data());
-        }
-        const auto ordered = weight->for_tensor_cores(o.x.dtype, rounded);
-        const auto workspace =
-            device.allocate(kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, *ordered, rounded));
-        kernels.dequant_matmul(device.stream(), o.x, *ordered, o.added(), o.y, rounded, workspace->data());
-      });
+  return product(info, x, weight->in, weight->out, weight->tensors, info[2], info[3],
+                 [=, &device = cuda::of(x.device)](const Operands& o) {
+                   const cuda::Kernels& kernels = device.kernels();
+                   const ops::DeviceWeight& coded = *weight->on_device();
+                   if (operand == ops::Operand::int8) {
+                     const auto room = device.allocate(kernels.int8.workspace(o.x.rows, coded.matrix));
+                     return kernels.int8.matmul(device.stream(), o.x, coded, o.added(), o.y, room->data());
+                   }
+                   const auto ordered = weight->for_tensor_cores(o.x.dtype, rounded);
+                   const auto workspace = device.allocate(
+                       kernels.dequant_matmul_workspace(o.x.rows, o.x.dtype, *ordered, rounded));
+                   kernels.dequant_matmul(device.stream(), o.x, *ordered, o.added(), o.y, rounded,
+                                          workspace->data(), device.arrivals());
+                 });
 }
 
 /// linear(x, weight, bias | null, outDtype, compute)

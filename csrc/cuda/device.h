@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/matrix.h"
 #include "cuda/kernels.h"
 
 namespace quantaria::cuda {
@@ -32,6 +33,14 @@ class Device : public quantaria::Device {
 
   /// Where the bodies of operations, on the device's queue thread, launch kernels: a simt::Stream.
   virtual void* stream() = 0;
+  /// For those kernels: kArrivalCounters counters in the device's memory (cuda/arrivals.h).
+  virtual unsigned* arrivals() = 0;
+
+  /// c = a b + bias as Kernels::gemm has it, by the vendor's library, if the user has asked for one and this
+  /// is a product for it (cublaslt/products.h). False: nothing is done. ERR_NATIVE_LOAD, saying why, if the
+  /// library that was asked for cannot be had.
+  virtual bool multiply_by_library(const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* bias,
+                                   const Matrix& c) = 0;
 
   /// What is queued between begin_capture and end_capture, tasks of the queue, is noted down instead of done.
   /// open_capture comes first, on the thread that queues them: memory taken from then on is the graph's until

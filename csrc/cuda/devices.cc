@@ -1,11 +1,16 @@
 // The devices of a build with nvcc. QUANTARIA_CUDA_ARCHITECTURES is what CMake had the kernels compiled for.
+#include "cuda/cublaslt/library.h"
 #include "cuda/device.h"
 #include "cuda/runtime/device.h"
 #include "cuda/runtime/discovery.h"
 
 namespace quantaria::cuda {
 
-Status status() { return discover(QUANTARIA_CUDA_ARCHITECTURES).status; }
+Status status() {
+  Status found = discover(QUANTARIA_CUDA_ARCHITECTURES).status;
+  if (found.available) found.cublaslt = cublaslt::report();
+  return found;
+}
 
 const std::vector<Device*>& devices() {
   static const std::vector<Device*> all = [] {

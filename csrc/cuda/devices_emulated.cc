@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cuda/cublaslt/library.h"
 #include "cuda/device.h"
 #include "cuda/runtime/device.h"
 #include "simt/runtime/controls.h"
@@ -42,6 +43,7 @@ simt::emulator::Options options_from_environment() {
 Status status() {
   Status none;
   none.reason = "this build emulates CUDA on the CPU: cuda-emulated is its device";
+  none.cublaslt = cublaslt::report();
   return none;
 }
 

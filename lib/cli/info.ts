@@ -24,8 +24,10 @@ export function info(program: Command): void {
           `device   ${device.id}: ${device.name}, ${device.isa ?? device.computeCapability}${threads}, ${formatBytes(device.memoryBytes)}`,
         );
       }
-      const { available, reason, driver, runtime } = result.cuda;
+      const { available, reason, driver, runtime, cublasLt } = result.cuda;
       const versions = `runtime ${runtime ?? 'none'}, driver ${driver ?? 'none'}`;
       print(`cuda     ${available ? 'available' : `not available: ${reason}`} (${versions})`);
+      const { used, version: library, path } = cublasLt;
+      print(`cublaslt ${used ? `${library}, ${path}` : `not used: ${cublasLt.reason}`}`);
     });
 }

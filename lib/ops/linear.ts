@@ -28,6 +28,7 @@ export interface LinearOptions {
 
 /**
  * Matrix product with float32 sums. bfloat16 factors are multiplied as such; all others in float32, which holds them exactly.
+ * Large ones on CUDA devices can be given to cuBLASLt: see `cudaStatus`.
  * @param a `[..., M, K]`, float32, float16 or bfloat16
  * @param b `[K, N]`, or `[N, K]` with `transposeB`
  * @returns `[..., M, N]`

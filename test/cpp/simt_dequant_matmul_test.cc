@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/arrivals.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "simt/emulator/global_memory.h"
@@ -105,13 +106,20 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype, bool exac
   for (int64_t j = 0; j < n; ++j) bias[j] = static_cast<float>(j % 5);
   const int64_t workspace = ops::dequant_matmul_workspace(m, dtype, weight, rounded);
   auto* const splits = room<std::byte>(*memory, blocks, workspace);
+  auto* const arrivals = room<unsigned>(*memory, blocks, cuda::kArrivalCounters);
+  std::fill_n(arrivals, cuda::kArrivalCounters, 0u);
   const ConstMatrix added{reinterpret_cast<std::byte*>(bias), DType::float32, 1, n, n, 1};
   simt::emulator::options().global = memory.get();
   ops::dequantize_cuda(nullptr, weight, DType::float32, reinterpret_cast<std::byte*>(values));
   ops::dequant_matmul_cuda(nullptr, {x, dtype, m, k, k, 1}, weight, &added,
-                           {reinterpret_cast<std::byte*>(y), DType::float32, m, n, n, 1}, rounded, splits);
+                           {reinterpret_cast<std::byte*>(y), DType::float32, m, n, n, 1}, rounded, splits,
+                           arrivals);
   simt::emulator::options().global = nullptr;
   memory->require_intact();
+  if (std::any_of(arrivals, arrivals + cuda::kArrivalCounters, [](unsigned count) { return count != 0; })) {
+    report(__FILE__, __LINE__, "a counter is left above 0");
+    return false;
+  }
 
   const double unit = !rounded                   ? 0
                       : dtype == DType::float16  ? 0x1p-11
@@ -144,15 +152,19 @@ constexpr Kind kIntegers[] = {{4, true, 128}, {4, false, 32}, {4, false, kWhole}
                               {3, true, 64},  {8, false, 96}, {3, false, 32},     {8, true, kWhole},
                               {2, true, 64},  {4, false, 64}};
 constexpr Case kCases[] = {{1, 1, 1},    {3, 5, 40},    {16, 64, 128}, {17, 33, 96}, {64, 65, 160},
-                           {65, 63, 72}, {31, 130, 96}, {2, 70, 1100}, {33, 8, 130}, {5, 8, 0}};
+                           {65, 63, 72}, {31, 130, 96}, {2, 70, 1100}, {33, 8, 130}, {5, 8, 0},
+                           {8, 66, 200}, {9, 70, 136},  {32, 40, 264}};
 
 TEST("simt: products with integer weights are exact on small integers, of every width, group and shape") {
-  int turn = 0;
-  for (const Kind& kind : kIntegers)
+  // Of every tile and width both dtypes.
+  int of_kind = 0;
+  for (const Kind& kind : kIntegers) {
+    int turn = of_kind++;
     for (const Case& size : kCases) {
       const DType dtype = ++turn % 2 ? DType::float16 : DType::bfloat16;
       CHECK(product_is_right(kind, size, dtype, true, false));
     }
+  }
   for (const int64_t m : swept_rows())
     for (const Kind& kind : kIntegers)
       for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
@@ -164,7 +176,7 @@ TEST(
     "bits") {
   int turn = 0;
   for (const Kind& kind : kIntegers)
-    for (const Case& size : {kCases[3], kCases[5], kCases[7]}) {
+    for (const Case& size : {kCases[3], kCases[5], kCases[7], kCases[11]}) {
       const DType dtype = ++turn % 2 ? DType::bfloat16 : DType::float16;
       CHECK(product_is_right(kind, size, dtype, false, false));
     }
@@ -177,13 +189,13 @@ constexpr Kind kBooks[] = {{4, true, 64, true, ops::Codebook::nf4},
                            {8, true, 32, true, ops::Codebook::dynamic8}};
 
 TEST("simt: products with code books stay under the bound of a table rounded to 16 bits") {
-  int turn = 0;
   for (const Kind& kind : kBooks)
-    for (const Case& size : {Case{1, 20, 128}, Case{17, 66, 256}, Case{66, 40, 128}, Case{3, 9, 384}}) {
-      const DType dtype = ++turn % 2 ? DType::bfloat16 : DType::float16;
-      CHECK(product_is_right(kind, size, dtype, false, true));
-      CHECK(product_is_right(kind, size, dtype, false, false));
-    }
+    for (const Case& size :
+         {Case{1, 20, 128}, Case{17, 66, 256}, Case{66, 40, 128}, Case{3, 9, 384}, Case{11, 65, 128}})
+      for (const DType dtype : {DType::float16, DType::bfloat16}) {
+        CHECK(product_is_right(kind, size, dtype, false, true));
+        CHECK(product_is_right(kind, size, dtype, false, false));
+      }
   for (const int64_t m : swept_rows())
     for (const Kind& kind : kBooks)
       for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
@@ -193,6 +205,8 @@ TEST("simt: products with code books stay under the bound of a table rounded to 
 TEST("simt: columns shared out between blocks leave the sums exact, of few rows and of many") {
   int turn = 0;
   for (const Case& size : {Case{1, 70, 1100},
+                           {7, 33, 1030},
+                           {8, 65, 1152},
                            {15, 64, 1024},
                            {17, 66, 512},
                            {31, 33, 600},
@@ -229,7 +243,10 @@ TEST("simt: which products take tensor cores") {
   CHECK(!taken(kBooks[0], 96, true));
 }
 
-bool small_product() { return product_is_right({4, false, 32}, {20, 70, 200}, DType::float16, true, false); }
+/// Of each tile by its rows, in more steps than it has stages.
+bool eight_rows() { return product_is_right({4, false, 32}, {7, 70, 600}, DType::float16, true, false); }
+bool sixteen_rows() { return product_is_right({8, false, 64}, {12, 70, 600}, DType::bfloat16, true, false); }
+bool many_rows() { return product_is_right({4, false, 32}, {33, 70, 300}, DType::float16, true, false); }
 bool split_product() { return product_is_right({3, false, 64}, {2, 70, 1100}, DType::bfloat16, true, false); }
 bool split_many_rows() { return product_is_right({4, true, 128}, {33, 9, 600}, DType::float16, true, false); }
 bool nested_product() {
@@ -240,10 +257,11 @@ bool nested_product() {
 TEST(
     "simt: a coded product is right in every order of threads and arrivals, and needs each barrier and "
     "wait") {
+  // Whoever of a tile's blocks is the last adds up the sums of all.
   for (const auto& body : {split_product, split_many_rows})
-    require_right(__FILE__, __LINE__, every_order(1), body);
-  require_each_sync(__FILE__, __LINE__, {small_product});
-  require_each_sync(__FILE__, __LINE__, {nested_product});
+    require_right(__FILE__, __LINE__, every_order(1, 6), body);
+  for (const auto& body : {eight_rows, sixteen_rows, many_rows, nested_product})
+    require_each_sync(__FILE__, __LINE__, {body});
 }
 
 }  // namespace

@@ -163,6 +163,47 @@ TEST("simt: blocks that take turns by a lock need acquire, and room for all that
   if (!kThreadSanitizer) check_caught(alone, take_turns_is_right<Bug::none>, "does not end");
 }
 
+template <Bug bug>
+__global__ void add_up_by_the_last(unsigned* counter, int* parts, int* sum) {
+  parts[blockIdx.x * 64 + threadIdx.x] = static_cast<int>(blockIdx.x * threadIdx.x);
+  if (bug != Bug::first) __syncthreads();
+  if (threadIdx.x != 0) return;
+  // The second bug is to count without acquiring what the others have written.
+  const bool last = bug == Bug::second ? __atomic_add_fetch(counter, 1u, __ATOMIC_RELAXED) == 8
+                                       : simt::last_to_arrive(counter, 8);
+  if (!last) return;
+  for (int i = 0; i < 8 * 64; ++i) *sum += parts[i];
+}
+
+template <Bug bug>
+bool add_up_by_the_last_is_right() {
+  unsigned counter = 0;
+  std::vector<int> parts(8 * 64);
+  int sum = 0;
+  simt::launch(add_up_by_the_last<bug>, dim3(8), dim3(64), 0, {}, &counter, parts.data(), &sum);
+  return sum == 28 * 2016 && (bug == Bug::second || counter == 0);
+}
+
+TEST("simt: the last block to arrive sees what all have written, and nobody waits") {
+  for (const int resident : {1, 3, 8})
+    check_right(every_order(2, resident), add_up_by_the_last_is_right<Bug::none>);
+  check_caught(every_order(2, 8), add_up_by_the_last_is_right<Bug::first>, "wrong");
+  if (kThreadSanitizer)
+    check_caught(every_order(1, 8), add_up_by_the_last_is_right<Bug::second>, "data race");
+}
+
+bool counter_begins_above() {
+  unsigned counter = 9;
+  std::vector<int> parts(8 * 64);
+  int sum = 0;
+  simt::launch(add_up_by_the_last<Bug::none>, dim3(8), dim3(64), 0, {}, &counter, parts.data(), &sum);
+  return true;
+}
+
+TEST("simt: a counter that does not start at 0 is a fault") {
+  check_caught(every_order(1), counter_begins_above, "more have arrived than were expected");
+}
+
 // ---- A producer warp fills two buffers for a consumer warp, with named barriers.
 struct Buffers {
   float value[2][32];

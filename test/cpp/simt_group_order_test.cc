@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
 #include <random>
 
 #include "check.h"
+#include "cuda/arrivals.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/dequant_matmul/group_order.h"
@@ -105,11 +107,13 @@ bool product_is_right(const Kind& kind, const Case& size, DType dtype, bool exac
   }
   auto* const y = room.take<float>(m * n);
   auto* const workspace = room.take<std::byte>(ops::dequant_matmul_workspace(m, dtype, ordered, false));
+  auto* const arrivals = room.take<unsigned>(cuda::kArrivalCounters);
+  std::fill_n(arrivals, cuda::kArrivalCounters, 0u);
   room.run([&] {
     ops::order_codes_cuda(nullptr, weight.matrix, columns, count, words);
     ops::dequant_matmul_cuda(nullptr, {reinterpret_cast<std::byte*>(x), dtype, m, k, 2 * k + 1, 2}, ordered,
                              nullptr, {reinterpret_cast<std::byte*>(y), DType::float32, m, n, n, 1}, false,
-                             workspace);
+                             workspace, arrivals);
   });
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {

@@ -296,6 +296,16 @@ TEST("simt: a layer of experts is exact for 1 to 17, 31 to 33 and 63 to 65 token
       for (const DType dtype : kFloats) CHECK(layer_is_exact(kind, dtype, {5, 40, 24, 1}, tokens, uneven));
 }
 
+TEST("simt: a layer of experts is exact with 8, 9, 16, 17, 32 and 33 rows an expert, which tiles differ by") {
+  int turn = 0;
+  for (const Kind& kind : kKinds)
+    for (const DType dtype : {DType::float16, DType::bfloat16}) {
+      const bool even = ++turn % 4 < 2;
+      for (const int64_t tokens : {even ? 40 : 45, even ? 80 : 85, even ? 165 : 160})
+        CHECK(layer_is_exact(kind, dtype, {5, 40, 33, 1}, tokens, uneven));
+    }
+}
+
 bool dense_layer() { return layer_is_exact({0}, DType::float16, {5, 40, 40, 2}, 6, uneven); }
 bool dense_rows_layer() {
   return layer_is_exact({0, true, false, true}, DType::bfloat16, {4, 33, 7, 1}, 5, uneven);

@@ -9,6 +9,8 @@ namespace quantaria::cuda {
 
 RuntimeDevice::Ready::~Ready() {
   const DeviceScope scope(lane->ordinal());
+  if (products) (void)cudaStreamSynchronize(lane->stream());
+  products = nullptr;
   for (const cudaEvent_t event : {timer_start, timer_end})
     if (event != nullptr) (void)cudaEventDestroy(event);
 }
@@ -70,6 +72,17 @@ double RuntimeDevice::stop_timer() {
   float milliseconds = 0;
   now.lane->require(cudaEventElapsedTime(&milliseconds, now.timer_start, now.timer_end), "reading a timer");
   return milliseconds / 1e3;
+}
+
+bool RuntimeDevice::multiply_by_library(const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* bias,
+                                        const Matrix& c) {
+  if (!cublaslt::takes(a, b, bias, c)) return false;
+  const cublaslt::Library* const library = cublaslt::wanted();
+  if (library == nullptr) return false;
+  Ready& now = ready();
+  if (!now.products) now.products = std::make_unique<cublaslt::Products>(*library, *this);
+  now.products->multiply(a, b, bias, c);
+  return true;
 }
 
 void RuntimeDevice::begin_capture() {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/executor.h"
+#include "cuda/cublaslt/products.h"
 #include "cuda/device.h"
 #include "cuda/runtime/discovery.h"
 #include "cuda/runtime/graph.h"
@@ -29,6 +30,7 @@ class RuntimeDevice final : public Device {
   const std::string& compute_capability() const override { return facts_.compute_capability; }
   const Kernels& kernels() const override { return kernels_; }
   void* stream() override { return ready().lane->stream(); }
+  unsigned* arrivals() override { return ready().lane->arrivals(); }
 
   std::shared_ptr<Storage> allocate(int64_t bytes) override;
   MemoryCounters memory() const override;
@@ -39,6 +41,8 @@ class RuntimeDevice final : public Device {
   void finish() override { ready().lane->finish(); }
   void start_timer() override;
   double stop_timer() override;
+  bool multiply_by_library(const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* bias,
+                           const Matrix& c) override;
   void open_capture() override { ready().pool->open_capture(); }
   void begin_capture() override;
   std::shared_ptr<Graph> end_capture() override;
@@ -65,6 +69,7 @@ class RuntimeDevice final : public Device {
     Staging staging;
     cudaEvent_t timer_start = nullptr;
     cudaEvent_t timer_end = nullptr;
+    std::unique_ptr<cublaslt::Products> products;  // of the queue's thread
   };
 
   /// ERR_CUDA if the device cannot be used; the next use tries again.

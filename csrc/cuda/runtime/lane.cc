@@ -3,6 +3,7 @@
 #include <string_view>
 #include <utility>
 
+#include "cuda/arrivals.h"
 #include "cuda/runtime/call.h"
 
 namespace quantaria::cuda {
@@ -38,6 +39,11 @@ void Lane::open() {
          " cannot be used: ", text_of(error));
   };
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  constexpr size_t kArrivalBytes = kArrivalCounters * sizeof *arrivals_;
+  void* counters = nullptr;
+  check(cudaMalloc(&counters, kArrivalBytes));
+  arrivals_ = static_cast<unsigned*>(counters);
+  check(cudaMemsetAsync(arrivals_, 0, kArrivalBytes, stream_));
   void* pinned = nullptr;
   check(cudaHostAlloc(&pinned, sizeof *reached_, cudaHostAllocMapped));
   reached_ = static_cast<uint32_t*>(pinned);
@@ -64,6 +70,7 @@ void Lane::close() {
     (void)cudaStreamSynchronize(stream_);
     (void)cudaStreamDestroy(stream_);
   }
+  if (arrivals_ != nullptr) (void)cudaFree(arrivals_);
   if (reached_ != nullptr) (void)cudaFreeHost(reached_);
   (void)cudaGetLastError();
 }

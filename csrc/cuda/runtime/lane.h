@@ -29,6 +29,8 @@ class Lane {
   int ordinal() const { return ordinal_; }
   const std::string& id() const { return id_; }
   cudaStream_t stream() const { return stream_; }
+  /// Of launches on the stream, one after the other (cuda/arrivals.h).
+  unsigned* arrivals() const { return arrivals_; }
 
   /// Around the work of an operation. `begin` throws if the device is broken.
   void begin(const std::source_location& from);
@@ -70,6 +72,7 @@ class Lane {
   const int ordinal_;
   const std::string id_;
   cudaStream_t stream_ = nullptr;
+  unsigned* arrivals_ = nullptr;
   uint32_t* reached_ = nullptr;       // pinned; the device writes it
   uintptr_t reached_there_ = 0;       // as the device sees it
   WriteValue write_value_ = nullptr;  // null where the device cannot

@@ -1,21 +1,39 @@
 #pragma once
 
 #include "ops/dequant_matmul/coded_tile.cuh"
+#include "ops/gemm/column_splits.cuh"
 #include "ops/gemm/epilogue.cuh"
 
 /// Products with quantized weights, plain or grouped, before a loop and a decoder are chosen.
 namespace quantaria::ops {
 
-/// Few rows: every warp has all of them and columns of its own, so no code is decoded twice, and long steps,
-/// as such a product waits for memory. Twice as wide it would bring activations half as often, but leave a
-/// multiprocessor room for two blocks of 55 KB, too few to hide what they wait for. Many: each code serves 64
-/// rows, each activation 64 columns.
-using FewRowsTile = CodedTile<1, 4, 1, 2, 128, 3, 4>;
-using ManyRowsTile = CodedTile<2, 2, 2, 4, 64, 3, 3>;
+/// Up to 16 rows: every warp has all of them and columns of its own, so no code is decoded twice, and long
+/// steps, as such a product waits for memory. Twice as wide it would bring activations half as often, but
+/// leave a multiprocessor room for two blocks of 55 KB, too few to hide what they wait for. Up to 8: half the
+/// tensor-core instructions, activations and sums. Many: each code serves 64 rows, each activation 64
+/// columns.
+using EightRowsTile = TurnedTile<1, 4, 1, 1, 128, 3, 5>;
+using SixteenRowsTile = TurnedTile<1, 4, 2, 1, 128, 3, 4>;
+using ManyRowsTile = TurnedTile<2, 2, 4, 2, 64, 3, 3>;
 
 /// Rows of a tile for groups of so many rows.
 inline int coded_tile_rows(int64_t rows) {
-  return rows <= FewRowsTile::kTileRows ? FewRowsTile::kTileRows : ManyRowsTile::kTileRows;
+  for (const int tile_rows : {EightRowsTile::kTileRows, SixteenRowsTile::kTileRows})
+    if (rows <= tile_rows) return tile_rows;
+  return ManyRowsTile::kTileRows;
+}
+
+/// call(Tile{}) for the tile of so many rows.
+template <class Call>
+auto with_coded_tile(int tile_rows, const Call& call) {
+  switch (tile_rows) {
+    case EightRowsTile::kTileRows:
+      return call(EightRowsTile{});
+    case SixteenRowsTile::kTileRows:
+      return call(SixteenRowsTile{});
+    default:
+      return call(ManyRowsTile{});
+  }
 }
 
 /// A launch. Grouped: the weights of groups have `weight`'s shape and table, and lie at sources[e], or in
@@ -28,7 +46,7 @@ struct CodedCall {
   const CodedSource* sources;  // in device memory, or null for the weight's own
   ProductTiles tiles;          // of tile_rows rows
   int splits;                  // of the columns, between blocks: 1 if grouped
-  float* partial;              // [splits, rows, cols]
+  ColumnSplits sums;           // if there are several
   Epilogue epilogue;
   int tile_rows = kFmaTileRows;
 };

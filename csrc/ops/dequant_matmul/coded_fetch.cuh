@@ -3,6 +3,7 @@
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/coded_steps.cuh"
 #include "ops/dequant_matmul/decoders.cuh"
+#include "ops/gemm/column_splits.cuh"
 #include "ops/gemm/thread_pieces.cuh"
 
 /// How a block brings the columns of both factors into shared memory, a step at a time. With few rows a
@@ -29,12 +30,20 @@ struct CodedStage {
   int32_t zeros[Tile::kRuns][Tile::kTileCols];
 };
 
+/// The same place as in the first stage, so many bytes on.
+template <class T>
+__device__ __forceinline__ T* in_stage(T* of_first, int bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(of_first) + bytes);
+}
+
 template <class Tile, class Decoder>
 struct CodedShared {
   CodedStage<Tile, Decoder::kBits> stage[Tile::kStages];
   typename Decoder::Shared decoder;
   CodeTable table;  // its map of nested scales
   TileFactors<Tile> factors;
+  bool unfinished;  // of blocks that share the tile's columns, some are still to come
 };
 
 struct CodedProduct {
@@ -50,7 +59,7 @@ struct CodedProduct {
   bool scales_copied;  // as they are stored: nothing is left to be worked out
   bool copied;         // all three
   CodedSteps steps;
-  float* partial;  // [splits, rows, cols] if the columns are split between blocks, else null
+  ColumnSplits splits;
   Epilogue epilogue;
 };
 
@@ -59,40 +68,57 @@ __device__ __forceinline__ int64_t row_within(const CodedMatrix& m, int64_t row)
   return row < m.out ? row : m.out - 1;
 }
 
-/// A thread's activations.
+/// A thread's activations: of each of its rows pieces that are kSide apart, so that one address serves a row.
 template <class Tile>
 struct LeftPieces {
   static constexpr int kVector = 8;
-  using Pieces = ThreadPieces<Tile::kTileRows, Tile::kStep / kVector, Tile::kThreads>;
+  static constexpr int kAcross = Tile::kStep / kVector;
+  // At least four side by side: eight lanes then write 16 bytes each into all banks.
+  static constexpr int kSide = Tile::kThreads / Tile::kTileRows < 4 ? 4 : Tile::kThreads / Tile::kTileRows;
+  static constexpr int kAtOnce = Tile::kThreads / kSide;
+  static constexpr int kDown = Tile::kTileRows / kAtOnce;
+  static constexpr int kPair = 4;  // pieces of a run, which change places with those of the next one
+  static constexpr int kTargets =
+      kSide == kPair ? 2 : 1;  // more pieces side by side are of both runs of a pair
   static constexpr int kNowhere = 0x7fffffff;
-  static constexpr int kDown = Pieces::kAll / Pieces::kCount * kVector / Tile::kStep;  // rows at once
-  static_assert(kDown % 2 == 0 && kDown * Pieces::kCount == Tile::kTileRows);
+  static_assert(kDown * kAtOnce == Tile::kTileRows && kAcross % kSide == 0 && kAtOnce % 2 == 0);
 
-  const uint16_t* from[Pieces::kCount];
-  int column[Pieces::kCount];  // of the step; of rows that are not there beyond any
+  uint16_t* to[kTargets];  // in the first stage
+  const uint16_t* from[kDown];
+  int column[kDown];  // of the step; of rows that are not there beyond any
 
-  __device__ __forceinline__ LeftPieces(const uint16_t* x, const int64_t (&rows)[Tile::kTileRows],
-                                        int first_step) {
+  template <class Stage>
+  __device__ __forceinline__ LeftPieces(Stage& first, const uint16_t* x,
+                                        const int64_t (&rows)[Tile::kTileRows], int first_step) {
+    const int k = thread() % kSide * kVector;
 #pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j) {
-      const int64_t start = rows[Pieces::row(j)];
-      const int k = Pieces::across(j) * kVector;
-      from[j] = x + (start < 0 ? 0 : start) + int64_t{first_step} * Tile::kStep + k;
-      column[j] = start < 0 ? kNowhere : k;
+    for (int run = 0; run < kTargets; ++run)
+      to[run] = target(first, thread() / kSide, thread() % kSide + run * kPair);
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) {
+      const int64_t start = rows[thread() / kSide + i * kAtOnce];
+      from[i] = x + (start < 0 ? 0 : start) + int64_t{first_step} * Tile::kStep + k;
+      column[i] = start < 0 ? kNowhere : k;
     }
   }
 
-  template <class Stage>
-  __device__ __forceinline__ void fetch(Stage& stage, int columns) const {
+  /// Whole: a step of kStep columns.
+  template <bool Whole>
+  __device__ __forceinline__ void fetch(int stage, int columns) const {
 #pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j)
-      simt::cp_async<kVector * 2>(target(stage, Pieces::row(0), Pieces::across(0)) + j * kDown * Tile::kStep,
-                                  from[j], column[j] < columns);
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int across = 0; across < kAcross; across += kSide) {
+        const bool wanted = Whole ? column[i] != kNowhere : column[i] < columns - across * kVector;
+        uint16_t* const first = to[across / kPair % kTargets] + across / (2 * kPair) * 2 * kPair * kVector;
+        simt::cp_async<kVector * 2>(in_stage(first + i * kAtOnce * Tile::kStep, stage),
+                                    from[i] + across * kVector, wanted);
+      }
   }
 
   __device__ __forceinline__ void move_on() {
 #pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j) from[j] += Tile::kStep;
+    for (int i = 0; i < kDown; ++i) from[i] += Tile::kStep;
   }
 
   /// One by one, wherever rows begin and end.
@@ -101,7 +127,7 @@ struct LeftPieces {
                                                         const int64_t (&rows)[Tile::kTileRows], int step,
                                                         int columns) {
 #pragma unroll 1
-    for (int i = Pieces::thread(); i < Tile::kTileRows * Tile::kStep; i += Tile::kThreads) {
+    for (int i = thread(); i < Tile::kTileRows * Tile::kStep; i += Tile::kThreads) {
       const int r = i / Tile::kStep;
       const int k = i % Tile::kStep;
       const bool there = rows[r] >= 0 && k < columns;
@@ -111,42 +137,47 @@ struct LeftPieces {
   }
 
  private:
+  static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
   template <class Stage>
   static __device__ __forceinline__ uint16_t* target(Stage& stage, int row, int across) {
-    return &stage.x[row][(across ^ (row & 1) << 2) * kVector];
+    return &stage.x[row][(across ^ (row & 1) * kPair) * kVector];
   }
 };
 
-/// A thread's codes.
+/// A thread's codes: pieces of one row, kSide apart.
 template <class Tile, int Bits>
 struct CodePieces {
   static constexpr int kRowWords = Tile::kRuns * Bits;
   static constexpr int kWords = kRowWords % 4 == 0 ? 4 : 2;
-  using Pieces = ThreadPieces<Tile::kTileCols, kRowWords / kWords, Tile::kThreads>;
+  static constexpr int kSide = Tile::kThreads / Tile::kTileCols;
+  static_assert(kSide * Tile::kTileCols == Tile::kThreads);
 
-  const uint32_t* from[Pieces::kCount];
+  const uint32_t* from;
 
   __device__ __forceinline__ CodePieces(const CodedMatrix& m, const ProductTiles& tiles,
-                                        const TileFactors<Tile>& factors, int first_step) {
-#pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j)
-      from[j] = row_of(m, tiles, factors, Pieces::has(j) ? Pieces::row(j) : 0) +
-                int64_t{first_step} * kRowWords + Pieces::across(j) * kWords;
-  }
+                                        const TileFactors<Tile>& factors, int first_step)
+      : from(row_of(m, tiles, factors, row()) + int64_t{first_step} * kRowWords + first_word()) {}
 
   template <class Stage>
-  __device__ __forceinline__ void fetch(Stage& stage, int words) const {
-#pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j) {
-      const int w = Pieces::across(j) * kWords;
-      if (Pieces::has(j)) simt::cp_async<kWords * 4>(&stage.codes[Pieces::row(j)][w], from[j], w < words);
-    }
+  static __device__ __forceinline__ uint32_t* target(Stage& stage) {
+    return &stage.codes[row()][first_word()];
   }
 
-  __device__ __forceinline__ void move_on() {
+  /// Whole: a step of kRowWords words. `to` is the thread's target.
+  template <bool Whole>
+  __device__ __forceinline__ void fetch(uint32_t* to, int words) const {
 #pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j) from[j] += kRowWords;
+    for (int w = 0; w < kRowWords; w += kSide * kWords) {
+      const bool there = w + kSide * kWords <= kRowWords || first_word() < kRowWords - w;
+      if (there) simt::cp_async<kWords * 4>(to + w, from + w, Whole || first_word() < words - w);
+    }
   }
+  template <class Stage>
+  __device__ __forceinline__ void fetch(Stage& stage, int words) const {
+    fetch<false>(target(stage), words);
+  }
+
+  __device__ __forceinline__ void move_on() { from += kRowWords; }
 
   /// Of rows that are no whole pieces, word by word.
   template <class Stage>
@@ -162,6 +193,10 @@ struct CodePieces {
   }
 
  private:
+  static __device__ __forceinline__ int row() { return static_cast<int>(threadIdx.x) / kSide; }
+  static __device__ __forceinline__ int first_word() {
+    return static_cast<int>(threadIdx.x) % kSide * kWords;
+  }
   static __device__ __forceinline__ const uint32_t* row_of(const CodedMatrix& m, const ProductTiles& tiles,
                                                            const TileFactors<Tile>& factors, int n) {
     const TileColumn column = column_of<Tile::kPairRun>(tiles, n);
@@ -199,18 +234,26 @@ struct ConstantPieces {
     return steps.groups_met < left ? steps.groups_met : left;
   }
 
-  /// Of scales (stage.scales) or zeros (stage.zeros) of that many groups.
+  template <class T>
+  static __device__ __forceinline__ T* target(T (&to)[Tile::kRuns][Tile::kTileCols]) {
+    return &to[Pieces::row(0)][Pieces::across(0)];
+  }
+
+  /// Of scales or zeros of that many groups. `to` is the thread's target.
+  template <class T>
+  __device__ __forceinline__ void fetch(T* to, const T* from, int groups) const {
+    constexpr int kAtOnce = Tile::kThreads / Tile::kTileCols;
+    const T* const first = from + static_cast<uint32_t>(group);
+#pragma unroll
+    for (int g = 0; g < Tile::kRuns; g += kAtOnce) {
+      if (g >= groups) break;  // for all threads, mostly after the first one
+      if (Pieces::row(0) < groups - g) simt::cp_async<4>(to + g * Tile::kTileCols, first + g);
+    }
+  }
   template <class T>
   __device__ __forceinline__ void fetch(T (&to)[Tile::kRuns][Tile::kTileCols], const T* from,
                                         int groups) const {
-    const int g = Pieces::row(0);
-    const T* const first = from + group;
-#pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j) {
-      const int apart = j * (Tile::kThreads / Tile::kTileCols);
-      if (Pieces::has(j) && g + apart < groups)
-        simt::cp_async<4>(&to[g + apart][Pieces::across(0)], first + apart);
-    }
+    fetch(target(to), from, groups);
   }
 
   template <class Stage>
@@ -244,63 +287,77 @@ class CodedFetch {
                                         int end)
       : p_(p),
         shared_(shared),
-        step_(begin),
         end_(end),
-        x_(p.x, shared.factors.left, begin),
+        whole_end_(p.copied ? (end < p.steps.whole ? end : p.steps.whole) : 0),
+        x_(shared.stage[0], p.x, shared.factors.left, begin),
+        codes_to_(Codes::target(shared.stage[0])),
         codes_(p.weight.matrix, p.tiles, shared.factors, begin),
+        scales_to_(Constants::target(shared.stage[0].scales)),
+        zeros_to_(Constants::target(shared.stage[0].zeros)),
         constants_(p.weight.matrix, p.tiles, p.steps, p.scales_copied, shared.factors, begin) {}
 
-  /// Begins to bring the next step's columns, if there are any, into the next stage.
-  __device__ __forceinline__ void begin_step() {
-    if (step_ < end_) {
-      auto& stage = shared_.stage[to_];
-      const bool last = step_ + 1 == p_.steps.steps;
-      const int columns = last ? p_.steps.last_columns : Tile::kStep;
-      const int words = last ? p_.steps.last_words : CodePieces<Tile, Decoder::kBits>::kRowWords;
-      const int groups = constants_.groups(p_.steps);
-      if (p_.copied) {
-        x_.fetch(stage, columns);
-        codes_.fetch(stage, words);
-        constants_.fetch(stage.scales, constants_.scales, groups);
-      } else {
-        fetch_otherwise(stage, columns, words, groups);
-      }
-      if (constants_.zeros) constants_.fetch(stage.zeros, constants_.zeros, groups);
-      x_.move_on();
-      codes_.move_on();
-      constants_.move_on(p_.steps);
-      ++step_;
-      to_ = to_ + 1 == Tile::kStages ? 0 : to_ + 1;
+  /// Begins to bring a step's columns, if there is such a step, into the next stage. Steps are asked for in
+  /// turn.
+  __device__ __forceinline__ void begin_step(int step) {
+    if (step < whole_end_) {
+      x_.template fetch<true>(at_, Tile::kStep);
+      codes_.template fetch<true>(in_stage(codes_to_, at_), Codes::kRowWords);
+      fetch_constants(true);
+    } else if (step < end_) {
+      fetch_otherwise(step);
     }
+    x_.move_on();
+    codes_.move_on();
+    constants_.move_on(p_.steps);
+    at_ = at_ + kStageBytes == Tile::kStages * kStageBytes ? 0 : at_ + kStageBytes;
     simt::cp_async_commit();  // an empty group too: waits count them
   }
 
+  /// Where the stage of the oldest of the last kStages steps is, in bytes from the first stage.
+  __device__ __forceinline__ int oldest() const { return at_; }
+
  private:
-  template <class Stage>
-  __device__ __forceinline__ void fetch_otherwise(Stage& stage, int columns, int words, int groups) {
+  using Stage = CodedStage<Tile, Decoder::kBits>;
+  using Codes = CodePieces<Tile, Decoder::kBits>;
+  using Constants = ConstantPieces<Tile>;
+  static constexpr int kStageBytes = static_cast<int>(sizeof(Stage));
+
+  __device__ __forceinline__ void fetch_otherwise(int step) {
     const auto& factors = shared_.factors;
+    Stage& stage = *in_stage(&shared_.stage[0], at_);
+    const bool last = step + 1 == p_.steps.steps;
+    const int columns = last ? p_.steps.last_columns : Tile::kStep;
+    const int words = last ? p_.steps.last_words : Codes::kRowWords;
     if (p_.x_vectors)
-      x_.fetch(stage, columns);
+      x_.template fetch<false>(at_, columns);
     else
-      LeftPieces<Tile>::fetch_elements(stage, p_.x, factors.left, step_, columns);
+      LeftPieces<Tile>::fetch_elements(stage, p_.x, factors.left, step, columns);
     if (p_.code_pieces)
       codes_.fetch(stage, words);
     else
-      codes_.fetch_words(stage, p_, factors, step_, words);
-    if (p_.scales_copied)
-      constants_.fetch(stage.scales, constants_.scales, groups);
-    else
-      constants_.make_scales(stage, p_, shared_.table, factors, groups);
+      codes_.fetch_words(stage, p_, factors, step, words);
+    if (!p_.scales_copied)
+      constants_.make_scales(stage, p_, shared_.table, factors, constants_.groups(p_.steps));
+    fetch_constants(p_.scales_copied);
+  }
+
+  __device__ __forceinline__ void fetch_constants(bool with_scales) const {
+    const int groups = constants_.groups(p_.steps);
+    if (with_scales) constants_.fetch(in_stage(scales_to_, at_), constants_.scales, groups);
+    if (constants_.zeros) constants_.fetch(in_stage(zeros_to_, at_), constants_.zeros, groups);
   }
 
   const CodedProduct& p_;
   CodedShared<Tile, Decoder>& shared_;
-  int step_;
   int end_;
-  int to_ = 0;  // the next stage
+  int whole_end_;  // of the steps that are whole and copied as they are: of nearly all nothing is asked
+  int at_ = 0;     // the next step's stage, in bytes from the first one
   LeftPieces<Tile> x_;
-  CodePieces<Tile, Decoder::kBits> codes_;
-  ConstantPieces<Tile> constants_;
+  uint32_t* codes_to_;  // in the first stage
+  Codes codes_;
+  float* scales_to_;
+  int32_t* zeros_to_;
+  Constants constants_;
 };
 
 }  // namespace quantaria::ops

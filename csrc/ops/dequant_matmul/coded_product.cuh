@@ -3,35 +3,13 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "ops/dequant_matmul/coded_fetch.cuh"
+#include "ops/dequant_matmul/coded_fragments.cuh"
 
 /// The one loop of products with quantized weights on tensor cores, plain or grouped: y = x W^T, codes
 /// brought into shared memory as they are stored and decoded on the way to the registers. Inside a group,
 /// tensor cores sum x times the decoded codes; its scale is applied to that sum in float32, so no scaled
 /// weight is ever rounded to 16 bits.
 namespace quantaria::ops {
-
-/// Both k16 operands of a run of 32 columns: registers as decoders pair them.
-template <class Decoder, class Stage>
-__device__ __forceinline__ void load_x(const Stage& stage, int row, int run, int t,
-                                       uint32_t (&operand)[2][4]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = row + half * 8;
-    const auto v = simt::load_shared<uint4>(&stage.x[r][((run ^ (r & 1)) * 4 + t) * 8]);
-    if constexpr (Decoder::kFarPairs) {
-      operand[0][half] = simt::prmt(v.x, v.z, 0x5410);
-      operand[0][half + 2] = simt::prmt(v.x, v.z, 0x7632);
-      operand[1][half] = simt::prmt(v.y, v.w, 0x5410);
-      operand[1][half + 2] = simt::prmt(v.y, v.w, 0x7632);
-    } else {
-      operand[0][half] = v.x;
-      operand[0][half + 2] = v.y;
-      operand[1][half] = v.z;
-      operand[1][half + 2] = v.w;
-    }
-  }
-}
 
 template <class T, class Tile, class Decoder>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
@@ -53,73 +31,70 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
   float total[Tile::kRows][Tile::kCols][4] = {};
   float sum[Tile::kRows][Tile::kCols][4] = {};  // of the group under way
-  typename Decoder::Zero zero[Tile::kCols];
+  typename Decoder::Zero zero[Tile::kCols][2];
 #pragma unroll
-  for (int j = 0; j < Tile::kCols; ++j) zero[j] = Decoder::zero(static_cast<float>(-m.first));
+  for (auto& of_fragment : zero)
+#pragma unroll
+    for (auto& of_row : of_fragment) of_row = Decoder::zero(static_cast<float>(-m.first));
 
+  const LanePlaces<Tile, Decoder::kBits> lane(shared.stage[0], warp);
   CodedFetch<Tile, Decoder> fetch(p, shared, begin, end);
-  for (int stage = 0; stage < Tile::kStages - 1; ++stage) fetch.begin_step();
   GroupEnds group_ends(p.steps, begin * Tile::kRuns, end * Tile::kRuns);
-  int at = 0;  // this step's stage
-  for (int step = begin; step < end; ++step) {
+  for (int step = begin - (Tile::kStages - 1); step < end; ++step) {
     simt::cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // this step's stage is there for all, and all have left that of the last step
-    fetch.begin_step();
-    const auto& stage = shared.stage[at];
-    at = at + 1 == Tile::kStages ? 0 : at + 1;
-    int group = 0;  // of this step
+    fetch.begin_step(step + Tile::kStages - 1);
+    if (step < begin) continue;  // nothing has been waited for yet
+    const int stage = fetch.oldest();
+    int constants = stage;  // where the group's are
     const auto begin_group = [&] {
       if (!with_zeros) return;
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
-        zero[j] = Decoder::zero(static_cast<float>(stage.zeros[group][warp.col + j * 8 + warp.g]));
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          zero[j][half] =
+              Decoder::zero(static_cast<float>(*in_stage(lane.zeros + j * 16 + half * 8, constants)));
     };
     begin_group();
 #pragma unroll
     for (int run = 0; run < Tile::kRuns; ++run) {
-      uint32_t x[Tile::kRows][2][4];
+      uint4 x[Tile::kRows];
 #pragma unroll
-      for (int i = 0; i < Tile::kRows; ++i)
-        load_x<Decoder>(stage, warp.row + i * 16 + warp.g, run, warp.t, x[i]);
+      for (int i = 0; i < Tile::kRows; ++i) x[i] = load_x(lane, stage, i, run);
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
-        uint32_t pair[4];
-        const uint32_t* const codes = &stage.codes[warp.col + j * 8 + warp.g][run * Decoder::kBits];
-        Decoder::decode(raw_codes<Decoder::kBits>(codes, warp.t), zero[j], shared.decoder, pair);
-        const uint32_t first[2] = {pair[0], pair[1]};
-        const uint32_t second[2] = {pair[2], pair[3]};
+        uint32_t weight[2][4];
+        load_weight<Decoder>(lane, stage, j, run, warp.t, zero[j], shared.decoder, weight);
 #pragma unroll
-        for (int i = 0; i < Tile::kRows; ++i) {
-          simt::mma_m16n8k16<T>(sum[i][j], x[i][0], first);
-          simt::mma_m16n8k16<T>(sum[i][j], x[i][1], second);
-        }
+        for (int i = 0; i < Tile::kRows; ++i) multiply_run<T>(sum[i][j], weight, x[i]);
       }
       if (!group_ends.after(run)) continue;
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float scale = stage.scales[group][warp.col + j * 8 + warp.t * 2 + e % 2];
+        for (int c = 0; c < 2; ++c) {
+          const float scale = *in_stage(lane.scales + j * 16 + c * 8, constants);
 #pragma unroll
-          for (int i = 0; i < Tile::kRows; ++i) {
-            total[i][j][e] = fmaf(sum[i][j][e], scale, total[i][j][e]);
-            sum[i][j][e] = 0;
-          }
+          for (int i = 0; i < Tile::kRows; ++i)
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+              float& of_group = sum[i][j][warp.sum_of(r, c)];
+              float& added = total[i][j][warp.sum_of(r, c)];
+              added = fmaf(of_group, scale, added);
+              of_group = 0;
+            }
         }
       if (!group_ends.next()) break;
-      ++group;
+      constants += Tile::kTileCols * 4;
       if (run + 1 < Tile::kRuns) begin_group();
     }
     group_ends.step_done(Tile::kRuns);
   }
 
-  const Matrix& c = p.epilogue.c;
-  write_totals(p.tiles, shared.factors.place, warp, total, [&](int64_t row, int64_t col, float value) {
-    if (!p.partial)
-      p.epilogue.write(row, col, value);
-    else if (row >= 0 && row < c.rows && col < c.cols)
-      simt::store(p.partial + (blockIdx.y * c.rows + row) * c.cols + col, value);
-  });
+  if (p.splits.sums && !add_splits(p.splits, shared.unfinished, total)) return;
+  write_totals(p.tiles, shared.factors.place, warp, total,
+               [&](int64_t row, int64_t col, float value) { p.epilogue.write(row, col, value); });
 }
 
 template <class Tile, int Bits>
@@ -128,6 +103,7 @@ CodedSteps coded_steps(const CodedMatrix& m) {
   const int64_t before = std::max<int64_t>(0, int64_t{s.steps} - 1);
   s.last_columns = static_cast<int>(m.in - before * Tile::kStep);
   s.last_words = static_cast<int>(m.row_bits / 32 - before * Tile::kRuns * Bits);
+  s.whole = static_cast<int>(s.last_columns == Tile::kStep ? s.steps : before);
   return s;
 }
 
@@ -153,7 +129,7 @@ void launch_coded(const CodedCall& call) {
   product.scales_copied = m.form == ScaleForm::plain && m.divisor == 1 && call.unscale == 1;
   product.copied = product.x_vectors && product.code_pieces && product.scales_copied;
   product.steps = coded_steps<Tile, Decoder::kBits>(m);
-  product.partial = call.splits > 1 ? call.partial : nullptr;
+  if (call.splits > 1) product.splits = call.sums;
   product.epilogue = call.epilogue;
   simt::launch(coded_product<T, Tile, Decoder>,
                dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(call.splits)), dim3(Tile::kThreads),
@@ -162,8 +138,7 @@ void launch_coded(const CodedCall& call) {
 
 template <class T, class Decoder>
 void launch_coded_tile(const CodedCall& call) {
-  call.tile_rows == FewRowsTile::kTileRows ? launch_coded<T, FewRowsTile, Decoder>(call)
-                                           : launch_coded<T, ManyRowsTile, Decoder>(call);
+  with_coded_tile(call.tile_rows, [&](auto tile) { launch_coded<T, decltype(tile), Decoder>(call); });
 }
 
 }  // namespace quantaria::ops

@@ -10,6 +10,7 @@ namespace quantaria::ops {
 /// The columns as steps, and as groups; runs are of 32 columns.
 struct CodedSteps {
   int steps;
+  int whole;         // all but the last one, if that is cut short
   int last_columns;  // of the last step
   int last_words;    // of a row of codes in it
   int runs;

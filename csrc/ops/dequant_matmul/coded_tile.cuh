@@ -7,19 +7,35 @@
 namespace quantaria::ops {
 
 /// How a block's tile is shared out: Across warps side by side, Down warps above each other, each with Rows x
-/// 16 rows and Cols x 8 columns. Step columns of the weight at a time, Stages of them in shared memory.
-template <int Down, int Across, int Rows, int Cols, int Step, int Stages, int Blocks>
-struct CodedTile {
+/// Cols fragments. Step columns of the weight at a time, Stages of them in shared memory.
+template <int FragmentRows, int FragmentCols, int Down, int Across, int Rows, int Cols, int Step, int Stages,
+          int Blocks>
+struct FragmentTile {
+  static constexpr int kFragmentRows = FragmentRows, kFragmentCols = FragmentCols;
   static constexpr int kDown = Down, kAcross = Across, kRows = Rows, kCols = Cols, kStep = Step,
                        kStages = Stages;
   static constexpr int kBlocks = Blocks;  // that a multiprocessor is to hold
-  static constexpr int kTileRows = Down * Rows * 16;
-  static constexpr int kTileCols = Across * Cols * 8;
+  static constexpr int kTileRows = Down * Rows * FragmentRows;
+  static constexpr int kTileCols = Across * Cols * FragmentCols;
   static constexpr int kThreads = Down * Across * 32;
   static constexpr int kRuns = Step / 32;  // of 32 columns: the least that shares a scale
-  static constexpr int kPairRun = 1;  // gate and up take turns: a thread's neighbours are both sums of one
   static_assert(kRuns % 2 == 0);
   static_assert(kThreads >= kTileRows + 2);
+};
+
+/// Fragments of 16 rows of the left factor and 8 of the weight.
+template <int Down, int Across, int Rows, int Cols, int Step, int Stages, int Blocks>
+struct CodedTile : FragmentTile<16, 8, Down, Across, Rows, Cols, Step, Stages, Blocks> {
+  static constexpr bool kTurned = false;
+  static constexpr int kPairRun = 1;  // gate and up take turns: a thread's neighbours are both sums of one
+};
+
+/// Fragments of 16 rows of the weight and 8 of the left factor: the transposed product. Where that factor has
+/// 8 rows at most, none of a fragment is wasted on rows that are not there.
+template <int Down, int Across, int Rows, int Cols, int Step, int Stages, int Blocks>
+struct TurnedTile : FragmentTile<8, 16, Down, Across, Rows, Cols, Step, Stages, Blocks> {
+  static constexpr bool kTurned = true;
+  static constexpr int kPairRun = 8;  // both sums of a pair are a thread's, in rows g and g + 8 of a fragment
 };
 
 /// In shared memory: what a tile's rows and columns are made of.
@@ -45,13 +61,23 @@ struct TileFactors {
   }
 };
 
-/// The part of a tile that a warp makes, and of that the part of a lane.
+/// The part of a tile that a warp makes, and of that the part of a lane: of each fragment's result two rows
+/// and two columns.
 template <class Tile>
 struct WarpPlace {
-  int row = static_cast<int>(threadIdx.x) / 32 / Tile::kAcross * Tile::kRows * 16;
-  int col = static_cast<int>(threadIdx.x) / 32 % Tile::kAcross * Tile::kCols * 8;
-  int g = static_cast<int>(threadIdx.x) % 32 / 4;  // a fragment's row, and the column of its right factor
-  int t = static_cast<int>(threadIdx.x) % 4;       // whose share of a run, and of a result's columns
+  int row = static_cast<int>(threadIdx.x) / 32 / Tile::kAcross * Tile::kRows * Tile::kFragmentRows;
+  int col = static_cast<int>(threadIdx.x) / 32 % Tile::kAcross * Tile::kCols * Tile::kFragmentCols;
+  int g = static_cast<int>(threadIdx.x) % 32 / 4;  // whose row of either factor, of a fragment
+  int t = static_cast<int>(threadIdx.x) % 4;       // whose share of a run
+
+  __device__ __forceinline__ int row_of(int i, int r) const {
+    return row + i * Tile::kFragmentRows + (Tile::kTurned ? t * 2 + r : g + r * 8);
+  }
+  __device__ __forceinline__ int col_of(int j, int c) const {
+    return col + j * Tile::kFragmentCols + (Tile::kTurned ? g + c * 8 : t * 2 + c);
+  }
+  /// Which of a fragment's four sums.
+  static constexpr __device__ int sum_of(int r, int c) { return Tile::kTurned ? c * 2 + r : r * 2 + c; }
 };
 
 /// write(row, column, value) for each element that this thread has the sum of; of pairs what SwiGLU makes of
@@ -64,17 +90,15 @@ __device__ __forceinline__ void write_totals(const ProductTiles& tiles, const Ti
 #pragma unroll
   for (int i = 0; i < Tile::kRows; ++i)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row =
-          result_row_of(tiles, place.row0 + warp.row + i * 16 + warp.g + half * 8, place.row_end);
+    for (int r = 0; r < 2; ++r) {
+      const int64_t row = result_row_of(tiles, place.row0 + warp.row_of(i, r), place.row_end);
 #pragma unroll
       for (int j = 0; j < Tile::kCols; ++j) {
-        const int n = warp.col + j * 8 + warp.t * 2;
-        const float first = total[i][j][half * 2];
-        const float second = total[i][j][half * 2 + 1];
-        const int64_t col = place.col0 + column_of<Tile::kPairRun>(tiles, n).col;
+        const float first = total[i][j][warp.sum_of(r, 0)];
+        const float second = total[i][j][warp.sum_of(r, 1)];
+        const int64_t col = place.col0 + column_of<Tile::kPairRun>(tiles, warp.col_of(j, 0)).col;
         write(row, col, tiles.paired ? swiglu(first, second) : first);
-        if (!tiles.paired) write(row, col + 1, second);
+        if (!tiles.paired) write(row, col + Tile::kPairRun, second);
       }
     }
 }

@@ -6,8 +6,9 @@
 #include "simt/simt.h"
 
 /// From packed codes to tensor-core operands. Lane t of a quad takes codes 8 t .. 8 t + 7 of a run of 32,
-/// which are whole bytes whatever the width, and makes four registers of two 16-bit values. The loop gives
-/// the left factor the same order of columns, so no code ever moves to another lane.
+/// which are whole bytes whatever the width, and makes four registers of two neighbours each, as 16-bit
+/// values. Of the left factor it takes the same columns, 16 bytes as they lie in memory: no code ever moves
+/// to another lane, and no activation to another register.
 namespace quantaria::ops {
 
 inline constexpr int kAndOr = 0xea;  // lop3: (a & b) | c
@@ -41,73 +42,77 @@ __device__ __forceinline__ RawCodes<Bits> raw_codes(const uint32_t* run, int t) 
 template <class T, int Bits>
 struct IntegerDecoder {
   static constexpr int kBits = Bits;
-  static constexpr bool kFarPairs = true;  // register j holds codes j and j + 4, else 2 j and 2 j + 1
   static constexpr bool kTable = false;
   struct Shared {};
 
-  /// What is subtracted, for each place in the mantissa that codes are or-ed into.
+  /// What is subtracted from pairs with an even and with an odd number, whose codes may stand at other bits.
   struct Zero {
-    uint32_t at[2];
+    uint32_t of_pair[2];
   };
   static __device__ __forceinline__ Zero zero(float z) {
     if constexpr (Bits == 8 && !kHalf) {
       return {{simt::bits<uint32_t>(kFloatOne + z), 0}};
-    } else if constexpr (!kHalf) {
-      const uint32_t at0 = both(-(128.0f + z));
-      return {{at0, at0}};
     } else {
-      return {{both(-(1024.0f + z)), both(-(1024.0f / (1 << Bits) + z))}};
+      Zero zero;
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        zero.of_pair[j] = simt::pack<T>(-(kOne * back(j, 0) + z), -(kOne * back(j, 1) + z));
+      return zero;
     }
   }
 
   static __device__ __forceinline__ void decode(const RawCodes<Bits>& raw, const Zero& zero, const Shared&,
                                                 uint32_t (&pair)[4]) {
-    if constexpr (Bits == 8) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) pair[j] = bytes(raw, j, zero);
-    } else {
-      const uint32_t apart = far_halves(raw.word[0]);
-      constexpr uint32_t kMask = ((1u << Bits) - 1) * 0x10001u;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        // float16 has room for a second code above the first one, which then counts 2^Bits fold.
-        const int above = kHalf ? j % 2 : 0;
-        const uint32_t shifted = apart >> (j - above) * Bits;
-        const uint32_t sum = simt::lop3<kAndOr>(shifted, kMask << above * Bits, kOne);
-        const float back = above ? 1.0f / (1 << Bits) : 1.0f;
-        pair[j] = simt::fma2<T>(sum, both(back), zero.at[above]);
+    for (int j = 0; j < 4; ++j) {
+      if constexpr (Bits == 8 && !kHalf) {
+        pair[j] = from_floats(raw.word[j / 2], j % 2 * 2, simt::bits<float>(zero.of_pair[0]));
+      } else {
+        constexpr uint32_t kCode = (1u << Bits) - 1;
+        const uint32_t mask = kCode << bit_of(j, 0) | kCode << 16 << bit_of(j, 1);
+        const uint32_t sum = simt::lop3<kAndOr>(halves(raw, j), mask, kOneBits);
+        pair[j] = simt::fma2<T>(sum, simt::pack<T>(back(j, 0), back(j, 1)), zero.of_pair[j % 2]);
       }
     }
   }
 
  private:
   static constexpr bool kHalf = std::is_same_v<T, simt::Half>;
-  static constexpr uint32_t kOne = kHalf ? 0x64006400u : 0x43004300u;
+  static constexpr float kOne = kHalf ? 1024.0f : 128.0f;
+  static constexpr uint32_t kOneBits = kHalf ? 0x64006400u : 0x43004300u;
   static constexpr float kFloatOne = 8388608.0f;  // 2^23
 
-  static __device__ __forceinline__ uint32_t both(float x) { return simt::pack<T>(x, x); }
-
-  /// Codes 0 to 3 in the lower half, 4 to 7 in the upper one, each half from its bit 0.
-  static __device__ __forceinline__ uint32_t far_halves(uint32_t word) {
-    if constexpr (Bits == 4) return word;
-    if constexpr (Bits == 3) return (word & 0xfffu) | (word & 0xfff000u) << 4;
-    return simt::prmt(word, 0, 0x4140);
+  /// At which bit of its half the code 2 j + half is brought. A mantissa of ten bits, or of seven for narrow
+  /// codes, has room for more than one place: bit p makes the code count 2^p fold, which costs nothing to
+  /// undo, and saves a shift.
+  static constexpr __device__ int bit_of(int j, int half) {
+    if (Bits == 2) return j % 2 * 4;
+    if (Bits == 3 && kHalf) return j % 2 * 6;
+    return Bits == 4 && kHalf ? half * 4 : 0;
+  }
+  static constexpr __device__ float back(int j, int half) {
+    return 1.0f / static_cast<float>(1 << bit_of(j, half));
   }
 
-  /// Codes j and j + 4 of 8 bits.
-  static __device__ __forceinline__ uint32_t bytes(const RawCodes<8>& raw, int j, const Zero& zero) {
+  /// The codes 2 j and 2 j + 1 at those bits, among others.
+  static __device__ __forceinline__ uint32_t halves(const RawCodes<Bits>& raw, int j) {
     const auto place = static_cast<uint32_t>(j);
-    if constexpr (kHalf) {
-      const uint32_t codes = simt::prmt(raw.word[0], raw.word[1], place | (place + 4) << 8);
-      const uint32_t sum = simt::lop3<kAndOr>(codes, 0x00ff00ffu, kOne);
-      return simt::fma2<T>(sum, both(1.0f), zero.at[0]);
-    } else {
-      // Eight bits do not fit behind bfloat16's 2^7: through float32, whose difference is exact.
-      const float base = simt::bits<float>(zero.at[0]);
-      const float low = simt::bits<float>(simt::prmt(raw.word[0], 0x4b000000u, 0x7440u | place)) - base;
-      const float high = simt::bits<float>(simt::prmt(raw.word[1], 0x4b000000u, 0x7440u | place)) - base;
-      return simt::pack<T>(low, high);
+    const uint32_t word = raw.word[Bits == 8 ? j / 2 : 0];
+    if constexpr (Bits == 8) return simt::prmt(word, 0, 0x100 + 0x202 * (place % 2));
+    if constexpr (Bits == 4) return simt::prmt(word, kHalf ? word : word >> 4, 0x400 + 0x101 * place);
+    if constexpr (Bits == 3) {
+      const uint32_t four = word >> place / 2 * 12;
+      return simt::prmt(four, four >> 3, 0x5410) >> (kHalf ? 0 : place % 2 * 6);
     }
+    return simt::prmt(word, word >> 2, 0x5410) >> place / 2 * 8;
+  }
+
+  /// Two of a word's bytes, from that one on. Eight bits do not fit behind bfloat16's 2^7: through float32,
+  /// whose difference is exact.
+  static __device__ __forceinline__ uint32_t from_floats(uint32_t word, int first, float base) {
+    const auto byte = 0x7440u + static_cast<uint32_t>(first);
+    return simt::pack<T>(simt::bits<float>(simt::prmt(word, 0x4b000000u, byte)) - base,
+                         simt::bits<float>(simt::prmt(word, 0x4b000000u, byte + 1)) - base);
   }
 };
 
@@ -115,7 +120,6 @@ struct IntegerDecoder {
 template <class T, int Bits>
 struct TableDecoder {
   static constexpr int kBits = Bits;
-  static constexpr bool kFarPairs = false;
   static constexpr bool kTable = true;
   struct Shared {
     uint32_t entry[256];  // 4 bits: the values of both codes of a byte; 8 bits: its value in both halves

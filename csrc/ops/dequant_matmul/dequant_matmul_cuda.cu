@@ -11,20 +11,6 @@
 namespace quantaria::ops {
 namespace {
 
-constexpr int kThreads = 256;
-
-/// The sums of all splits, added up in their order: the bits do not depend on which block was done first.
-__global__ void __launch_bounds__(kThreads) add_splits(const float* partial, int splits, Epilogue epilogue) {
-  const Matrix& c = epilogue.c;
-  const int64_t count = c.rows * c.cols;
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
-    float sum = 0;
-    for (int s = 0; s < splits; ++s) sum += simt::load(partial + s * count + i);
-    epilogue.write(i / c.cols, i % c.cols, sum);
-  }
-}
-
 bool one_of_16_bits(DType dtype) { return dtype == DType::float16 || dtype == DType::bfloat16; }
 
 /// Whether the loop of tensor cores reads this weight: whole words a row, scales for whole runs of 32
@@ -34,24 +20,15 @@ bool fits_loop(const CodedMatrix& m) {
   return width && !m.flat && !m.index && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
 }
 
-/// Tiles that are too few leave most of a GPU idle unless the columns of the weight are shared out too: until
-/// there are two blocks for each of an A100's 108 multiprocessors, as nearly as whole splits come to it, in
-/// pieces long enough to fill the stages. It depends on the shape alone, so the order of the sums does.
-template <class Tile>
-int splits_of_tile(int64_t rows, const CodedMatrix& m) {
-  constexpr int64_t kWantedBlocks = 216;
-  constexpr int64_t kLeastSteps = 4;
-  constexpr int64_t kMostSplits = 16;
-  const int64_t row_tiles = (rows + Tile::kTileRows - 1) / Tile::kTileRows;
-  const int64_t tiles = row_tiles * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
-  const int64_t steps = (m.in + Tile::kStep - 1) / Tile::kStep;
-  const int64_t wanted = (kWantedBlocks + tiles / 2) / std::max<int64_t>(1, tiles);
-  return static_cast<int>(std::clamp<int64_t>(std::min(wanted, steps / kLeastSteps), 1, kMostSplits));
-}
-
-int splits_of(int64_t rows, const CodedMatrix& m) {
-  return coded_tile_rows(rows) == FewRowsTile::kTileRows ? splits_of_tile<FewRowsTile>(rows, m)
-                                                         : splits_of_tile<ManyRowsTile>(rows, m);
+ColumnShares shares_of(int64_t rows, const CodedMatrix& m) {
+  return with_coded_tile(coded_tile_rows(rows), [&](auto tile) {
+    using Tile = decltype(tile);
+    constexpr int64_t kLeastSteps = 4;
+    const int64_t tiles =
+        (rows + Tile::kTileRows - 1) / Tile::kTileRows * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
+    return column_shares<Tile::kBlocks>(tiles, Tile::kTileRows * Tile::kTileCols,
+                                        (m.in + Tile::kStep - 1) / Tile::kStep, kLeastSteps);
+  });
 }
 
 /// Room for activations in the order of the weight's columns.
@@ -77,12 +54,13 @@ bool on_tensor_cores(DType x, const CodedMatrix& weight, bool rounded) {
 }
 
 int64_t dequant_matmul_workspace(int64_t rows, DType x, const DeviceWeight& weight, bool rounded) {
-  const int splits = on_tensor_cores(x, weight.matrix, rounded) ? splits_of(rows, weight.matrix) : 1;
-  return ordered_bytes(rows, weight) + (splits > 1 ? splits * rows * weight.matrix.out * 4 : 0);
+  const int64_t sums = on_tensor_cores(x, weight.matrix, rounded) ? shares_of(rows, weight.matrix).bytes : 0;
+  return ordered_bytes(rows, weight) + sums;
 }
 
 void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
-                         const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace) {
+                         const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace,
+                         unsigned* arrivals) {
   if (y.rows == 0 || y.cols == 0) return;
   if (weight.left_columns) {
     const int64_t cols = weight.matrix.in;
@@ -92,14 +70,13 @@ void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight&
     DeviceWeight in_order = weight;
     in_order.left_columns = nullptr;
     return dequant_matmul_cuda(stream, {workspace, x.dtype, x.rows, cols, cols, 1}, in_order, bias, y,
-                               rounded, workspace + ordered_bytes(x.rows, weight));
+                               rounded, workspace + ordered_bytes(x.rows, weight), arrivals);
   }
   if (!on_tensor_cores(x.dtype, weight.matrix, rounded) || (x.col_stride != 1 && x.cols > 1))
     return dequant_matmul_float32_cuda(stream, x, weight, bias, y);
   DeviceWeight filled = weight;
   const bool scaled = x.dtype == DType::float16 && !weight.matrix.table_of_integers;
   const float unscale = scaled ? fill_float16_range(filled) : 1;
-  const int splits = splits_of(y.rows, weight.matrix);
   const int tile_rows = coded_tile_rows(y.rows);
   const CodedCall call{static_cast<simt::Stream>(stream),
                        x,
@@ -107,16 +84,11 @@ void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight&
                        unscale,
                        nullptr,
                        tiles_of_rows(y.rows, tile_rows),
-                       splits,
-                       reinterpret_cast<float*>(workspace),
+                       shares_of(y.rows, weight.matrix).splits,
+                       {reinterpret_cast<float4*>(workspace), arrivals},
                        epilogue_of(bias, y),
                        tile_rows};
   weight.matrix.table_of_integers ? launch_integer_product(call) : launch_table_product(call);
-  if (splits == 1) return;
-  constexpr int64_t kMostBlocks = 2048;
-  const auto blocks = std::min((y.rows * y.cols + kThreads - 1) / kThreads, kMostBlocks);
-  simt::launch(add_splits, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, call.stream,
-               static_cast<const float*>(call.partial), splits, call.epilogue);
 }
 
 }  // namespace quantaria::ops

@@ -22,10 +22,11 @@ void dequantize_cuda(void* stream, const DeviceWeight& weight, DType dtype, std:
 /// A weight with left_columns is for tensor cores alone: its activations' columns are brought into its order
 /// first.
 ///
-/// workspace: dequant_matmul_workspace bytes of device memory, which the call may use until the stream has
-/// come past it.
+/// workspace: dequant_matmul_workspace bytes of device memory, aligned to 16, which the call may use until
+/// the stream has come past it. arrivals: the device's counters (cuda/arrivals.h).
 void dequant_matmul_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
-                         const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace);
+                         const ConstMatrix* bias, const Matrix& y, bool rounded, std::byte* workspace,
+                         unsigned* arrivals);
 int64_t dequant_matmul_workspace(int64_t rows, DType x, const DeviceWeight& weight, bool rounded);
 
 /// Whether dequant_matmul_cuda takes tensor cores, given unit strides.

@@ -40,8 +40,15 @@ void launch_coded_fma_product(const CodedCall& call) {
 
 void dequant_matmul_float32_cuda(void* stream, const ConstMatrix& x, const DeviceWeight& weight,
                                  const ConstMatrix* bias, const Matrix& y) {
-  launch_coded_fma_product({static_cast<simt::Stream>(stream), x, weight, 1, nullptr,
-                            tiles_of_rows(y.rows, kFmaTileRows), 1, nullptr, epilogue_of(bias, y)});
+  launch_coded_fma_product({static_cast<simt::Stream>(stream),
+                            x,
+                            weight,
+                            1,
+                            nullptr,
+                            tiles_of_rows(y.rows, kFmaTileRows),
+                            1,
+                            {},
+                            epilogue_of(bias, y)});
 }
 
 }  // namespace quantaria::ops

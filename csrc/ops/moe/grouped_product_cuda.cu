@@ -227,9 +227,8 @@ void GroupedProducts::multiply_coded(const ConstMatrix& x, const std::vector<con
   const int tile_rows = tensor_cores ? coded_tile_rows(rows_each()) : kFmaTileRows;
   const bool scaled = tensor_cores && x.dtype == DType::float16 && !weight.matrix.table_of_integers;
   const float unscale = scaled ? fill_float16_range(weight) : 1;
-  const CodedCall call{
-      stream_, x,       weight,   unscale,  to_device(sources), with_tiles(orders, tile_rows),
-      1,       nullptr, epilogue, tile_rows};
+  const CodedCall call{stream_, x,  weight,   unscale,  to_device(sources), with_tiles(orders, tile_rows),
+                       1,       {}, epilogue, tile_rows};
   if (!tensor_cores) return launch_coded_fma_product(call);
   weight.matrix.table_of_integers ? launch_integer_product(call) : launch_table_product(call);
 }

@@ -31,4 +31,16 @@ __device__ __forceinline__ void release_add(int* lock, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0],%1;" ::"l"(lock), "r"(value) : "memory");
 }
 
+/// Counts whoever comes, by a counter in global memory that is 0 before the first of `expected`. The last one
+/// is told so, leaves 0 behind, and what the others wrote, or had seen written, is visible to it from here
+/// on.
+__device__ __forceinline__ bool last_to_arrive(unsigned* counter, unsigned expected) {
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0,[%1],%2;"
+               : "=r"(before)
+               : "l"(counter), "r"(expected - 1)
+               : "memory");
+  return before == expected - 1;
+}
+
 }  // namespace quantaria::simt

@@ -6,6 +6,7 @@
 #include "simt/emulator/fragments.h"
 #include "simt/emulator/rendezvous.h"
 #include "simt/host/index.h"
+#include "simt/host/memory.h"
 
 /// Barriers, locks, shuffles and votes. The names are those of simt/cuda/sync.h and of CUDA C++ itself.
 namespace quantaria::simt {
@@ -33,6 +34,19 @@ inline int load_acquire(const int* lock) {
 
 /// Adds to a lock in global memory once all that this thread wrote, and has seen written, is visible.
 inline void release_add(int* lock, int value) { __atomic_fetch_add(lock, value, __ATOMIC_ACQ_REL); }
+
+/// Counts whoever comes, by a counter in global memory that is 0 before the first of `expected`. The last one
+/// is told so, leaves 0 behind, and what the others wrote, or had seen written, is visible to it from here
+/// on.
+inline bool last_to_arrive(unsigned* counter, unsigned expected, const Site& site = Site::current()) {
+  emulator::require_aligned(counter, alignof(unsigned), "counter", site);
+  emulator::require_global(counter, sizeof *counter, "counter", site);
+  const unsigned before = __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL);
+  if (before + 1 < expected) return false;
+  if (before >= expected) emulator::fault("more have arrived than were expected", site);
+  __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
+  return true;
+}
 
 namespace emulator {
 

@@ -29,6 +29,21 @@ void require_device(const Device& device, const void* place, size_t bytes, const
     throw emulator::Fault(std::string(what) + " outside of the device's memory");
 }
 
+cudaError_t allocate(Device& device, void** block, size_t bytes) {
+  const auto wanted = static_cast<int64_t>(bytes);
+  const Lock lock(state().mutex);
+  if (wanted > device.facts.memory_bytes - device.used) return failed(cudaErrorMemoryAllocation);
+  try {
+    std::shared_ptr<std::byte> fresh = device.memory->allocate(wanted);
+    *block = fresh.get();
+    device.blocks.emplace(*block, std::pair{std::move(fresh), wanted});
+  } catch (const quantaria::Error&) {
+    return failed(cudaErrorMemoryAllocation);
+  }
+  device.used += wanted;
+  return cudaSuccess;
+}
+
 /// cuStreamWriteValue32
 int write_value(cudaStream_t stream, uintptr_t address, uint32_t value, unsigned) {
   if (const cudaError_t error = enter("cuStreamWriteValue32", stream->device); error != cudaSuccess)
@@ -38,6 +53,20 @@ int write_value(cudaStream_t stream, uintptr_t address, uint32_t value, unsigned
   });
   return 0;
 }
+
+int launch_work(cudaStream_t stream, std::function<const char*()> work) {
+  if (const cudaError_t error = enter("launch", stream->device); error != cudaSuccess) return error;
+  give_bounded(stream, [work = std::move(work)] {
+    if (const char* const fault = work()) throw emulator::Fault(fault);
+  });
+  return cudaSuccess;
+}
+
+bool holds(const CUstream_st* stream, const void* place, size_t bytes) {
+  return device_of(stream->device).memory->holds(place, bytes);
+}
+
+constexpr StreamServices kServices{launch_work, holds};
 
 }  // namespace
 }  // namespace quantaria::simt::runtime
@@ -159,6 +188,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   QUANTARIA_ENTER(thread_state().device);
   auto made = std::make_unique<CUstream_st>();
+  made->services = &kServices;
   made->device = thread_state().device;
   const Lock lock(state().mutex);
   state().streams.insert(made.get());
@@ -262,19 +292,7 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
 cudaError_t cudaMallocFromPoolAsync(void** block, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
   QUANTARIA_ENTER(pool->device);
   if (stream->noted) return failed(cudaErrorStreamCaptureUnsupported);
-  Device& device = device_of(pool->device);
-  const auto wanted = static_cast<int64_t>(bytes);
-  const Lock lock(state().mutex);
-  if (wanted > device.facts.memory_bytes - device.used) return failed(cudaErrorMemoryAllocation);
-  try {
-    std::shared_ptr<std::byte> fresh = device.memory->allocate(wanted);
-    *block = fresh.get();
-    device.blocks.emplace(*block, std::pair{std::move(fresh), wanted});
-  } catch (const quantaria::Error&) {
-    return failed(cudaErrorMemoryAllocation);
-  }
-  device.used += wanted;
-  return cudaSuccess;
+  return allocate(device_of(pool->device), block, bytes);
 }
 
 // The block stays until the stream has come to this, even if it is never used again.
@@ -298,6 +316,21 @@ cudaError_t cudaFreeAsync(void* block, cudaStream_t stream) {
   });
   give(stream, [back = std::move(back)] {});
   return entered;
+}
+
+cudaError_t cudaMalloc(void** block, size_t bytes) {
+  QUANTARIA_ENTER(thread_state().device);
+  return allocate(device_of(thread_state().device), block, bytes);
+}
+
+cudaError_t cudaFree(void* block) {
+  Device& device = device_of(thread_state().device);
+  const Lock lock(state().mutex);
+  const auto found = device.blocks.find(block);
+  if (found == device.blocks.end()) return failed(cudaErrorInvalidValue);
+  device.used -= found->second.second;
+  device.blocks.erase(found);
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

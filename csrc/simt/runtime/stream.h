@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -7,9 +8,25 @@
 #include <optional>
 #include <vector>
 
+struct CUstream_st;
+
+namespace quantaria::simt::runtime {
+
+/// What a library that is loaded at run time, and so is not linked with this one, asks of the device by way
+/// of a stream (csrc/simt/cublaslt).
+struct StreamServices {
+  /// Queues work as a launch does; the work returns what breaks the device, or null. A cudaError_t.
+  int (*launch)(CUstream_st*, std::function<const char*()> work);
+  /// Whether all of it lies in one block of the device's memory.
+  bool (*holds)(const CUstream_st*, const void* place, size_t bytes);
+};
+
+}  // namespace quantaria::simt::runtime
+
 /// A stream of the runtime that the host plays: pieces of work that are done one after the other, as late as
 /// CUDA allows (when someone waits), so that whoever relies on more than the order is found out.
 struct CUstream_st {
+  const quantaria::simt::runtime::StreamServices* services = nullptr;
   int device = 0;
   std::mutex running;  // held while a piece is done
   // What follows is guarded by the runtime's own lock.
