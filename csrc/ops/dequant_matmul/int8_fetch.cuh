@@ -154,17 +154,17 @@ struct ConstantsOfGroups<Tile, StepGroups> {
       : place(static_cast<int>(threadIdx.x)) {
     const CodedMatrix& m = p.weight.matrix;
     static_assert(Tile::kThreads >= Int8Constants<Tile, StepGroups>::kAll);
-    const bool of_weight = place < Tile::kTileCols;
-    const TileColumn column = column_of<Tile::kPairRun>(p.tiles, of_weight ? place : 0);
+    const TileColumn column = column_of<Tile::kPairRun>(p.tiles, of_weight() ? place : 0);
     const CodedSource& source = factors.right[column.factor];
-    const int64_t row = factors.left[of_weight || !there() ? 0 : place - Tile::kTileCols];
-    const int64_t at = of_weight ? row_within(m, factors.place.col0 + column.col) * m.row_step
-                       : row < 0 ? 0
-                                 : row;
-    scale = (of_weight ? source.floats : p.rows.scales) + at;
-    whole = m.zeros ? (of_weight ? source.zeros : p.rows.sums) + at : nullptr;
-    apart = of_weight ? 1 : p.rows.rows;
+    const int64_t row = factors.left[of_weight() || !there() ? 0 : place - Tile::kTileCols];
+    const int64_t at = of_weight() ? row_within(m, factors.place.col0 + column.col) * m.row_step
+                       : row < 0   ? 0
+                                   : row;
+    scale = (of_weight() ? source.floats : p.rows.scales) + at;
+    whole = m.zeros ? (of_weight() ? source.zeros : p.rows.sums) + at : nullptr;
+    apart = of_weight() ? 1 : p.rows.rows;
   }
+  __device__ __forceinline__ bool of_weight() const { return place < Tile::kTileCols; }
   __device__ __forceinline__ bool there() const { return place < Int8Constants<Tile, StepGroups>::kAll; }
 
   __device__ __forceinline__ void fetch(Int8Constants<Tile, StepGroups>& to, const Int8Product&) {

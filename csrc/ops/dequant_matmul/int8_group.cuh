@@ -18,14 +18,14 @@ struct RightConstant {
 };
 
 /// What of a group's sum has to be scaled, of any group: the sum is of codes less 2^(bits - 1).
-template <int Bits>
+template <int Bits, bool WithZeros>
 struct PlainSum {
-  bool with_zeros;
+  static constexpr bool kZeros = WithZeros;
   int middle;
 
   __device__ __forceinline__ float operator()(int32_t sum, int32_t of_row, int32_t zero) const {
     const int32_t whole = sum >> kCodeShift<Bits>;
-    if (!with_zeros) return static_cast<float>(whole);
+    if constexpr (!WithZeros) return static_cast<float>(whole);
     return fmaf(-static_cast<float>(zero), static_cast<float>(of_row),
                 static_cast<float>(whole + middle * of_row));
   }
@@ -37,6 +37,7 @@ struct PlainSum {
 inline constexpr int32_t kSumStart = 0x4b400000;
 template <int Bits, bool WithZeros>
 struct ShortSum {
+  static constexpr bool kZeros = WithZeros;
   __device__ __forceinline__ float operator()(int32_t sum, int32_t of_row, int32_t zero) const {
     constexpr float kUnit = 1.0f / (1 << kCodeShift<Bits>);
     constexpr float kStart = 12582912.0f;
@@ -72,52 +73,33 @@ __device__ __forceinline__ void add_group(const WarpPlace<Tile>& warp, const Pla
     }
 }
 
-/// Of the one group, whose constants are where they are stored.
-template <class Tile, class Plain>
-__device__ __forceinline__ void add_whole(const Int8Product& p, const TileFactors<Tile>& factors,
-                                          const WarpPlace<Tile>& warp, const Plain& plain,
-                                          const int32_t (&sum)[Tile::kRows][Tile::kCols][4],
-                                          float (&total)[Tile::kRows][Tile::kCols][4]) {
-  const CodedMatrix& m = p.weight.matrix;
-  const float x_divisor = p.rows.scale_divisor;
+/// The constants of the one group of all columns: a thread for each. A barrier has to follow.
+template <class Tile>
+__device__ __forceinline__ void find_constants(const Int8Product& p, const TileFactors<Tile>& factors,
+                                               Int8Constants<Tile, StepGroups>& to) {
+  const ConstantsOfGroups<Tile, StepGroups> own(p, factors);
+  if (!own.there()) return;
   const bool some = p.steps.steps > 0;  // without columns there is no group either
-  const auto left = [&](int r) -> LeftConstant {
-    if (!some) return {};
-    const int64_t row = factors.left[r] < 0 ? 0 : factors.left[r];
-    const float scale = simt::load(p.rows.scales + row);
-    return {x_divisor == 1 ? scale : scale / x_divisor, plain.with_zeros ? simt::load(p.rows.sums + row) : 0};
-  };
-  const auto right = [&](int n) -> RightConstant {
-    RightConstant constant{};
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      if (!some) continue;
-      const TileColumn column = column_of<Tile::kPairRun>(p.tiles, n + e);
-      const CodedSource& source = factors.right[column.factor];
-      const int64_t at = row_within(m, factors.place.col0 + column.col) * m.row_step;
-      const float scale = simt::load(source.floats + at);
-      constant.scale[e] = m.divisor == 1 ? scale : scale / m.divisor;
-      if (plain.with_zeros) constant.zero[e] = simt::load(source.zeros + at);
-    }
-    return constant;
-  };
-  add_group(warp, plain, left, right, sum, total);
+  const float divisor = own.of_weight() ? p.weight.matrix.divisor : p.rows.scale_divisor;
+  const float scale = some ? simt::load(own.scale) : 0.0f;
+  to.scales[own.place] = divisor == 1 ? scale : scale / divisor;
+  to.wholes[own.place] = some && own.whole ? simt::load(own.whole) : 0;
 }
 
-/// Of a group of a step. Scales of several groups are never kept over a divisor.
+/// Of a group of a step, or of the one of all columns. Scales of several groups are never kept over a
+/// divisor.
 template <class Tile, class Groups, class Plain>
 __device__ __forceinline__ void add_group_of_step(const Int8Constants<Tile, Groups>& constants, int group,
-                                                  const WarpPlace<Tile>& warp, bool with_zeros,
-                                                  const Plain& plain,
+                                                  const WarpPlace<Tile>& warp, const Plain& plain,
                                                   const int32_t (&sum)[Tile::kRows][Tile::kCols][4],
                                                   float (&total)[Tile::kRows][Tile::kCols][4]) {
   const auto left = [&](int r) -> LeftConstant {
-    return {constants.x_scale(group, r), with_zeros ? constants.x_sum(group, r) : 0};
+    return {constants.x_scale(group, r), Plain::kZeros ? constants.x_sum(group, r) : 0};
   };
   const auto right = [&](int n) -> RightConstant {
     const auto scales = simt::load_shared<uint2>(constants.scale(group, n));
     RightConstant constant{{simt::bits<float>(scales.x), simt::bits<float>(scales.y)}, {}};
-    if (with_zeros) {
+    if constexpr (Plain::kZeros) {
       const auto zeros = simt::load_shared<uint2>(constants.zero(group, n));
       constant.zero[0] = static_cast<int32_t>(zeros.x);
       constant.zero[1] = static_cast<int32_t>(zeros.y);

@@ -27,6 +27,7 @@ struct Int8Shared {
   } room;
   TileFactors<Tile> factors;
   TileBias<Tile> bias;
+  Int8Constants<Tile, std::conditional_t<std::is_same_v<Groups, OneGroup>, StepGroups, OneGroup>> constants;
 };
 
 /// T: the activations' type where outlier columns are multiplied apart, else void.
@@ -43,10 +44,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   shared.bias.find(p.epilogue, found);
   __syncthreads();  // the rows, the factors and the bias are known to all
   if (!shared.factors.right[0].there()) return;
+  if constexpr (std::is_same_v<Groups, OneGroup>) find_constants(p, shared.factors, shared.constants);
   const TilePlace& place = shared.factors.place;
   const int bits = Bits == 0 ? m.bits : Bits;
   const bool with_zeros = m.zeros != nullptr;
-  const PlainSum<Bits> plain{with_zeros, 1 << (bits - 1)};
+  const int middle = 1 << (bits - 1);
   float total[Tile::kRows][Tile::kCols][4] = {};
   int32_t sum[Tile::kRows][Tile::kCols][4] = {};  // of the group under way
 
@@ -67,7 +69,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       for (int run = 0; run < Tile::kRuns; ++run) {
         multiply_run<Bits>(stage, warp, run, bits, nullptr, sum);
         if (!group_ends.after(run)) continue;
-        add_group_of_step(stage.constants, group, warp, with_zeros, plain, sum, total);
+        if (with_zeros)
+          add_group_of_step(stage.constants, group, warp, PlainSum<Bits, true>{middle}, sum, total);
+        else
+          add_group_of_step(stage.constants, group, warp, PlainSum<Bits, false>{middle}, sum, total);
 #pragma unroll
         for (auto& row : sum)
 #pragma unroll
@@ -86,15 +91,20 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         multiply_run<Bits>(stage, warp, run, bits, kByStep && run == 0 ? &kStart : nullptr, sum);
       if constexpr (kByStep) {
         if (with_zeros)
-          add_group_of_step(stage.constants, 0, warp, true, ShortSum<Bits, true>{}, sum, total);
+          add_group_of_step(stage.constants, 0, warp, ShortSum<Bits, true>{}, sum, total);
         else
-          add_group_of_step(stage.constants, 0, warp, false, ShortSum<Bits, false>{}, sum, total);
+          add_group_of_step(stage.constants, 0, warp, ShortSum<Bits, false>{}, sum, total);
       }
     }
   }
-  if constexpr (std::is_same_v<Groups, OneGroup>) add_whole(p, shared.factors, warp, plain, sum, total);
 
-  __syncthreads();  // all have left the stages
+  __syncthreads();  // all have left the stages, and the constants of the one group are there
+  if constexpr (std::is_same_v<Groups, OneGroup>) {
+    if (with_zeros)
+      add_group_of_step(shared.constants, 0, warp, PlainSum<Bits, true>{middle}, sum, total);
+    else
+      add_group_of_step(shared.constants, 0, warp, PlainSum<Bits, false>{middle}, sum, total);
+  }
   auto& results = room.results.of_warp[threadIdx.x / 32];
   put_results(warp, results, total);
   if constexpr (!std::is_void_v<T>) add_outliers(room.results.tail, p, place, warp, results);
