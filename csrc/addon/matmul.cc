@@ -88,8 +88,11 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
     return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4],
                    [=, &device = cuda::of(x.device)](const Operands& o) {
                      const ConstMatrix weight = as_matrix(right);
-                     if (!device.multiply_by_library(o.x, weight, o.added(), o.y))
-                       device.kernels().gemm(device.stream(), o.x, weight, o.added(), o.y);
+                     if (device.multiply_by_library(o.x, weight, o.added(), o.y)) return;
+                     const cuda::Kernels& kernels = device.kernels();
+                     const auto workspace = device.allocate(kernels.gemm_workspace(o.x, weight));
+                     kernels.gemm(device.stream(), o.x, weight, o.added(), o.y, workspace->data(),
+                                  device.arrivals());
                    });
   }
   return product(info, x, right.shape[0], right.shape[1], {w}, info[3], info[4], [=](const Operands& o) {

@@ -6,6 +6,7 @@ namespace quantaria::cuda {
 const Kernels& kernels() {
   static constexpr Kernels all{.copy = ops::copy_cuda,
                                .gemm = ops::gemm_cuda,
+                               .gemm_workspace = ops::gemm_workspace,
                                .dequantize = ops::dequantize_cuda,
                                .dequant_matmul = ops::dequant_matmul_cuda,
                                .dequant_matmul_workspace = ops::dequant_matmul_workspace,

@@ -22,6 +22,7 @@ namespace quantaria::cuda {
 struct Kernels {
   decltype(&ops::copy_cuda) copy;
   decltype(&ops::gemm_cuda) gemm;
+  decltype(&ops::gemm_workspace) gemm_workspace;
   decltype(&ops::dequantize_cuda) dequantize;
   decltype(&ops::dequant_matmul_cuda) dequant_matmul;
   decltype(&ops::dequant_matmul_workspace) dequant_matmul_workspace;

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "ops/dequant_matmul/column_splits.cuh"
+#include "ops/gemm/column_splits.cuh"
 #include "simt_test.h"
 
 // Sums of blocks that share a tile: added up by whichever of them comes last, in the order of the blocks.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/arrivals.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "simt/emulator/global_memory.h"
 #include "simt_test.h"
@@ -71,9 +72,13 @@ bool product_is_right(DType dtype, DType out, const Case& size, bool k_first, bo
   Factor b = factor(*memory, b_dtype == DType::boolean ? dtype : b_dtype, size.k, size.n, 2, k_first, exact);
   Factor bias = factor(*memory, DType::float32, 1, size.n, 3, false, exact);
   const auto c_block = memory->allocate(std::max<int64_t>(1, size.m * size.n) * size_of(out));
+  const auto workspace = memory->allocate(std::max<int64_t>(1, ops::gemm_workspace(a.matrix, b.matrix)));
+  const auto counters = memory->allocate(cuda::kArrivalCounters * int64_t{sizeof(unsigned)});
+  auto* const arrivals = reinterpret_cast<unsigned*>(counters.get());
+  std::fill_n(arrivals, cuda::kArrivalCounters, 0u);
   simt::emulator::options().global = memory.get();
   ops::gemm_cuda(nullptr, a.matrix, b.matrix, with_bias ? &bias.matrix : nullptr,
-                 {c_block.get(), out, size.m, size.n, size.n, 1});
+                 {c_block.get(), out, size.m, size.n, size.n, 1}, workspace.get(), arrivals);
   simt::emulator::options().global = nullptr;
   memory->require_intact();
   const double unit_in = 0x1p-24;
@@ -143,6 +148,17 @@ TEST(
   // No tensor-core loop reads these strides.
   CHECK(product_is_right(DType::float16, DType::float32, {17, 65, 33}, true, false, true, DType::float16,
                          true));
+}
+
+TEST("simt: columns shared out between blocks leave the sums of a product exact, else within the bound") {
+  for (const Case& size : {Case{1, 70, 600}, {17, 33, 1030}, {65, 9, 512}, {129, 66, 545}, {64, 64, 2100}}) {
+    const ConstMatrix a{nullptr, DType::float16, size.m, size.k, size.k, 1};
+    CHECK(ops::gemm_workspace(a, {nullptr, DType::float16, size.k, size.n, size.n, 1}) > 0);
+    for (const bool k_first : {false, true}) {
+      CHECK(product_is_right(DType::float16, DType::float32, size, k_first, true, true));
+      CHECK(product_is_right(DType::bfloat16, DType::bfloat16, size, k_first, false, false));
+    }
+  }
 }
 
 bool small_product() {

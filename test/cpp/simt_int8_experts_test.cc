@@ -181,7 +181,7 @@ bool layer_is_right(const Kinds& kinds, DType dtype, const Layer& size, int64_t 
 int64_t uneven(int64_t slot) { return slot == 0 ? 0 : 2 + slot * slot % 3; }
 
 constexpr Kind kInt4{4, true, 32}, kInt4Zeros{4, false, 64}, kInt8{8, true, 32}, kRow8{8, true, 128},
-    kInt3{3, false, 32}, kInt5{5, true, 32}, kInt4Short{4, true, 24};
+    kStep4{4, false, 128}, kInt3{3, false, 32}, kInt5{5, true, 32}, kInt4Short{4, true, 24};
 
 const Kinds kAlike[] = {{{kInt4, kInt4, kInt4}},
                         {{kInt4Zeros, kInt4Zeros, kInt8}},
@@ -208,6 +208,14 @@ TEST("simt: int8 experts are right to the bit, of every width and mixture, for 1
   }
 }
 
+TEST("simt: int8 experts are right to the bit where groups are as long as a tile's steps") {
+  const Kinds by_step{{kStep4, kStep4, kRow8}};
+  for (const int64_t tokens : {3, 17, 66}) {
+    CHECK(layer_is_right(by_step, DType::bfloat16, {4, 160, 136, 1}, tokens, uneven));
+    CHECK(layer_is_right({{kRow8, kRow8, kStep4}}, DType::float16, {4, 136, 192, 2}, tokens, uneven));
+  }
+}
+
 TEST("simt: int8 experts take a layer without inner columns and one whose tokens all go to one expert") {
   CHECK(layer_is_right(kAlike[0], DType::float32, {5, 32, 0, 2}, 3, uneven));
   for (const Kinds& kinds : kAlike)
@@ -222,7 +230,7 @@ bool mixed() { return layer_is_right(kMixed[2], DType::float32, {5, 40, 24, 2}, 
 
 TEST("simt: int8 experts are right in every order of threads and arrivals, and need each barrier and wait") {
   require_right(__FILE__, __LINE__, every_order(1, 2), mixed);
-  require_each_sync(__FILE__, __LINE__, {few_rows, many_rows}, every_order(1, 2), {"int8_product"});
+  require_each_sync(__FILE__, __LINE__, {few_rows, many_rows}, every_order(1, 2), {"int8_"});
 }
 
 }  // namespace

@@ -186,15 +186,27 @@ TEST(
     "simt: int8 products of rows that are one group, or groups of many runs, are exact in tiles of every "
     "size") {
   constexpr Kind kKinds[] = {{4, true, 4096},  {4, false, 4096}, {8, true, 4096}, {8, false, 4096},
-                             {5, false, 4096}, {4, false, 128},  {8, true, 64},   {4, true, 256}};
+                             {5, false, 4096}, {4, false, 128},  {8, true, 64},   {4, true, 256},
+                             {8, false, 128},  {8, true, 128},   {4, true, 128},  {8, true, 160}};
   constexpr DType kFloats[] = {DType::float16, DType::bfloat16, DType::float32};
   int turn = 0;
   for (const Kind& kind : kKinds)
     for (const Case& size : {Case{16, 31, 416}, {33, 63, 544}, {65, 129, 72}})
       CHECK(product_is_right(kind, size, kFloats[++turn % 3]));
+  for (const int64_t group : {4096, 128})
+    for (const int bits : {4, 8})
+      for (const Case& size : {Case{127, 129, 320}, {129, 128, 104}, {64, 70, 32}, {1, 8, 544}})
+        CHECK(product_is_right({bits, turn % 2 == 0, group}, size, kFloats[++turn % 3], 128));
+}
+
+/// As many as an A100 has multiprocessors, so that tiles are not the narrow ones.
+constexpr Case kManyTiles{129, 36 * 64, 40};
+
+TEST("simt: int8 products of many tiles of 64 x 64 are exact") {
+  CHECK(product_is_right({4, true, 4096}, kManyTiles, DType::float16));
+  CHECK(product_is_right({8, false, 4096}, kManyTiles, DType::bfloat16));
   for (const int bits : {4, 8})
-    for (const Case& size : {Case{127, 129, 320}, {129, 128, 104}, {64, 70, 32}, {1, 8, 544}})
-      CHECK(product_is_right({bits, turn % 2 == 0, 4096}, size, kFloats[++turn % 3], 128));
+    CHECK(product_is_right({bits, bits == 8, 128}, {kManyTiles.m, kManyTiles.n, 160}, DType::float16));
 }
 
 /// Activations with outliers in some columns; whole numbers, whose codes are themselves.
@@ -280,6 +292,10 @@ TEST("simt: LLM.int8 is exact in tiles of every size with no, one, sixteen and s
     }
 }
 
+TEST("simt: LLM.int8 of many tiles of 64 x 64 is exact") {
+  CHECK(llm_int8_is_right(kManyTiles, DType::float16, 150, 3));
+}
+
 /// Against the functions of the CPU, with columns beyond what a block lists at once.
 bool split_is_right() {
   DeviceRoom room;
@@ -316,6 +332,8 @@ TEST(
                     {[] { return product_is_right({4, false, 32}, {20, 70, 400}, DType::float16); },
                      [] { return product_is_right({8, true, 4096}, {17, 33, 400}, DType::bfloat16); },
                      [] { return product_is_right({4, true, 4096}, {65, 72, 256}, DType::float32, 128); },
+                     [] { return product_is_right({4, false, 128}, {5, 40, 400}, DType::float16); },
+                     [] { return product_is_right({8, true, 128}, {65, 72, 400}, DType::bfloat16, 128); },
                      [] { return llm_int8_is_right({17, 33, 300}, DType::bfloat16, 150); },
                      [] { return llm_int8_is_right({1, 5, 9000}, DType::float32, 150); }, split_is_right});
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kAlignment = 16;  // bytes: what vector loads of every kernel ask for
 constexpr uint64_t kMostWorkspace = uint64_t{32} << 20;
-constexpr int64_t kMostExtent = 0x7fffffff;  // "usually only values of int32_t are supported"
+constexpr int64_t kMostExtent = 0x7fffffff;  // larger ones are not promised to work
 
 bool is_16_bit(DType dtype) { return dtype == DType::float16 || dtype == DType::bfloat16; }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "ops/dequant_matmul/coded_tile.cuh"
-#include "ops/dequant_matmul/column_splits.cuh"
+#include "ops/gemm/column_splits.cuh"
 #include "ops/gemm/epilogue.cuh"
 
 /// Products with quantized weights, plain or grouped, before a loop and a decoder are chosen.

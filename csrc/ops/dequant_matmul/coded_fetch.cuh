@@ -3,8 +3,8 @@
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/coded_results.cuh"
 #include "ops/dequant_matmul/coded_steps.cuh"
-#include "ops/dequant_matmul/column_splits.cuh"
 #include "ops/dequant_matmul/decoders.cuh"
+#include "ops/gemm/column_splits.cuh"
 #include "ops/gemm/thread_pieces.cuh"
 
 /// How a block brings the columns of both factors into shared memory, a step at a time. With few rows a

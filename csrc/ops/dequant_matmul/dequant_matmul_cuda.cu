@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "cuda/arrivals.h"
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/group_order_cuda.h"
 #include "simt/simt.h"
@@ -21,33 +20,15 @@ bool fits_loop(const CodedMatrix& m) {
   return width && !m.flat && !m.index && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
 }
 
-/// How the columns of a weight are shared out between blocks.
-struct Shares {
-  int splits;
-  int64_t bytes;  // of the sums that blocks leave
-};
-
-/// Tiles that are too few leave most of a GPU idle unless the columns of the weight are shared out too: among
-/// as many blocks as an A100's 108 multiprocessors hold at once, but none so short that it would not fill the
-/// stages. It depends on the shape alone, so the order of the sums does.
-template <class Tile>
-Shares shares_of_tile(int64_t rows, const CodedMatrix& m) {
-  constexpr int64_t kWantedBlocks = 108 * Tile::kBlocks;
-  constexpr int64_t kLeastSteps = Tile::kStages + 1;
-  constexpr int64_t kMostSplits = 16;
-  const int64_t row_tiles = (rows + Tile::kTileRows - 1) / Tile::kTileRows;
-  const int64_t tiles = row_tiles * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
-  const int64_t steps = (m.in + Tile::kStep - 1) / Tile::kStep;
-  const int64_t wanted = kWantedBlocks / std::max<int64_t>(1, tiles);
-  const int64_t splits = std::clamp<int64_t>(std::min(wanted, steps / kLeastSteps), 1, kMostSplits);
-  static_assert(kWantedBlocks / 2 <= cuda::kArrivalCounters);
-  const int64_t sums = splits > 1 ? splits * tiles * Tile::kTileRows * Tile::kTileCols : 0;
-  return {static_cast<int>(splits), sums * int64_t{sizeof(float)}};
-}
-
-Shares shares_of(int64_t rows, const CodedMatrix& m) {
-  return with_coded_tile(coded_tile_rows(rows),
-                         [&](auto tile) { return shares_of_tile<decltype(tile)>(rows, m); });
+ColumnShares shares_of(int64_t rows, const CodedMatrix& m) {
+  return with_coded_tile(coded_tile_rows(rows), [&](auto tile) {
+    using Tile = decltype(tile);
+    constexpr int64_t kLeastSteps = Tile::kStages + 1;
+    const int64_t tiles =
+        (rows + Tile::kTileRows - 1) / Tile::kTileRows * ((m.out + Tile::kTileCols - 1) / Tile::kTileCols);
+    return column_shares<Tile::kBlocks>(tiles, Tile::kTileRows * Tile::kTileCols,
+                                        (m.in + Tile::kStep - 1) / Tile::kStep, kLeastSteps);
+  });
 }
 
 /// Room for activations in the order of the weight's columns.

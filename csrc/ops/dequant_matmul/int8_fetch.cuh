@@ -22,21 +22,44 @@ __device__ __forceinline__ int swapped_piece(int row, int piece) {
 /// Bytes of a row of codes that a step brings; Bits 0 leaves room for any width.
 constexpr int int8_code_bytes(int step, int bits) { return step * (bits == 0 ? 8 : bits) / 8; }
 
-/// What a step's groups need, where its columns are of groups.
-template <class Tile>
+/// How columns are grouped.
+struct OneGroup {};    // all are one
+struct StepGroups {};  // each step is one
+struct RunGroups {};   // they end after any run
+
+/// What a step's groups need: scales and zero points of the weight's rows, scales and sums of those of
+/// activations.
+template <class Tile, class Groups>
 struct Int8Constants {
-  float x_scales[Tile::kRuns][Tile::kTileRows];
-  int32_t x_sums[Tile::kRuns][Tile::kTileRows];
   float scales[Tile::kRuns][Tile::kTileCols];
   int32_t zeros[Tile::kRuns][Tile::kTileCols];
-};
-struct NoConstants {};
+  float x_scales[Tile::kRuns][Tile::kTileRows];
+  int32_t x_sums[Tile::kRuns][Tile::kTileRows];
 
-template <class Tile, int Bits, bool Grouped>
+  __device__ const float* scale(int group, int col) const { return &scales[group][col]; }
+  __device__ const int32_t* zero(int group, int col) const { return &zeros[group][col]; }
+  __device__ float x_scale(int group, int row) const { return x_scales[group][row]; }
+  __device__ int32_t x_sum(int group, int row) const { return x_sums[group][row]; }
+};
+template <class Tile>
+struct Int8Constants<Tile, StepGroups> {
+  static constexpr int kAll = Tile::kTileCols + Tile::kTileRows;  // those of activations last
+  float scales[kAll];
+  int32_t wholes[kAll];
+
+  __device__ const float* scale(int, int col) const { return &scales[col]; }
+  __device__ const int32_t* zero(int, int col) const { return &wholes[col]; }
+  __device__ float x_scale(int, int row) const { return scales[Tile::kTileCols + row]; }
+  __device__ int32_t x_sum(int, int row) const { return wholes[Tile::kTileCols + row]; }
+};
+template <class Tile>
+struct Int8Constants<Tile, OneGroup> {};
+
+template <class Tile, int Bits, class Groups>
 struct Int8Stage {
   alignas(16) int8_t x[Tile::kTileRows][Tile::kStep];
   alignas(16) uint32_t codes[Tile::kTileCols][int8_code_bytes(Tile::kStep, Bits) / 4];
-  std::conditional_t<Grouped, Int8Constants<Tile>, NoConstants> constants;
+  Int8Constants<Tile, Groups> constants;
 };
 
 struct Int8Product {
@@ -87,60 +110,84 @@ struct BytePieces {
   }
 };
 
-/// The scales and the sums of codes of a row of activations that a thread brings for each group. Rows that
-/// are not there have the first one's: nobody looks at their sums.
-template <class Tile>
-struct LeftConstants {
-  using Pieces = ThreadPieces<Tile::kRuns, Tile::kTileRows, Tile::kThreads>;
+/// A thread's constants of groups. Rows of activations that are not there have the first one's: nobody looks
+/// at their sums.
+template <class Tile, class Groups>
+struct ConstantsOfGroups {
+  using Left = ThreadPieces<Tile::kRuns, Tile::kTileRows, Tile::kThreads>;
 
-  int64_t first;  // in the first group that this thread would bring
-
-  __device__ __forceinline__ LeftConstants(const Int8Rows& x, const int64_t (&rows)[Tile::kTileRows]) {
-    const int64_t row = rows[Pieces::across(0)];
-    first = (row < 0 ? 0 : row) + Pieces::row(0) * x.rows;
-  }
-
-  __device__ __forceinline__ void fetch(Int8Constants<Tile>& to, const Int8Rows& x, int group, int groups,
-                                        bool with_sums) const {
-#pragma unroll
-    for (int j = 0; j < Pieces::kCount; ++j) {
-      const int apart = j * (Tile::kThreads / Tile::kTileRows);
-      const int g = Pieces::row(0) + apart;
-      if (!Pieces::has(j) || g >= groups) continue;
-      const int64_t at = first + (group + apart) * x.rows;
-      simt::cp_async<4>(&to.x_scales[g][Pieces::across(0)], x.scales + at);
-      if (with_sums) simt::cp_async<4>(&to.x_sums[g][Pieces::across(0)], x.sums + at);
-    }
-  }
-};
-
-/// A thread's constants of groups.
-template <class Tile>
-struct GroupConstants {
-  LeftConstants<Tile> left;
   ConstantPieces<Tile> right;
+  int64_t left;  // in the first group of which this thread would bring a row's
 
-  __device__ __forceinline__ GroupConstants(const Int8Product& p, const TileFactors<Tile>& factors)
-      : left(p.rows, factors.left), right(p.weight.matrix, p.tiles, p.steps, true, factors, 0) {}
+  __device__ __forceinline__ ConstantsOfGroups(const Int8Product& p, const TileFactors<Tile>& factors)
+      : right(p.weight.matrix, p.tiles, p.steps, true, factors, 0) {
+    const int64_t row = factors.left[Left::across(0)];
+    left = (row < 0 ? 0 : row) + Left::row(0) * p.rows.rows;
+  }
 
-  __device__ __forceinline__ void fetch(Int8Constants<Tile>& to, const Int8Product& p) {
+  __device__ __forceinline__ void fetch(Int8Constants<Tile, Groups>& to, const Int8Product& p) {
     const int groups = right.groups(p.steps);
     right.fetch(to.scales, right.scales, groups);
     if (right.zeros) right.fetch(to.zeros, right.zeros, groups);
-    left.fetch(to, p.rows, right.group, groups, right.zeros != nullptr);
+#pragma unroll
+    for (int j = 0; j < Left::kCount; ++j) {
+      const int apart = j * (Tile::kThreads / Tile::kTileRows);
+      const int g = Left::row(0) + apart;
+      if (!Left::has(j) || g >= groups) continue;
+      const int64_t at = left + (right.group + apart) * p.rows.rows;
+      simt::cp_async<4>(&to.x_scales[g][Left::across(0)], p.rows.scales + at);
+      if (right.zeros) simt::cp_async<4>(&to.x_sums[g][Left::across(0)], p.rows.sums + at);
+    }
     right.move_on(p.steps);
   }
 };
-struct NoGroupConstants {
-  template <class... Arguments>
-  __device__ __forceinline__ explicit NoGroupConstants(const Arguments&...) {}
+
+/// Of one group a step: a thread has one of a row of the weight, or of one of activations.
+template <class Tile>
+struct ConstantsOfGroups<Tile, StepGroups> {
+  const float* scale;
+  const int32_t* whole;  // zero point or sum; null: none
+  int64_t apart;         // groups
+  int place;
+
+  __device__ __forceinline__ ConstantsOfGroups(const Int8Product& p, const TileFactors<Tile>& factors)
+      : place(static_cast<int>(threadIdx.x)) {
+    const CodedMatrix& m = p.weight.matrix;
+    static_assert(Tile::kThreads >= Int8Constants<Tile, StepGroups>::kAll);
+    const bool of_weight = place < Tile::kTileCols;
+    const TileColumn column = column_of<Tile::kPairRun>(p.tiles, of_weight ? place : 0);
+    const CodedSource& source = factors.right[column.factor];
+    const int64_t row = factors.left[of_weight || !there() ? 0 : place - Tile::kTileCols];
+    const int64_t at = of_weight ? row_within(m, factors.place.col0 + column.col) * m.row_step
+                       : row < 0 ? 0
+                                 : row;
+    scale = (of_weight ? source.floats : p.rows.scales) + at;
+    whole = m.zeros ? (of_weight ? source.zeros : p.rows.sums) + at : nullptr;
+    apart = of_weight ? 1 : p.rows.rows;
+  }
+  __device__ __forceinline__ bool there() const { return place < Int8Constants<Tile, StepGroups>::kAll; }
+
+  __device__ __forceinline__ void fetch(Int8Constants<Tile, StepGroups>& to, const Int8Product&) {
+    if (!there()) return;
+    simt::cp_async<4>(&to.scales[place], scale);
+    scale += apart;
+    if (!whole) return;
+    simt::cp_async<4>(&to.wholes[place], whole);
+    whole += apart;
+  }
+};
+
+template <class Tile>
+struct ConstantsOfGroups<Tile, OneGroup> {
+  __device__ __forceinline__ ConstantsOfGroups(const Int8Product&, const TileFactors<Tile>&) {}
+  __device__ __forceinline__ void fetch(Int8Constants<Tile, OneGroup>&, const Int8Product&) {}
 };
 
 /// All that a thread brings.
-template <class Tile, int Bits, bool Grouped>
+template <class Tile, int Bits, class Groups>
 class Int8Fetch {
  public:
-  using Stage = Int8Stage<Tile, Bits, Grouped>;
+  using Stage = Int8Stage<Tile, Bits, Groups>;
 
   __device__ __forceinline__ Int8Fetch(const Int8Product& p, Stage (&stages)[Tile::kStages],
                                        const TileFactors<Tile>& factors)
@@ -163,7 +210,7 @@ class Int8Fetch {
         codes_.fetch(stage.codes, left_ > Tile::kStep ? kRowBytes : last_code_bytes());
       else
         fetch_words(stage);
-      if constexpr (Grouped) constants_.fetch(stage.constants, p_);
+      constants_.fetch(stage.constants, p_);
       x_.move_on();
       codes_.move_on();
       left_ -= Tile::kStep;
@@ -214,7 +261,7 @@ class Int8Fetch {
   int to_ = 0;  // the next stage
   BytePieces<Tile, Tile::kTileRows, Tile::kStep / 16> x_;
   BytePieces<Tile, Tile::kTileCols, kRowBytes / 16> codes_;
-  std::conditional_t<Grouped, GroupConstants<Tile>, NoGroupConstants> constants_;
+  ConstantsOfGroups<Tile, Groups> constants_;
 };
 
 }  // namespace quantaria::ops

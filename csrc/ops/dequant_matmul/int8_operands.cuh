@@ -71,4 +71,27 @@ __device__ __forceinline__ void load_codes(
   }
 }
 
+/// sum += the products of a run; with `start` it begins there.
+template <int Bits, class Tile, class Stage>
+__device__ __forceinline__ void multiply_run(const Stage& stage, const WarpPlace<Tile>& warp, int run,
+                                             int bits, const int32_t (*start)[4],
+                                             int32_t (&sum)[Tile::kRows][Tile::kCols][4]) {
+  uint32_t codes[Tile::kCols][2];
+  load_codes<Tile, Bits>(stage.codes, warp, run, bits, codes);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int row = warp.row + lane % 16;
+  const int piece = swapped_piece<Tile::kStep / 16>(row, run * 2 + lane / 16);
+#pragma unroll
+  for (int i = 0; i < Tile::kRows; ++i) {
+    uint32_t x[4];
+    simt::ldmatrix(x, &stage.x[row + i * 16][piece * 16]);
+#pragma unroll
+    for (int j = 0; j < Tile::kCols; ++j)
+      if (start)
+        simt::mma_m16n8k32_s8(sum[i][j], x, codes[j], *start);
+      else
+        simt::mma_m16n8k32_s8(sum[i][j], x, codes[j]);
+  }
+}
+
 }  // namespace quantaria::ops

@@ -6,13 +6,17 @@ namespace {
 /// Whether all columns are one group, whose sums stay in int32 even where codes are shifted up.
 bool is_whole(const Int8Rows& rows) { return rows.groups <= 1 && rows.row_bytes <= 1 << 17; }
 
-/// The largest tiles serve best, where they are enough for two blocks on each of an A100's 108
-/// multiprocessors.
-bool fills_largest(const Int8Rows& rows, int64_t cols) {
+/// Whether a step of every tile is a group.
+bool is_step(const Int8Rows& rows) { return rows.group == ManyInt8Rows::kStep; }
+
+/// The largest tiles serve best, where there are such and they are enough for two blocks on each of an A100's
+/// 108 multiprocessors.
+bool fills_largest(const Int8Rows& rows, const CodedMatrix& weight) {
   constexpr int64_t kWantedBlocks = 216;
+  if ((weight.bits != 4 && weight.bits != 8) || (!is_whole(rows) && !is_step(rows))) return false;
   const int64_t row_tiles = (rows.rows + MostInt8Rows::kTileRows - 1) / MostInt8Rows::kTileRows;
-  const int64_t col_tiles = (cols + MostInt8Rows::kTileCols - 1) / MostInt8Rows::kTileCols;
-  return rows.rows > ManyInt8Rows::kTileRows && is_whole(rows) && row_tiles * col_tiles >= kWantedBlocks;
+  const int64_t col_tiles = (weight.out + MostInt8Rows::kTileCols - 1) / MostInt8Rows::kTileCols;
+  return rows.rows > ManyInt8Rows::kTileRows && row_tiles * col_tiles >= kWantedBlocks;
 }
 
 }  // namespace
@@ -38,16 +42,20 @@ void launch_int8_product(const Int8Call& call) {
                             call.epilogue};
   const bool whole = is_whole(rows);
   if (m.bits == 8 && whole) return launch_llm_int8(call.stream, product, call.tile_rows);
-  if (m.bits == 8) return launch_int8<8, true, void>(call.stream, product, call.tile_rows);
-  if (m.bits != 4) return launch_int8<0, true, void>(call.stream, product, call.tile_rows);
-  whole ? launch_int8<4, false, void>(call.stream, product, call.tile_rows)
-        : launch_int8<4, true, void>(call.stream, product, call.tile_rows);
+  if (m.bits != 4 && m.bits != 8)
+    return launch_int8<0, RunGroups, void>(call.stream, product, call.tile_rows);
+  const bool by_step = is_step(rows);
+  if (m.bits == 8)
+    return by_step ? launch_int8<8, StepGroups, void>(call.stream, product, call.tile_rows)
+                   : launch_int8<8, RunGroups, void>(call.stream, product, call.tile_rows);
+  if (whole) return launch_int8<4, OneGroup, void>(call.stream, product, call.tile_rows);
+  by_step ? launch_int8<4, StepGroups, void>(call.stream, product, call.tile_rows)
+          : launch_int8<4, RunGroups, void>(call.stream, product, call.tile_rows);
 }
 
 void multiply_int8_rows(simt::Stream stream, const Int8Rows& rows, const OutlierColumns* outliers,
                         const DeviceWeight& weight, const ConstMatrix* bias, const Matrix& y) {
-  const bool largest = (weight.matrix.bits == 4 || weight.matrix.bits == 8) && fills_largest(rows, y.cols);
-  const int tile_rows = largest ? MostInt8Rows::kTileRows : int8_tile_rows(y.rows);
+  const int tile_rows = fills_largest(rows, weight.matrix) ? MostInt8Rows::kTileRows : int8_tile_rows(y.rows);
   launch_int8_product({stream, rows, outliers, weight, nullptr, tiles_of_rows(y.rows, tile_rows),
                        epilogue_of(bias, y), tile_rows});
 }

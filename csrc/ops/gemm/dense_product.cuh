@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "ops/gemm/column_splits.cuh"
 #include "ops/gemm/epilogue.cuh"
 #include "ops/gemm/product_tiles.cuh"
 #include "simt/simt.h"
@@ -25,6 +26,8 @@ struct DenseCall {
   bool sources_aligned;        // all of them to 16 bytes
   ProductTiles tiles;
   Epilogue epilogue;
+  int splits = 1;       // of the columns, between blocks: 1 if grouped
+  ColumnSplits sums{};  // if there are several
 };
 
 /// Whether tensor cores take factors of these dtypes and strides.

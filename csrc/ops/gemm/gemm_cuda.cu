@@ -15,6 +15,7 @@ constexpr int kTile = kDenseTileRows;
 constexpr int kStep = 32;
 constexpr int kStages = 3;
 constexpr int kThreads = 128;
+constexpr int kBlocks = 5;  // that a multiprocessor is to hold
 constexpr int kVector = 8;  // elements that one cp.async moves
 constexpr int kRun = 8;     // columns of one accumulator
 
@@ -31,6 +32,7 @@ struct Stages {
   std::conditional_t<KFirst, Tile<kTile, kStep>, Tile<kStep, kTile>> b[kStages];
   int64_t left[kTile];       // where each row of the left factor begins; -1 if there is none
   const uint16_t* right[2];  // of a plain product the first one alone
+  bool unfinished;           // of blocks that share the tile's columns, some are still to come
 };
 
 /// A matrix in global memory with unit stride along its columns.
@@ -102,11 +104,12 @@ struct DenseProduct {
   Operand b;  // KFirst: given as [n, k], so that the unit stride is along k; else [k, n]
   const DenseSource* sources;
   ProductTiles tiles;
+  ColumnSplits splits;
   Epilogue epilogue;
 };
 
 template <class T, bool KFirst, bool Vectors>
-__global__ void __launch_bounds__(kThreads, 5) gemm(const __grid_constant__ DenseProduct p) {
+__global__ void __launch_bounds__(kThreads, kBlocks) gemm(const __grid_constant__ DenseProduct p) {
   auto& stages = simt::shared<Stages<KFirst>>();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -126,7 +129,9 @@ __global__ void __launch_bounds__(kThreads, 5) gemm(const __grid_constant__ Dens
 
   const int64_t k = p.a.cols;
   const int steps = static_cast<int>((k + kStep - 1) / kStep);
-  const int last_ks = static_cast<int>(k - int64_t{steps - 1} * kStep);
+  const int begin = static_cast<int>(int64_t{steps} * blockIdx.y / gridDim.y);
+  const int end = static_cast<int>(int64_t{steps} * (blockIdx.y + 1) / gridDim.y);
+  const int last_ks = end < steps ? kStep : static_cast<int>(k - int64_t{steps - 1} * kStep);
   const int64_t cols = KFirst ? p.b.rows : p.b.cols;
   FactorPieces<kTile, kStep, true> pieces_a([&](int r, int c) -> Piece {
     const int64_t left = stages.left[r];
@@ -141,16 +146,18 @@ __global__ void __launch_bounds__(kThreads, 5) gemm(const __grid_constant__ Dens
     else
       return {data + (col < cols ? r * p.b.stride + col : 0), cols - col};
   });
-  int begun = 0;  // steps, and the stage of the next one
+  pieces_a.move_on(int64_t{begin} * kStep);
+  pieces_b.move_on(begin * (KFirst ? int64_t{kStep} : kStep * p.b.stride));
+  int unbegun = end - begin;  // steps, and the stage of the next one
   int to = 0;
   const auto begin_step = [&] {
-    if (begun < steps) {
-      const int ks = begun + 1 < steps ? kStep : last_ks;
+    if (unbegun > 0) {
+      const int ks = unbegun > 1 ? kStep : last_ks;
       pieces_a.template fetch<Vectors>(stages.a[to], ks);
       pieces_b.template fetch<Vectors>(stages.b[to], ks);
       pieces_a.move_on(kStep);
       pieces_b.move_on(KFirst ? kStep : kStep * p.b.stride);
-      ++begun;
+      --unbegun;
       to = to + 1 == kStages ? 0 : to + 1;
     }
     simt::cp_async_commit();  // an empty group too: waits count them
@@ -161,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 5) gemm(const __grid_constant__ Dens
   const int warp_col = warp % 2 * 32;
   for (int stage = 0; stage < kStages - 1; ++stage) begin_step();
   int at = 0;  // this step's stage
-  for (int step = 0; step < steps; ++step) {
+  for (int left = end - begin; left > 0; --left) {
     simt::cp_async_wait<kStages - 2>();
     __syncthreads();  // this step's tiles are there for every warp, and every warp has left those of the last
                       // step
@@ -193,6 +200,7 @@ __global__ void __launch_bounds__(kThreads, 5) gemm(const __grid_constant__ Dens
     }
   }
 
+  if (p.splits.sums && !add_splits(p.splits, stages.unfinished, sum)) return;
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -220,14 +228,22 @@ bool holds_vectors(const Operand& operand) {
 }
 
 template <class T, bool KFirst>
-void launch_gemm(simt::Stream stream, const DenseProduct& product, bool aligned) {
+void launch_gemm(simt::Stream stream, const DenseProduct& product, int splits, bool aligned) {
   const int64_t tiles =
       product.tiles.row_tiles * product_col_tiles(product.tiles, product.epilogue.c.cols, kTile);
   if (tiles > 0x7fffffff)
     fail(ErrorCode::unsupported, "a product of ", tiles, " tiles, at most 2^31 - 1 expected");
   const auto kernel = aligned ? gemm<T, KFirst, true> : gemm<T, KFirst, false>;
-  simt::launch(kernel, dim3(static_cast<unsigned>(tiles)), dim3(kThreads), sizeof(Stages<KFirst>), stream,
-               product);
+  simt::launch(kernel, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(splits)), dim3(kThreads),
+               sizeof(Stages<KFirst>), stream, product);
+}
+
+/// A block's share is to be worth the sums that it leaves: of 64 columns each counts as much as a step's
+/// factors do.
+ColumnShares shares_of(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kLeastSteps = 8;
+  const int64_t tiles = (m + kTile - 1) / kTile * ((n + kTile - 1) / kTile);
+  return column_shares<kBlocks>(tiles, int64_t{kTile} * kTile, (k + kStep - 1) / kStep, kLeastSteps);
 }
 
 }  // namespace
@@ -246,26 +262,38 @@ void launch_dense_product(const DenseCall& call) {
                                      : Operand{bits(b), b.rows, b.cols, b.row_stride},
                              call.sources,
                              call.tiles,
+                             call.splits > 1 ? call.sums : ColumnSplits{},
                              call.epilogue};
   const bool aligned = holds_vectors(product.a) && holds_vectors(product.b) &&
                        (call.sources == nullptr || call.sources_aligned);
   if (call.a.dtype == DType::float16)
-    k_first ? launch_gemm<simt::Half, true>(call.stream, product, aligned)
-            : launch_gemm<simt::Half, false>(call.stream, product, aligned);
+    k_first ? launch_gemm<simt::Half, true>(call.stream, product, call.splits, aligned)
+            : launch_gemm<simt::Half, false>(call.stream, product, call.splits, aligned);
   else
-    k_first ? launch_gemm<simt::Bfloat16, true>(call.stream, product, aligned)
-            : launch_gemm<simt::Bfloat16, false>(call.stream, product, aligned);
+    k_first ? launch_gemm<simt::Bfloat16, true>(call.stream, product, call.splits, aligned)
+            : launch_gemm<simt::Bfloat16, false>(call.stream, product, call.splits, aligned);
+}
+
+int64_t gemm_workspace(const ConstMatrix& a, const ConstMatrix& b) {
+  return dense_on_tensor_cores(a, b) ? shares_of(a.rows, b.cols, a.cols).bytes : 0;
 }
 
 void gemm_cuda(void* opaque_stream, const ConstMatrix& a, const ConstMatrix& b, const ConstMatrix* bias,
-               const Matrix& c) {
+               const Matrix& c, std::byte* workspace, unsigned* arrivals) {
   if (a.cols != b.rows || a.rows != c.rows || b.cols != c.cols)
     fail(ErrorCode::shape, "a product of ", a.rows, " x ", a.cols, " and ", b.rows, " x ", b.cols, " into ",
          c.rows, " x ", c.cols);
   if (c.rows == 0 || c.cols == 0) return;
   if (!dense_on_tensor_cores(a, b)) return gemm_float32_cuda(opaque_stream, a, b, bias, c);
-  launch_dense_product({static_cast<simt::Stream>(opaque_stream), a, b, nullptr, false,
-                        tiles_of_rows(c.rows, kTile), epilogue_of(bias, c)});
+  launch_dense_product({static_cast<simt::Stream>(opaque_stream),
+                        a,
+                        b,
+                        nullptr,
+                        false,
+                        tiles_of_rows(c.rows, kTile),
+                        epilogue_of(bias, c),
+                        shares_of(c.rows, c.cols, a.cols).splits,
+                        {reinterpret_cast<float4*>(workspace), arrivals}});
 }
 
 }  // namespace quantaria::ops

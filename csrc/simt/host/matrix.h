@@ -35,6 +35,13 @@ inline void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint3
   emulator::collective(~0u, emulator::mma_int8, operands, false, site);
 }
 
+/// d = a b + c, the same.
+inline void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                            const int32_t (&c)[4], const Site& site = Site::current()) {
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
+  mma_m16n8k32_s8(d, a, b, site);
+}
+
 /// N (1, 2 or 4) matrices of 8 x 8 16-bit elements; lane 8 i + r names row r of matrix i, 16 bytes of shared
 /// memory. r[i] holds elements (g, 2t) and (g, 2t+1) of matrix i, or of its transpose.
 template <int N, bool Transposed = false>

@@ -1,14 +1,36 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
+#include "cuda/arrivals.h"
 #include "simt/simt.h"
 
-/// The columns of a product with too few tiles for a GPU, shared out between blocks: each leaves its sums in
-/// global memory, and the last one to come, whichever that is, adds all of them up in the order of the
-/// columns, so that the bits do not depend on who was last. Nobody waits for anybody: blocks need not run at
-/// the same time, and a second launch, which would cost as much as a tenth of such a product, is not needed.
+/// The columns of the factors of a product with too few tiles for a GPU, shared out between blocks: each
+/// leaves its sums in global memory, and the last one to come, whichever that is, adds all of them up in the
+/// order of the columns, so that the bits do not depend on who was last. Nobody waits for anybody: blocks
+/// need not run at the same time, and a second launch, which would cost as much as a tenth of such a product,
+/// is not needed.
 namespace quantaria::ops {
+
+/// How many blocks share a tile, and the bytes of the sums that they leave.
+struct ColumnShares {
+  int splits;
+  int64_t bytes;
+};
+
+/// As many blocks as an A100's 108 multiprocessors hold at once, BlocksEach a multiprocessor, but none that
+/// makes fewer than `least_steps` steps: it would not fill its stages. By the shape alone, so that the order
+/// of the sums depends on nothing else.
+template <int BlocksEach>
+ColumnShares column_shares(int64_t tiles, int64_t tile_elements, int64_t steps, int64_t least_steps) {
+  constexpr int64_t kBlocks = 108 * BlocksEach;
+  constexpr int64_t kMostSplits = 16;
+  static_assert(kBlocks / 2 <= cuda::kArrivalCounters);
+  const int64_t wanted = std::min(kBlocks / std::max<int64_t>(1, tiles), steps / least_steps);
+  const int64_t splits = std::clamp<int64_t>(wanted, 1, kMostSplits);
+  return {static_cast<int>(splits), splits > 1 ? splits * tiles * tile_elements * int64_t{sizeof(float)} : 0};
+}
 
 struct ColumnSplits {
   float4* sums;  // [splits, tiles, fragments of a thread, threads]; null: the columns are not shared out
