@@ -152,6 +152,8 @@ void launch_int8(simt::Stream stream, const Int8Product& product, int tile_rows)
     if (tile_rows == Most::kTileRows) return launch_int8_tile<Most, Bits, Groups, T>(stream, product);
     if (is_narrow(product)) return launch_int8_tile<NarrowInt8Rows, Bits, Groups, T>(stream, product);
   }
+  if (tile_rows != ManyInt8Rows::kTileRows)
+    fail(ErrorCode::unsupported, "tiles of ", tile_rows, " rows for an int8 product with such groups");
   launch_int8_tile<ManyInt8Rows, Bits, Groups, T>(stream, product);
 }
 
