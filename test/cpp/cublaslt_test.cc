@@ -6,7 +6,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +16,7 @@
 #include "cuda/cublaslt/library.h"
 #include "cuda/cublaslt/products.h"
 #include "cuda/runtime/device.h"
+#include "device_queue.h"
 #include "numerics/bfloat16.h"
 #include "numerics/half.h"
 #include "simt/runtime/controls.h"
@@ -25,6 +25,9 @@ namespace {
 
 using namespace quantaria;
 using cuda::RuntimeDevice;
+using test::contains;
+using test::message_of;
+using test::on_queue;
 
 constexpr const char* kStandin = QUANTARIA_CUBLASLT_STANDIN;
 
@@ -48,21 +51,6 @@ std::unique_ptr<RuntimeDevice> device_with_library() {
   static const Setting library("QUANTARIA_CUBLASLT", kStandin);
   simt::runtime::become({});
   return std::make_unique<RuntimeDevice>(std::move(cuda::discover("80-real").usable.at(0)), kernels);
-}
-
-std::shared_ptr<const Error> on_queue(Device& device, const std::function<void()>& task) {
-  std::promise<std::shared_ptr<const Error>> done;
-  device.post([&] { done.set_value(failure_of(task)); });
-  return done.get_future().get();
-}
-
-std::string message_of(const std::shared_ptr<const Error>& error, ErrorCode code) {
-  if (!error) return "no error";
-  return error->code() == code ? error->what() : std::string("another code: ") + error->what();
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 uint16_t bits_of(DType dtype, float value) {

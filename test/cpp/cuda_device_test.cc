@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -13,6 +12,7 @@
 #include "cpu/device.h"
 #include "cuda/arrivals.h"
 #include "cuda/runtime/device.h"
+#include "device_queue.h"
 #include "simt/runtime/controls.h"
 #include "simt/simt.h"
 
@@ -22,6 +22,9 @@ using namespace quantaria;
 using cuda::RuntimeDevice;
 using simt::runtime::Gpu;
 using simt::runtime::Machine;
+using test::contains;
+using test::message_of;
+using test::on_queue;
 
 constexpr int64_t kChunk = 64;  // small, so that a few bytes are many chunks
 
@@ -37,22 +40,6 @@ std::vector<std::unique_ptr<RuntimeDevice>> devices_of(Machine machine = {}) {
 
 std::unique_ptr<RuntimeDevice> device_of(Machine machine = {}) {
   return std::move(devices_of(std::move(machine)).at(0));
-}
-
-/// What `task` threw on the device's queue, or null.
-std::shared_ptr<const Error> on_queue(Device& device, const std::function<void()>& task) {
-  std::promise<std::shared_ptr<const Error>> done;
-  device.post([&] { done.set_value(failure_of(task)); });
-  return done.get_future().get();
-}
-
-std::string message_of(const std::shared_ptr<const Error>& error, ErrorCode code) {
-  if (!error) return "no error";
-  return error->code() == code ? error->what() : std::string("another code: ") + error->what();
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 Tensor bytes_on(Device& device, const std::vector<uint8_t>& values) {
