@@ -239,8 +239,7 @@ void launch_gemm(simt::Stream stream, const DenseProduct& product, int splits, b
                sizeof(Stages<KFirst>), stream, product);
 }
 
-/// A block's share is to be worth the sums that it leaves: of 64 columns each counts as much as a step's
-/// factors do.
+/// A block's share is to be worth the sums that it leaves, which have the bytes of two steps' factors.
 ColumnShares shares_of(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t kLeastSteps = 8;
   const int64_t tiles = (m + kTile - 1) / kTile * ((n + kTile - 1) / kTile);
