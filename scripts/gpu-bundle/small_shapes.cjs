@@ -1,10 +1,13 @@
 'use strict';
-// Every operation once on small shapes with tails, for compute-sanitizer, which slows a GPU down a hundredfold.
+// Every operation on small shapes with tails, for compute-sanitizer, which slows a GPU down a hundredfold: each loop of each kernel,
+// and what blocks leave for each other, though not every dtype and width.
 //   node scripts/gpu-bundle/small_shapes.cjs cuda:0
 // Operations without a kernel on the device are listed; any other error fails.
 
 const q = require('../../dist');
-const { attend, rmsNorm, rotate, swiglu } = require('../../dist/ops/decoder');
+const bits = require('../../dist/ops/bits');
+const { add, attend, embed, rmsNorm, rotate, scoreTokens, swiglu } = require('../../dist/ops/decoder');
+const { ColumnMagnitudes, clampGroups, roundToScale, scaleMatrix } = require('../../dist/ops/scaling');
 
 const device = process.argv[2] ?? 'cuda:0';
 const values = (count) =>
@@ -12,9 +15,16 @@ const values = (count) =>
 const tensor = (shape, dtype = 'float16') =>
   q.Tensor.from(values(shape.reduce((a, b) => a * b)), shape, { dtype, device });
 
-const group = (bits, groupSize) => ({ kind: 'int', bits, symmetric: true, granularity: 'group', groupSize });
+const group = (width, groupSize) => ({
+  kind: 'int',
+  bits: width,
+  symmetric: true,
+  granularity: 'group',
+  groupSize,
+});
+const byRow = (width) => ({ kind: 'int', bits: width, symmetric: false, granularity: 'row' });
 const SCHEMES = [
-  ...[2, 3, 4, 8].map((bits) => group(bits, 32)),
+  ...[2, 3, 4, 8].map((width) => group(width, 32)),
   { kind: 'int', bits: 4, symmetric: false, granularity: 'group', groupSize: 32 },
   { kind: 'nf4', blockSize: 64, doubleQuant: true },
   { kind: 'fp8', format: 'e4m3', granularity: 'row' },
@@ -36,7 +46,7 @@ const quantized = (shape, scheme, seed = 0) =>
 const readAll = (tensors) => Promise.all(tensors.map((tensor) => tensor.read()));
 
 /** A layer of four experts, 64 -> 40, of which one gets no token. */
-function expertLayer(make) {
+function expertLayer(make, options = {}) {
   const experts = Array.from({ length: 4 }, (_, e) => ({
     gate: make([40, 64], e),
     up: make([40, 64], e + 4),
@@ -48,7 +58,7 @@ function expertLayer(make) {
     { device },
   );
   const routing = q.moe.route(logits, { topK: 2, order: 'topk-softmax' });
-  return q.moe.experts(tensor([19, 64]), experts, routing).read();
+  return q.moe.experts(tensor([19, 64]), experts, routing, options).read();
 }
 
 async function calibrated(scheme, options = {}) {
@@ -56,7 +66,78 @@ async function calibrated(scheme, options = {}) {
   hessian.update(tensor([40, 160]));
   hessian.update(tensor([33, 160], 'float32'));
   const { quantized: result } = await q.gptq.quantize(tensor([72, 160]), hessian, { scheme, ...options });
-  return q.dequantize(result).read();
+  return readAll([q.dequantize(result), q.linear(tensor([17, 160]), result)]);
+}
+
+/** Products of few tiles, whose columns blocks share: the last one of each tile adds up what all have left. */
+const shared = (dtype) =>
+  readAll([
+    ...[3, 12, 30, 65].map((m) => q.linear(tensor([m, 2080], dtype), quantized([72, 2080], INT4))),
+    q.linear(tensor([3, 2080], dtype), quantized([72, 2080], { kind: 'nf4', blockSize: 32 })),
+    ...[33, 40].map((n) => q.matmul(tensor([17, 1000], dtype), tensor([1000, n], dtype))),
+    q.matmul(tensor([17, 1000], dtype), tensor([33, 1000], dtype), { transposeB: true }),
+  ]);
+
+/** Groups of every kind that int8 products tell apart; few rows and more. */
+const integerProducts = () =>
+  readAll(
+    [group(3, 32), ...[4, 8].flatMap((width) => [byRow(width), group(width, 32), group(width, 128)])].flatMap(
+      (scheme) => {
+        const weight = quantized([72, 320], scheme);
+        return [5, 65].map((m) => q.linear(tensor([m, 320]), weight, { compute: 'int8' }));
+      },
+    ),
+  );
+
+/** Of many tiles, which are larger ones; a group of 128 columns is a step where there is more than one. */
+const largeIntegerProducts = () =>
+  readAll(
+    [byRow(4), group(4, 128), byRow(8), group(8, 128), { kind: 'llm.int8' }].flatMap((scheme) => {
+      const compute = scheme.kind === 'int' ? 'int8' : 'auto';
+      return [
+        [65, 3456],
+        [129, 13824],
+      ].map(([m, n]) => {
+        const k = scheme.groupSize === 128 ? 256 : 128;
+        return q.linear(tensor([m, k]), quantized([n, k], scheme), { compute });
+      });
+    }),
+  );
+
+function packed() {
+  const codes = q.Tensor.from(
+    Array.from({ length: 5 * 40 }, (_, i) => i % 4),
+    [5, 40],
+    { dtype: 'uint8', device },
+  );
+  const words = bits.packBits(codes, 3);
+  const planes = bits.packPlanar(codes, 2);
+  return readAll([
+    bits.unpackBits(words, 40, 3),
+    bits.unpackPlanar(planes, 5, 2),
+    bits.swapNibbles(words),
+    bits.offsetCodes(codes, -2, 'int8'),
+  ]);
+}
+
+function scaled() {
+  const w = tensor([33, 65], 'float32');
+  const magnitudes = new ColumnMagnitudes(65);
+  magnitudes.update(w);
+  return readAll([
+    scaleMatrix(w, tensor([33], 'float32'), tensor([65], 'float32')),
+    clampGroups(w, 32, tensor([33, 3], 'float32')),
+    roundToScale(w, 0.01),
+  ]);
+}
+
+function scored() {
+  const ids = q.Tensor.from([0, 3, 1, 2, 0], [5], { dtype: 'int32', device });
+  const logits = tensor([5, 300], 'float32');
+  return readAll([
+    embed(tensor([4, 33]), ids, 'float16'),
+    scoreTokens(logits, tensor([5, 300], 'float32'), ids),
+  ]);
 }
 
 /** Not the values, which are those of calls: that a graph is captured and launched under the tool's eyes. */
@@ -96,25 +177,47 @@ const attended = () =>
 
 const OPERATIONS = {
   cast: () => tensor([33, 65]).cast('bfloat16').read(),
-  transpose: () => tensor([33, 65]).transpose().read(),
+  transpose: () => readAll([tensor([33, 65]).transpose(), tensor([64, 72]).transpose()]),
   matmul: () => q.matmul(tensor([17, 70]), tensor([70, 33])).read(),
   'matmul float32': () => q.matmul(tensor([17, 70], 'float32'), tensor([70, 33], 'float32')).read(),
-  hadamard: () => q.hadamard(tensor([5, 160])).read(),
+  'columns that blocks share, float16': () => shared('float16'),
+  'columns that blocks share, bfloat16': () => shared('bfloat16'),
+  ...Object.fromEntries(
+    [16, 160, 512, 1280, 4096, 5120, 40960, 65536, 131072].map((n) => [
+      `hadamard ${n}`,
+      () => q.hadamard(tensor([3, n])).read(),
+    ]),
+  ),
+  'hadamardQuantize int4': () => q.dequantize(q.hadamardQuantize(tensor([5, 160]), INT4)).read(),
+  'hadamardQuantize mx': () =>
+    q.dequantize(q.hadamardQuantize(tensor([5, 256]), { kind: 'mx', element: 'e2m1' })).read(),
   route: () => q.moe.route(tensor([37, 8], 'float32'), { topK: 2, order: 'topk-softmax' }).order.read(),
+  'route many': () =>
+    q.moe.route(tensor([600, 8], 'float32'), { topK: 2, order: 'topk-softmax' }).order.read(),
   groupedMatmul: () => {
     const counts = q.Tensor.from([0, 1, 16, 3], [4], { dtype: 'int32', device });
     return q.moe.groupedMatmul(tensor([20, 64]), tensor([4, 64, 40]), counts).read();
   },
   'experts of 16 bits': () => expertLayer((shape) => tensor(shape)),
   'experts of 4 bits': () => expertLayer((shape, e) => quantized(shape, INT4, e / 8)),
+  'experts of 4 bits, int8': () =>
+    expertLayer((shape, e) => quantized(shape, INT4, e / 8), { compute: 'int8' }),
   'grouped to sequential': () =>
     readAll(q.moe.groupedToSequential(tensor([3, 33, 34]), tensor([3, 17, 33])).flatMap(Object.values)),
   'gptq int4': () => calibrated(INT4),
   'gptq int4 act-order': () => calibrated(INT4, { actOrder: true, staticGroups: true }),
+  'gptq int4 act-order, groups of its own': () => calibrated(INT4, { actOrder: true }),
+  'gptq int4 whole groups in order': () => calibrated(INT4, { actOrder: true, groupAware: true }),
+  'gptq int4 of one group': () => calibrated(group(4, 160)),
+  'gptq fp8': () => calibrated({ kind: 'fp8', format: 'e4m3', granularity: 'row' }),
   'gptq nf4': () => calibrated({ kind: 'nf4', blockSize: 32 }),
   'gptq mx': () => calibrated({ kind: 'mx', element: 'e2m1' }),
-  'integer products': () =>
-    q.linear(tensor([17, 128]), quantized([72, 128], INT4), { compute: 'int8' }).read(),
+  'integer products': integerProducts,
+  'large integer products': largeIntegerProducts,
+  'pack and unpack': packed,
+  'scale and clamp': scaled,
+  'embed and score': scored,
+  add: () => add(tensor([5, 33]), tensor([5, 33]), tensor([5, 1])).read(),
   'outlier columns': () => q.llmInt8.outlierColumns(tensor([17, 300])),
   'a graph': inGraph,
   rmsNorm: () => rmsNorm(tensor([5, 300]), tensor([300]), 1e-6).read(),
@@ -126,6 +229,19 @@ const OPERATIONS = {
     hessian.update(tensor([40, 96]));
     return hessian.value().read();
   },
+  ...Object.fromEntries(
+    [
+      { ...INT4, search: 'mse' },
+      { ...INT4, granularity: 'tensor', groupSize: undefined, search: 'mse' },
+      { ...INT4, granularity: 'column', groupSize: undefined },
+      { kind: 'fp8', format: 'e5m2', granularity: 'tensor' },
+      { kind: 'dynamic8', blockSize: 64 },
+      { kind: 'mx', element: 'e4m3', preScale: true },
+    ].map((scheme) => [
+      `quantize ${JSON.stringify(scheme)}`,
+      () => q.dequantize(q.quantize(tensor([72, 128]), scheme)).read(),
+    ]),
+  ),
   ...Object.fromEntries(
     SCHEMES.flatMap((scheme) => {
       const name = `${scheme.kind} ${scheme.bits ?? scheme.blockSize ?? scheme.element ?? ''}`.trim();
