@@ -385,6 +385,21 @@ TEST("cuda: a graph keeps what was allocated meanwhile, and what was freed goes 
   CHECK_EQ(simt::runtime::live_blocks(), 2);  // the pinned word of the lane, and its counters
 }
 
+TEST("cuda: a graph that goes while it is under way, or while another one is captured, spoils neither") {
+  const auto device = device_of();
+  const Tensor tensor = bytes_on(*device, counting(8));
+  auto first = captured(*device, [&] { multiply_add(*device, tensor, 3, 1); });
+  CHECK(on_queue(*device, [&] { first->launch(); }) == nullptr);
+  const auto second = captured(*device, [&] {
+    multiply_add(*device, tensor, 5, 2);
+    CHECK(on_queue(*device, [&] { first.reset(); }) == nullptr);
+  });
+  CHECK(on_queue(*device, [&] { second->launch(); }) == nullptr);
+  std::vector<uint8_t> values = counting(8);
+  for (uint8_t& value : values) value = static_cast<uint8_t>((value * 3 + 1) * 5 + 2);
+  CHECK_EQ(read(tensor).values, values);
+}
+
 TEST("cuda: a failure while a graph is captured is the graph's, and the device goes on") {
   const auto device = device_of();
   for (const char* const call : {"launch", "cudaStreamEndCapture", "cudaGraphInstantiate"}) {

@@ -16,7 +16,6 @@ RuntimeGraph::RuntimeGraph(std::shared_ptr<Lane> lane, cudaGraph_t noted,
 
 RuntimeGraph::~RuntimeGraph() {
   const DeviceScope scope(lane_->ordinal());
-  (void)cudaStreamSynchronize(lane_->stream());
   (void)cudaGraphExecDestroy(ready_);
   (void)cudaGetLastError();
 }

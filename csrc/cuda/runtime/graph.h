@@ -17,7 +17,8 @@ class RuntimeGraph final : public Graph {
  public:
   /// Takes `noted` over. ERR_CUDA if it cannot be made ready.
   RuntimeGraph(std::shared_ptr<Lane> lane, cudaGraph_t noted, std::vector<std::shared_ptr<std::byte>> blocks);
-  /// Waits for the last launch.
+  /// Does not wait, which would spoil a capture: CUDA keeps what a launch under way needs, and the memory
+  /// goes back behind it.
   ~RuntimeGraph() override;
   RuntimeGraph(const RuntimeGraph&) = delete;
   RuntimeGraph& operator=(const RuntimeGraph&) = delete;

@@ -159,6 +159,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorIllegalAddress";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
     default:
@@ -391,6 +393,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   QUANTARIA_ENTER_TO_WAIT(stream);
   const Lock lock(state().mutex);
   stream->noted.emplace();
+  stream->spoilt = false;
   return cudaSuccess;
 }
 
@@ -400,6 +403,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   auto noted = std::exchange(stream->noted, std::nullopt);  // it ends, whether it has worked or not
   if (entered != cudaSuccess) return entered;
   if (!noted) return failed(cudaErrorInvalidValue);
+  if (stream->spoilt) return failed(cudaErrorStreamCaptureInvalidated);
   *graph = std::make_unique<CUgraph_st>(CUgraph_st{std::move(*noted)}).release();
   return cudaSuccess;
 }

@@ -53,7 +53,9 @@ cudaError_t enter(const char* name, int device) {
 cudaError_t enter_to_wait(const char* name, cudaStream_t stream) {
   const cudaError_t entered = enter(name, stream->device);
   const Lock lock(state().mutex);
-  return entered == cudaSuccess && stream->noted ? failed(cudaErrorStreamCaptureUnsupported) : entered;
+  if (entered != cudaSuccess || !stream->noted) return entered;
+  stream->spoilt = true;
+  return failed(cudaErrorStreamCaptureUnsupported);
 }
 
 Device& device_of(int index) { return *state().devices[static_cast<size_t>(index)]; }

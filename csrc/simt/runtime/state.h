@@ -91,7 +91,7 @@ cudaError_t failed(cudaError_t error);
 /// What every call does first: says what was planned for it, or why the device that it concerns does no more.
 cudaError_t enter(const char* name, int device = -1);
 
-/// The same for what a stream that notes work down refuses.
+/// The same for what a stream that notes work down refuses, and what is noted down is of no use from then on.
 cudaError_t enter_to_wait(const char* name, cudaStream_t stream);
 
 /// Queues a piece of work, or notes it down. Returns its position.

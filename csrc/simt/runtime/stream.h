@@ -34,6 +34,7 @@ struct CUstream_st {
   uint64_t given = 0;
   uint64_t done = 0;
   std::optional<std::vector<std::function<void()>>> noted;  // while it captures a graph
+  bool spoilt = false;                                      // by a call that had no place in the capture
 };
 
 namespace quantaria::simt::emulator {
