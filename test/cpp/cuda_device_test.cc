@@ -1,7 +1,9 @@
 // The device that drives GPUs, over the runtime that the host plays: simt/runtime.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -175,6 +177,26 @@ TEST(
   const Tensor second = empty(*device, DType::uint8, {900});
   CHECK_EQ(second.storage->bytes(), 900);
   CHECK_EQ(device->memory().live_bytes, 900);
+}
+
+TEST("cuda: memory that operations in the queue hold is waited for") {
+  constexpr int64_t kCounters = cuda::kArrivalCounters * int64_t{sizeof(unsigned)};
+  const auto device = device_of({.gpus = {Gpu{.memory_bytes = 1000 + kCounters}}});
+  std::promise<void> go_on;
+  device->post([&] { go_on.get_future().wait(); });
+  multiply_add(*device, empty(*device, DType::uint8, {700}), 3, 1);
+  std::thread later([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    go_on.set_value();
+  });
+  Tensor second;
+  const auto failure = failure_of([&] { second = empty(*device, DType::uint8, {900}); });
+  later.join();
+  CHECK(failure == nullptr);
+  CHECK_EQ(device->memory().live_bytes, 900);
+  const std::string refused = message_of(on_queue(*device, [&] { (void)device->allocate(400); }),
+                                         ErrorCode::out_of_memory);  // by the queue itself
+  CHECK(contains(refused, "cannot allocate 400 bytes"));
 }
 
 TEST("cuda: pinned memory that is not there fails the copy, not the device") {

@@ -1,11 +1,17 @@
 #include "cuda/runtime/device.h"
 
+#include <future>
 #include <utility>
 #include <vector>
 
 #include "cuda/runtime/call.h"
 
 namespace quantaria::cuda {
+namespace {
+
+thread_local const RuntimeDevice* device_at_work = nullptr;  // of the queue's thread
+
+}  // namespace
 
 RuntimeDevice::Ready::~Ready() {
   const DeviceScope scope(lane->ordinal());
@@ -22,9 +28,20 @@ RuntimeDevice::Ready& RuntimeDevice::ready() {
 }
 
 std::shared_ptr<Storage> RuntimeDevice::allocate(int64_t bytes) {
-  std::shared_ptr<std::byte> block = ready().pool->allocate(bytes);
+  std::shared_ptr<std::byte> block = ready().pool->allocate(bytes, [this] { wait_for_freed(); });
   std::byte* const data = block.get();
   return std::make_shared<Storage>(std::move(block), data, bytes, true);
+}
+
+/// Tensors that nobody else holds go with the last operation that is queued for them: for all but the queue
+/// itself, which has to free what it holds.
+void RuntimeDevice::wait_for_freed() {
+  if (device_at_work != this) {
+    const auto come_to = std::make_shared<std::promise<void>>();
+    queue_.post([come_to] { come_to->set_value(); });
+    come_to->get_future().wait();
+  }
+  ready().lane->finish();
 }
 
 MemoryCounters RuntimeDevice::memory() const {
@@ -36,6 +53,7 @@ void RuntimeDevice::post(std::function<void()> task) {
   // The queue has one thread, which works for this device only; operations say it if the device is not there.
   queue_.post([this, task = std::move(task)] {
     (void)cudaSetDevice(facts_.ordinal);
+    device_at_work = this;
     task();
   });
 }

@@ -74,6 +74,7 @@ class RuntimeDevice final : public Device {
 
   /// ERR_CUDA if the device cannot be used; the next use tries again.
   Ready& ready();
+  void wait_for_freed();
 
   const DeviceFacts facts_;
   const Kernels& kernels_;

@@ -36,16 +36,17 @@ MemoryPool::~MemoryPool() {
   (void)cudaGetLastError();
 }
 
-std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes) {
+std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, const std::function<void()>& wait) {
   const DeviceScope scope(lane_->ordinal());
-  {
-    const std::lock_guard lock(mutex_);
-    if (capture_) return allocate_beside(bytes);
-  }
   const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* block = take(size, lane_->stream());
+  void* block = nullptr;
+  {
+    const std::lock_guard lock(mutex_);  // no capture begins before the block is taken
+    if (capture_) return allocate_beside(bytes);
+    block = take(size, lane_->stream());
+  }
   if (block == nullptr) {
-    lane_->finish();
+    wait();
     (void)cudaMemPoolTrimTo(pool_, 0);
     block = take(size, lane_->stream());
   }

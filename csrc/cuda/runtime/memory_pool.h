@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,8 +30,8 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   MemoryPool& operator=(const MemoryPool&) = delete;
 
   /// Aligned to 256 bytes; undefined contents. ERR_OUT_OF_MEMORY if the device has not that much, even after
-  /// waiting for what is being freed.
-  std::shared_ptr<std::byte> allocate(int64_t bytes);
+  /// `wait`, which waits for what is being freed.
+  std::shared_ptr<std::byte> allocate(int64_t bytes, const std::function<void()>& wait);
 
   MemoryCounters counters() const;
 
