@@ -478,6 +478,19 @@ TEST("cuda: devices keep CUDA's numbers, and one that cannot be used says why wh
   CHECK_EQ(found.status.refused[0].first, "cuda:0");
 }
 
+TEST("cuda: one GPU of several is used alone, and a thread keeps the GPU that it works on") {
+  const auto devices = devices_of({.gpus = {Gpu{}, Gpu{}}});
+  RuntimeDevice& second = *devices.at(1);
+  CHECK_EQ(read(bytes_on(second, counting(100))).values, counting(100));
+  CHECK(simt::runtime::has_context(1));
+  CHECK(!simt::runtime::has_context(0));
+  CHECK_EQ(cudaSetDevice(0), cudaSuccess);
+  CHECK_EQ(read(bytes_on(second, counting(100))).values, counting(100));
+  int current = -1;
+  CHECK_EQ(cudaGetDevice(&current), cudaSuccess);
+  CHECK_EQ(current, 0);
+}
+
 TEST("cuda: machine code serves its major version from its minor on, PTX all that is newer") {
   const char* const shipped = "80-real,90-real,90-virtual";
   CHECK(cuda::has_code_for(8, 0, shipped));

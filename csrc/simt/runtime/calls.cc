@@ -54,6 +54,13 @@ int write_value(cudaStream_t stream, uintptr_t address, uint32_t value, unsigned
   return 0;
 }
 
+/// cuDevicePrimaryCtxGetState
+int context_state(int device, unsigned* flags, int* active) {
+  *flags = 0;
+  *active = has_context(device) ? 1 : 0;
+  return 0;
+}
+
 int launch_work(cudaStream_t stream, std::function<const char*()> work) {
   if (const cudaError_t error = enter("launch", stream->device); error != cudaSuccess) return error;
   give_bounded(stream, [work = std::move(work)] {
@@ -64,6 +71,11 @@ int launch_work(cudaStream_t stream, std::function<const char*()> work) {
 
 bool holds(const CUstream_st* stream, const void* place, size_t bytes) {
   return device_of(stream->device).memory->holds(place, bytes);
+}
+
+void make_context(int device) {
+  const Lock lock(state().mutex);
+  device_of(device).context = true;
 }
 
 constexpr StreamServices kServices{launch_work, holds};
@@ -142,6 +154,7 @@ cudaError_t cudaGetDevice(int* device) {
 cudaError_t cudaSetDevice(int device) {
   QUANTARIA_ENTER(device);
   thread_state().device = device;
+  make_context(device);
   return cudaSuccess;
 }
 
@@ -189,6 +202,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   QUANTARIA_ENTER(thread_state().device);
+  make_context(thread_state().device);
   auto made = std::make_unique<CUstream_st>();
   made->services = &kServices;
   made->device = thread_state().device;
@@ -433,8 +447,10 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) {
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
                                              unsigned long long, cudaDriverEntryPointQueryResult* found) {
   QUANTARIA_ENTER();
-  const bool known = std::strcmp(symbol, "cuStreamWriteValue32") == 0;
-  *function = known ? reinterpret_cast<void*>(&write_value) : nullptr;
-  *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  *function = std::strcmp(symbol, "cuStreamWriteValue32") == 0 ? reinterpret_cast<void*>(&write_value)
+              : std::strcmp(symbol, "cuDevicePrimaryCtxGetState") == 0
+                  ? reinterpret_cast<void*>(&context_state)
+                  : nullptr;
+  *found = *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }

@@ -40,6 +40,9 @@ void fail_work(int gpu, cudaError_t error, int skipped = 0);
 /// Names of all calls since become(), in order.
 std::vector<std::string> calls();
 
+/// Whether anybody has used this GPU, so that it has a context.
+bool has_context(int gpu);
+
 /// Blocks of GPU memory and of pinned memory that have not been given back.
 int64_t live_blocks();
 

@@ -71,6 +71,7 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaGetDevice(int* device);
+/// Makes its context, as CUDA 12 and later do.
 cudaError_t cudaSetDevice(int device);
 
 cudaError_t cudaGetLastError();
@@ -117,7 +118,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready);
 
-/// Knows cuStreamWriteValue32.
+/// Knows cuStreamWriteValue32 and cuDevicePrimaryCtxGetState.
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
                                              unsigned long long flags,
                                              cudaDriverEntryPointQueryResult* found);

@@ -120,7 +120,7 @@ void become(Machine machine) {
   all.calls.clear();
   all.last_cause.clear();
   all.recording = true;
-  thread_state().last_error = cudaSuccess;
+  thread_state() = {};
 }
 
 void emulate_launches(emulator::Options options) {
@@ -143,6 +143,11 @@ void fail_work(int gpu, cudaError_t error, int skipped) {
 std::vector<std::string> calls() {
   const Lock lock(state().mutex);
   return state().calls;
+}
+
+bool has_context(int gpu) {
+  const Lock lock(state().mutex);
+  return device_of(gpu).context;
 }
 
 int64_t live_blocks() {

@@ -47,6 +47,7 @@ struct Device {
   std::shared_ptr<emulator::GlobalMemory> memory = std::make_shared<emulator::GlobalMemory>();
   std::map<const void*, std::pair<std::shared_ptr<std::byte>, int64_t>> blocks;
   int64_t used = 0;
+  bool context = false;
   int64_t pieces = 0;       // of work done
   int64_t breaks_at = -1;   // the piece that breaks it
   cudaError_t breaks_by{};  // and how
