@@ -158,14 +158,12 @@ function earlier(file, build, device) {
   }
 }
 
-/** Child processes see this device alone, as their first. */
-function environmentFor(q, device) {
-  const index = q
-    .devices()
-    .filter(({ kind }) => kind === 'cuda')
-    .findIndex(({ id }) => id === device.id);
+/** Child processes see this device alone, as their first. Its number counts those that cannot be used as well. */
+function environmentFor(device) {
+  const [, number] = /^cuda:(\d+)$/.exec(device.id) ?? [];
+  if (number === undefined) return {};
   const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',');
-  return index === 0 && !visible ? {} : { CUDA_VISIBLE_DEVICES: visible?.[index] ?? String(index) };
+  return { CUDA_VISIBLE_DEVICES: visible?.[Number(number)] ?? number };
 }
 
 async function main() {
@@ -206,7 +204,7 @@ async function main() {
   write(); // if it cannot be written, now
   console.log(`${device.name} (${device.id}), driver for CUDA ${cuda.driver}; ${results.build}`);
   const clock = new Clock(Number(values.minutes));
-  const env = environmentFor(q, device);
+  const env = environmentFor(device);
   const given = { q, device, env, clock, out, budget: Number(values.budget), cases: values.cases };
   for (const name of wanted) {
     const note = (soFar) => {
