@@ -1,8 +1,8 @@
-#include <algorithm>
 #include <cstddef>
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "cuda/grid.h"
 #include "ops/copy/cast_value.cuh"
 #include "ops/copy/copy_cuda.h"
 #include "simt/simt.h"
@@ -126,11 +126,7 @@ __global__ void __launch_bounds__(kThreads) cast_elements(ConstMatrix from, Matr
   }
 }
 
-/// Enough blocks to fill any GPU, few enough that each has several rounds on a small one.
-dim3 blocks_for(int64_t work) {
-  constexpr int64_t kMostBlocks = 2048;
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>((work + kThreads - 1) / kThreads, 1, kMostBlocks)));
-}
+dim3 blocks_for(int64_t work) { return cuda::blocks_for(work, kThreads); }
 
 bool aligned(const std::byte* place) { return reinterpret_cast<uintptr_t>(place) % 16 == 0; }
 

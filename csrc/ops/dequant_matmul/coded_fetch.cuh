@@ -152,9 +152,9 @@ struct LeftPieces {
 template <class Tile, int Bits>
 struct CodePieces {
   static constexpr int kRowWords = Tile::kRuns * Bits;
-  static constexpr int kWords = kRowWords % 4 == 0 ? 4 : 2;
+  static constexpr int kWords = 4;
   static constexpr int kSide = Tile::kThreads / Tile::kTileCols;
-  static_assert(kSide * Tile::kTileCols == Tile::kThreads);
+  static_assert(kRowWords % kWords == 0 && kSide * Tile::kTileCols == Tile::kThreads);
 
   const uint32_t* from;
 

@@ -1,5 +1,4 @@
-#include <algorithm>
-
+#include "cuda/grid.h"
 #include "ops/dequant_matmul/coded_call.cuh"
 #include "ops/dequant_matmul/dequant_matmul_cuda.h"
 #include "ops/gemm/fma_product.cuh"
@@ -25,9 +24,7 @@ __global__ void __launch_bounds__(kThreads)
 void dequantize_cuda(void* stream, const DeviceWeight& weight, DType dtype, std::byte* values) {
   const int64_t count = weight.matrix.out * weight.matrix.in;
   if (count == 0) return;
-  constexpr int64_t kMostBlocks = 2048;
-  const auto blocks = static_cast<unsigned>(std::min((count + kThreads - 1) / kThreads, kMostBlocks));
-  simt::launch(write_values, dim3(blocks), dim3(kThreads), sizeof(CodedRows::Shared),
+  simt::launch(write_values, cuda::blocks_for(count, kThreads), dim3(kThreads), sizeof(CodedRows::Shared),
                static_cast<simt::Stream>(stream), CodedRows{weight.matrix, weight.table}, dtype, values);
 }
 

@@ -8,13 +8,6 @@
 namespace quantaria::ops {
 namespace {
 
-struct FitAbsmax {
-  float* absmax;
-  __device__ void store(int64_t i, float low, float high) const {
-    simt::store(absmax + i, -low > high ? -low : high);
-  }
-};
-
 /// Thresholds of a book, and the stored code of each rank.
 template <int Size>
 struct Thresholds {

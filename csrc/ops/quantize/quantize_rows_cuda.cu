@@ -42,13 +42,6 @@ struct EncodeFp8 {
   }
 };
 
-struct FitRowAbsmax {
-  float* absmax;
-  __device__ void store(int64_t i, float low, float high) const {
-    simt::store(absmax + i, -low > high ? -low : high);
-  }
-};
-
 struct EncodeLlmInt8 {
   using Shared = NothingShared;
   const float* absmax;
@@ -99,7 +92,7 @@ void quantize_llm_int8_cuda(const QuantizeCall& call, uint8_t* packed, float* ab
   walk.w = w;
   walk.through_half = true;
   walk.bound = kLlmInt8Bound;
-  launch_fit(stream, rows_of(walk), FitRowAbsmax{absmax}, room.verdict);
+  launch_fit(stream, rows_of(walk), FitAbsmax{absmax}, room.verdict);
   launch_pack(stream, walk, bit_rows(packed, 8, w.rows, w.cols), EncodeLlmInt8{absmax});
   relative_error_cuda(stream, w, coded_llm_int8(packed, absmax, w.rows, w.cols), room.errors,
                       call.relative_error);

@@ -133,6 +133,14 @@ __global__ void __launch_bounds__(kSegmentThreads)
   fit.store(0, low, high);
 }
 
+/// Keeps the larger magnitude.
+struct FitAbsmax {
+  float* absmax;
+  __device__ void store(int64_t segment, float low, float high) const {
+    simt::store(absmax + segment, -low > high ? -low : high);
+  }
+};
+
 /// Keeps the extrema.
 struct StoreRange {
   float* low;
