@@ -8,18 +8,22 @@ const ON_ANY_DEVICE = [
   'test/pipeline/{activations,architectures,calibration,evaluate,folding,generate,quantize,verify}.test.ts',
   'test/reference/*.test.ts',
 ];
+/** Whole jobs by the dozen, minutes on the emulator: in its whole sweep. */
+const IN_THE_SWEEP = ['test/pipeline/{recipes,shards}.test.ts'];
 /** Those whose models are too large for the emulator: `on_device` has what they do of smaller ones. */
-const ON_A_GPU = ['test/pipeline/{calibration_settings,recipes,shards,target_bits}.test.ts'];
+const ON_A_GPU = ['test/pipeline/{calibration_settings,target_bits}.test.ts'];
 /** Suites that hold a CUDA device against the CPU: tensors are made on the CPU there. */
 const AGAINST_CPU = ['test/core/{cuda_emulated*,devices}.test.ts', 'test/pipeline/on_device.test.ts'];
 
 const device = process.env.QUANTARIA_TEST_DEVICE;
+const emulated = device === 'cuda-emulated';
+const swept = !emulated || process.env.QUANTARIA_SWEEP === 'full';
 const projects: TestProjectConfiguration[] = [
   {
     extends: true,
     test: {
       name: `on ${device}`,
-      include: device === 'cuda-emulated' ? ON_ANY_DEVICE : [...ON_ANY_DEVICE, ...ON_A_GPU],
+      include: [...ON_ANY_DEVICE, ...(swept ? IN_THE_SWEEP : []), ...(emulated ? [] : ON_A_GPU)],
       setupFiles: ['test/device_setup.ts'],
     },
   },

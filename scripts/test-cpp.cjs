@@ -1,10 +1,14 @@
 'use strict';
-// Builds the C++ tests with the address and undefined-behaviour sanitizers and runs them, then those of threads, queues,
-// devices and emulated kernels with the thread sanitizer. A part of a test's name as argument picks tests, of the first build only.
+// Builds the C++ tests with the address and undefined-behaviour sanitizers, then those of threads, queues, devices and
+// emulated kernels with the thread sanitizer, and runs both programs side by side: each keeps little more than one core busy,
+// for minutes. A part of a test's name as argument picks tests, of the first build only.
 
-const { spawnSync } = require('node:child_process');
+const { spawn, spawnSync } = require('node:child_process');
 const path = require('node:path');
 const { build } = require('./cmake.cjs');
+
+const ADDRESSES = { target: 'quantaria_tests', sanitizers: 'address,undefined' };
+const THREADS = { target: 'quantaria_thread_tests', sanitizers: 'thread' };
 
 /** The thread sanitizer wants memory where it expects it, and newer kernels scatter it further than it knows. */
 function withFixedAddresses(sanitizers) {
@@ -13,7 +17,8 @@ function withFixedAddresses(sanitizers) {
   return works ? fix : [];
 }
 
-function run(target, sanitizers, args) {
+/** The command line of the built tests. */
+function built({ target, sanitizers }) {
   const folder = build({
     config: 'Debug',
     target,
@@ -24,11 +29,31 @@ function run(target, sanitizers, args) {
       QUANTARIA_CUDA: 'OFF', // nvcc's host code knows no sanitizers
     },
   });
-  const [command, ...rest] = [...withFixedAddresses(sanitizers), path.join(folder, target), ...args];
-  const { status } = spawnSync(command, rest, { stdio: 'inherit' });
-  if (status !== 0) process.exit(status ?? 1);
+  return [...withFixedAddresses(sanitizers), path.join(folder, target)];
 }
 
-const wanted = process.argv.slice(2);
-run('quantaria_tests', 'address,undefined', wanted);
-if (wanted.length === 0) run('quantaria_thread_tests', 'thread', wanted);
+/** Runs it, and shows all that it said at once when it has ended: true if it passed. */
+function passes([command, ...args], name) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const said = [];
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => said.push(chunk));
+    child.on('error', reject);
+    child.on('close', (status, signal) => {
+      process.stdout.write(Buffer.concat([Buffer.from(`${name}\n`), ...said]));
+      if (signal) console.log(`${name}: ended by ${signal}`);
+      resolve(status === 0);
+    });
+  });
+}
+
+async function main(wanted) {
+  const kinds = wanted.length === 0 ? [ADDRESSES, THREADS] : [ADDRESSES];
+  const commands = kinds.map(built);
+  const results = await Promise.all(
+    kinds.map(({ sanitizers }, i) => passes([...commands[i], ...wanted], `C++, ${sanitizers} sanitizers:`)),
+  );
+  if (results.includes(false)) process.exitCode = 1;
+}
+
+main(process.argv.slice(2));

@@ -7,6 +7,7 @@ import sys
 import torch
 
 SHAPES = [(3328, 2560), (2560, 1664), (4096, 4096), (11008, 4096), (4096, 11008), (8192, 8192)]
+LARGE_SHAPE = (28672, 8192)  # for few rows, as bench/cuda/cases/products.cjs has it
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
 ROTATED_BYTES = 128 * 2**20  # as bench/cuda/cases.cjs: weights come from memory
 MOST_ROTATED_ROWS = 64
@@ -57,20 +58,26 @@ def measure(family, dtype, shape, m, make, product_of):
     print(json.dumps(row), flush=True)
 
 
+def dense_cases(dtype):
+    cases = [(shape, m) for shape in SHAPES for m in ROWS]
+    if dtype == torch.float16:
+        cases += [(LARGE_SHAPE, m) for m in ROWS if m <= MOST_ROTATED_ROWS]
+    return cases
+
+
 def main():
     if not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device")
     for dtype in (torch.float16, torch.bfloat16):
-        for shape in SHAPES:
-            for m in ROWS:
-                measure(
-                    "torch linear dense",
-                    dtype,
-                    shape,
-                    m,
-                    lambda rows, cols: torch.randn(rows, cols, dtype=dtype, device="cuda"),
-                    lambda x: lambda weight: torch.nn.functional.linear(x, weight),
-                )
+        for shape, m in dense_cases(dtype):
+            measure(
+                "torch linear dense",
+                dtype,
+                shape,
+                m,
+                lambda rows, cols: torch.randn(rows, cols, dtype=dtype, device="cuda"),
+                lambda x: lambda weight: torch.nn.functional.linear(x, weight),
+            )
     for shape in SHAPES:
         for m in ROWS:
             measure(

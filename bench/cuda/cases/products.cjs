@@ -1,8 +1,18 @@
 'use strict';
 // linear of 16-bit and of quantized weights, LLM.int8, integer products; and what turns weights into codes and back.
 
-const { MOST_ROTATED_ROWS, ROWS, SHAPES, WEIGHTS, copiesFor, countOf, filled, heldWeights, tensorOf } =
-  require('./tensors.cjs');
+const {
+  LARGE_SHAPE,
+  MOST_ROTATED_ROWS,
+  ROWS,
+  SHAPES,
+  WEIGHTS,
+  copiesFor,
+  countOf,
+  filled,
+  heldWeights,
+  tensorOf,
+} = require('./tensors.cjs');
 
 function rotatedWeights(q, device, family, scheme, [n, k], dtype, rotate) {
   return heldWeights(`${device} ${family} ${n} ${k} ${dtype} ${rotate}`, () => {
@@ -137,6 +147,9 @@ function productCases() {
         ? ['float16', 'bfloat16']
         : ['float16'])
         for (const m of ROWS) cases.push(product(family, scheme, shape, m, dtype));
+  for (const family of ['dense', 'int4 g128'])
+    for (const m of ROWS.filter((rows) => rows <= MOST_ROTATED_ROWS))
+      cases.push(product(family, WEIGHTS[family], LARGE_SHAPE, m, 'float16'));
   for (const shape of SHAPES)
     for (const m of ROWS)
       cases.push(product('int4 g128 by int8', WEIGHTS['int4 g128'], shape, m, 'float16', 'int8'));

@@ -14,6 +14,8 @@ const SHAPES = [
   [4096, 11008],
   [8192, 8192],
 ];
+/** Even at four bits, 117 MB are read a launch: what starting and ending one costs is lost in that. */
+const LARGE_SHAPE = [28672, 8192];
 
 const group = (bits, groupSize, more = {}) => ({
   kind: 'int',
@@ -78,6 +80,7 @@ const releaseHeld = () => heldWeights('', () => []);
 
 module.exports = {
   ARIA,
+  LARGE_SHAPE,
   MOST_ROTATED_ROWS,
   ROWS,
   SHAPES,
