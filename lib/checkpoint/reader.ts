@@ -1,6 +1,6 @@
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
-import { checkDevice, type DeviceId } from '../device';
+import { checkDevice, type DeviceId, getDefaultDevice } from '../device';
 import { bytesOf, type DType, dtypeOfStored } from '../dtype';
 import { QuantariaError } from '../errors';
 import { type NativeMappedFile, type NativeTensor, native } from '../native';
@@ -35,6 +35,7 @@ interface Located extends StoredEntry {
 }
 
 export interface ReadOptions {
+  /** Where the tensor is wanted; default: the default device. */
   device?: DeviceId;
   /** Only `[start, end)` of the first dimension. */
   range?: readonly [number, number];
@@ -92,13 +93,16 @@ export class Checkpoint {
   }
 
   /**
-   * A tensor, read when it is used; a view of the mapped file where its bytes are aligned.
+   * A tensor, on the CPU read when it is used; a view of the mapped file where its bytes are aligned.
    * @throws QuantariaError `ERR_ARGUMENT`, `ERR_SHAPE` for a range outside, `ERR_DTYPE` for a type that is only copied
    */
   async read(name: string, opts?: ReadOptions): Promise<Tensor> {
-    const options = checkOptions(opts);
-    checkDevice(options.device ?? 'cpu');
-    return Tensor.wrap(this.view(name, options.range));
+    const { device = getDefaultDevice(), range } = checkOptions(opts);
+    checkDevice(device);
+    const mapped = Tensor.wrap(this.view(name, range));
+    if (device === mapped.device) return mapped;
+    using source = mapped;
+    return source.to(device);
   }
 
   /** @internal */

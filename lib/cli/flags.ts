@@ -1,5 +1,12 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { checkDevice, type DeviceId, setDefaultDevice, setThreads } from '../device';
+import {
+  checkDevice,
+  type DeviceId,
+  type DeviceInfo,
+  devices,
+  setDefaultDevice,
+  setThreads,
+} from '../device';
 import { QuantariaError } from '../errors';
 
 /** A value that a parser refuses is wrong usage: exit 2. */
@@ -83,7 +90,9 @@ export interface DeviceFlags {
 }
 
 export const deviceOption = (): Option =>
-  new Option('--device <id>', 'cpu or cuda:N (default: cpu)').argParser(deviceName);
+  new Option('--device <id>', 'cpu or cuda:N (default: the best that the command can use)').argParser(
+    deviceName,
+  );
 export const threadsOption = (): Option =>
   new Option('--threads <n>', 'CPU threads (default: all cores)').argParser(integer(1, 1024));
 
@@ -101,11 +110,15 @@ export function runOnCpu({ device, threads }: DeviceFlags): void {
   if (threads !== undefined) setThreads(threads);
 }
 
+/** The device of a command that is told none: the first GPU, else the CPU. The emulated one is for tests, and never meant unless it is named. */
+export const bestDevice = (there: readonly Pick<DeviceInfo, 'id' | 'kind'>[]): DeviceId =>
+  there.find(({ kind }) => kind === 'cuda')?.id ?? 'cpu';
+
 /**
  * For commands that compute: all of it is done there.
  * @throws QuantariaError `ERR_DEVICE` if the device is not there: it was asked for by name
  */
 export function runOnDevice({ device, threads }: DeviceFlags): void {
-  if (device !== undefined) setDefaultDevice(device as DeviceId);
+  setDefaultDevice((device as DeviceId | undefined) ?? bestDevice(devices()));
   if (threads !== undefined) setThreads(threads);
 }

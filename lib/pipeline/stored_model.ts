@@ -53,7 +53,7 @@ export async function openModel(directory: string): Promise<StoredModel> {
       config: checkpoint.config as StoredCheckpoint['config'],
       entries: new Map(entries.map(({ name, dtype, shape }) => [name, { name, dtype, shape: [...shape] }])),
       files,
-      read: (name, range) => checkpoint.read(name, { range }),
+      read: (name, range) => checkpoint.read(name, { range, device: 'cpu' }),
     };
     const format = detectFormat(stored.config, new Set(stored.entries.keys()), files, model);
     const modules = format === null ? [] : await format.modules(stored);

@@ -206,6 +206,7 @@ test('ranges of rows are read, aligned or not, and others refused', async () => 
     await rejectsCode(checkpoint.read('w', { range: range as [number, number] }), 'ERR_SHAPE', /range/);
   }
   await rejectsCode(checkpoint.read('v'), 'ERR_ARGUMENT', /"v" is not in/);
+  await rejectsCode(checkpoint.read('w', { device: 'cuda:99' }), 'ERR_DEVICE', /cuda:99/);
 });
 
 test('the index goes before model.safetensors, that before a single other file; other files are not looked at', async () => {

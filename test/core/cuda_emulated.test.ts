@@ -323,6 +323,25 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     );
   });
 
+  test('a checkpoint is read to the device that is named, else to the default one', async () => {
+    const name = 'language_model.model.layers.0.mlp.experts.fc2.weight';
+    const checkpoint = await q.openCheckpoint(path.join(root, 'examples', 'aria-bytes'));
+    const expected = await (await checkpoint.read(name, { device: 'cpu', range: [1, 3] })).read();
+    const read = [await checkpoint.read(name, { device: DEVICE, range: [1, 3] })];
+    const before = q.getDefaultDevice();
+    q.setDefaultDevice(DEVICE);
+    try {
+      read.push(await checkpoint.read(name, { range: [1, 3] }));
+    } finally {
+      q.setDefaultDevice(before);
+    }
+    checkpoint.close();
+    for (const tensor of read) {
+      expect(tensor.device).toBe(DEVICE);
+      expect(await tensor.read()).toEqual(expected);
+    }
+  });
+
   test('tensors of two devices do not meet', () => {
     const x = q.Tensor.zeros([2, 2], { device: DEVICE });
     const gate = q.Tensor.zeros([2, 2]);

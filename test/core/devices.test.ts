@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import * as q from '../../lib';
+import { bestDevice, runOnDevice } from '../../lib/cli/flags';
 import { native } from '../../lib/native';
 import { DEVICE, hasCuda } from './cuda_device';
 import { rejectsCode, throwsCode } from './errors';
@@ -84,3 +85,22 @@ test.skipIf(!hasCuda)(
     expect(await tensor.read()).toEqual(Float32Array.of(1, 2, 3));
   },
 );
+
+test('a command that is told no device takes the first GPU, never an emulated one, else the CPU', () => {
+  const cpu = { id: 'cpu', kind: 'cpu' } as const;
+  const emulated = { id: 'cuda-emulated', kind: 'cuda-emulated' } as const;
+  const gpu = (n: number) => ({ id: `cuda:${n}`, kind: 'cuda' }) as const;
+  expect(bestDevice([cpu])).toBe('cpu');
+  expect(bestDevice([cpu, emulated])).toBe('cpu');
+  expect(bestDevice([cpu, gpu(1), gpu(2)])).toBe('cuda:1');
+
+  const before = q.getDefaultDevice();
+  try {
+    runOnDevice({});
+    expect(q.getDefaultDevice()).toBe(bestDevice(q.devices()));
+    runOnDevice({ device: 'cpu' });
+    expect(q.getDefaultDevice()).toBe('cpu');
+  } finally {
+    q.setDefaultDevice(before);
+  }
+});
