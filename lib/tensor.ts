@@ -90,7 +90,20 @@ const valueError = (i: number, value: unknown, dtype: string): QuantariaError =>
   new QuantariaError('ERR_ARGUMENT', `data[${i}]: ${show(value)} came, which ${dtype} does not hold`);
 
 /**
- * The values of an array-like, each read once, as float32 or as the integers of a dtype.
+ * A value in float32 such that rounding it on to a dtype of fewer bits gives what rounding the value itself does: where
+ * float32 does not hold it, the neighbour with an odd last bit, which is no tie of any of them.
+ */
+function roundToOdd(value: number, float: Float32Array, bits: Uint32Array): number {
+  float[0] = value;
+  const nearest = float[0] as number;
+  if (nearest === value || Number.isNaN(value)) return nearest;
+  if (Math.abs(nearest) > Math.abs(value)) bits[0] = (bits[0] as number) - 1;
+  bits[0] = (bits[0] as number) | 1;
+  return float[0] as number;
+}
+
+/**
+ * The values of an array-like, each read once, as float32, from where they are rounded on, or as the integers of a dtype.
  * @throws QuantariaError `ERR_ARGUMENT` for what is no number or what the dtype cannot hold, `ERR_SHAPE` unless of `count` values
  */
 function convertNumbers(data: unknown, count: number, dtype: DType): TypedArray {
@@ -108,6 +121,9 @@ function convertNumbers(data: unknown, count: number, dtype: DType): TypedArray 
   const array = new (arrayOf(isFloat(dtype) ? 'float32' : dtype))(
     allocate(count * (isFloat(dtype) ? 4 : bytesOf(dtype))),
   );
+  const narrow = isFloat(dtype) && dtype !== 'float32';
+  const float = new Float32Array(1);
+  const bits = new Uint32Array(float.buffer);
   for (let i = 0; i < count; i++) {
     const value = numbers[i];
     if (typeof value !== 'number') {
@@ -117,7 +133,7 @@ function convertNumbers(data: unknown, count: number, dtype: DType): TypedArray 
       if (!Number.isSafeInteger(value)) throw valueError(i, value, dtype);
       array[i] = BigInt(value);
     } else {
-      array[i] = value;
+      array[i] = narrow ? roundToOdd(value, float, bits) : value;
       if (!isFloat(dtype) && (array[i] !== value || (dtype === 'bool' && value > 1)))
         throw valueError(i, value, dtype);
     }

@@ -80,7 +80,11 @@ export class OutputDirectory {
     options: OutputOptions,
   ): Promise<OutputDirectory> {
     const created = await prepareDirectory(directory, options.resume);
-    await fs.mkdir(path.join(directory, WORK), { recursive: true });
+    const work = path.join(directory, WORK);
+    if (!(await exists(work)))
+      await fs.mkdir(work).catch((error) => {
+        throw ioError(work, error);
+      });
     const journal = new Journal(path.join(directory, JOURNAL), options.fingerprint);
     const output = new OutputDirectory(directory, layouts, journal, created);
     for (const { key, outputs } of units) {
@@ -200,19 +204,38 @@ async function exists(file: string): Promise<boolean> {
   );
 }
 
+/**
+ * Makes a directory and those that it lies in, and returns the outermost one that was made, or null. Node's recursive
+ * `mkdir` never ends where a file system says ENOENT of a directory whose parent is there, as /proc does.
+ */
+async function makeDirectories(directory: string): Promise<string | null> {
+  const missing: string[] = [];
+  for (let at = directory; !(await exists(at)); at = path.dirname(at)) missing.push(at);
+  let outermost: string | null = null;
+  for (const at of missing.reverse()) {
+    try {
+      await fs.mkdir(at);
+      outermost ??= at;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error; // made by another meanwhile
+    }
+  }
+  return outermost;
+}
+
 /** Returns the outermost directory that was made, or null. */
 async function prepareDirectory(directory: string, resume: boolean): Promise<string | null> {
   let names: string[];
   try {
-    const made = await fs.mkdir(directory, { recursive: true });
+    const made = await makeDirectories(path.resolve(directory));
     names = await fs.readdir(directory);
-    if (names.length === 0) return made === undefined ? null : path.resolve(made);
+    if (names.length === 0) return made;
   } catch (error) {
     throw ioError(directory, error);
   }
   if (resume && names.includes(WORK)) return null;
-  const hint = names.includes(WORK) ? 'an interrupted run: go on with it by `--resume`' : 'it is not empty';
-  throw new QuantariaError('ERR_ARGUMENT', `--out ${directory}: ${hint}, or name another directory`);
+  const hint = names.includes(WORK) ? 'go on with the interrupted run by `--resume`, or' : 'it is not empty:';
+  throw new QuantariaError('ERR_ARGUMENT', `--out ${directory}: ${hint} name another directory`);
 }
 
 /** Whether the directory holds an unfinished run. */

@@ -315,6 +315,17 @@ describe('exit 1: a run that failed', () => {
       /busy: it is not empty/,
     ],
     ['an output that is not empty, with --resume', ['quantize', EXAMPLE, '--out', busy, '--resume'], /busy/],
+    [
+      'an output where no directory can be made',
+      ['quantize', EXAMPLE, '--out', '/proc/nosuch/out'],
+      /\/proc\/nosuch\/out: /,
+    ],
+    [
+      'an output of convert where no directory can be made',
+      ['convert', EXAMPLE, '--to', 'fused', '--out', '/proc/nosuch/out'],
+      /\/proc\/nosuch\/out: /,
+    ],
+    ['an output inside a file', ['quantize', EXAMPLE, '--out', path.join(text, 'out')], /text\.json/],
     ['an empty --out', ['quantize', EXAMPLE, '--out', ''], /./],
     ['CUDA where there is none', quantize('--device', 'cuda:99'), /cuda:99/],
     ['CUDA where there is none, to verify', ['verify', EXAMPLE, '--device', 'cuda:99'], /cuda:99/],

@@ -218,6 +218,40 @@ describe.skipIf(!hasCuda)(DEVICE, () => {
     },
   );
 
+  test('of few states, where the scaled errors are nearly all damping, errors and those beside are those of the results', async () => {
+    const [rows, columns, samples] = [16, 160, 3];
+    const problems = [1, 2].map((seed) => {
+      const x = states(samples, columns, seed);
+      const w = Tensor.from(normals(rows * columns, 10 + seed), [rows, columns], { device: DEVICE });
+      const hessian = new Hessian(columns, { device: DEVICE });
+      hessian.update(Tensor.from(x, [samples, columns], { device: DEVICE }));
+      return { x, w, hessian, beside: dequantize(quantize(w, INT4)) };
+    });
+    const lostBy = async (values: Tensor, { x, w }: (typeof problems)[number]) => {
+      const [there, original] = [await values.toFloat32(), await w.toFloat32()];
+      return (
+        2 *
+        energy(
+          original.map((v, i) => v - (there[i] as number)),
+          x,
+          columns,
+        )
+      );
+    };
+    for (const options of ORDERS) {
+      const results = await quantizeAll(problems, { scheme: int(5, { granularity: 'row' }), ...options });
+      for (const [i, { error, besideError, energy: all, quantized }] of results.entries()) {
+        const problem = problems[i] as (typeof problems)[number];
+        const what = `${JSON.stringify(options)}, problem ${i}`;
+        const expected = await lostBy(dequantize(quantized), problem);
+        expect(expected, what).toBeLessThan(1e-3 * all);
+        expect(Math.abs(error - expected), what).toBeLessThanOrEqual(1e-4 * expected + 1e-10 * all);
+        const beside = await lostBy(problem.beside, problem);
+        expect(Math.abs(besideError / beside - 1), what).toBeLessThan(1e-5);
+      }
+    }
+  });
+
   test('groupIndex names the group of each column by falling diagonal, ties to the lower column', async () => {
     const columns = 300;
     using here = new Hessian(columns);

@@ -2,6 +2,7 @@ import { afterEach, expect, test } from 'vitest';
 import { type DType, devices, getDefaultDevice, setDefaultDevice, Tensor, type TypedArray } from '../../lib';
 import { DEVICE } from '../device';
 import { rejectsCode, throwsCode } from './errors';
+import { cast, decode, FORMATS } from './small_floats';
 
 const DTYPES: [DType, number, new (values: number) => TypedArray][] = [
   ['float32', 4, Float32Array],
@@ -91,6 +92,29 @@ test('a Float32Array and numbers are values of every float dtype', async () => {
     }
   }
 });
+
+test.each(['float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2'] as const)(
+  'numbers are rounded once on their way to %s: what float32 makes a tie is none',
+  async (dtype) => {
+    const format = FORMATS[dtype];
+    const greatest = dtype === 'float8_e4m3' ? 0x7e : ((1 << format.exponentBits) - 1) << format.mantissaBits;
+    const step = Math.max(1, Math.floor(greatest / 500));
+    const numbers: number[] = [0, -0, 1e-60, -1e-60, 1e300, -1e300, Number.NaN, Number.POSITIVE_INFINITY];
+    for (let code = 0; code + 1 < greatest; code += step) {
+      const tie = (decode(format, code) + decode(format, code + 1)) / 2;
+      for (const off of [-(2 ** -40), 0, 2 ** -40]) numbers.push(tie * (1 + off), -tie * (1 + off));
+    }
+    const expected = numbers.map((x) => cast(format, x));
+    for (const data of [numbers, Float64Array.from(numbers)]) {
+      using tensor = Tensor.from(data, [numbers.length], { dtype });
+      const codes = [...((await tensor.read()) as Uint16Array)].map((code) =>
+        Number.isNaN(decode(format, code)) ? Number.NaN : code,
+      );
+      const wrong = codes.findIndex((code, i) => !Object.is(code, expected[i]));
+      expect(wrong < 0 ? null : [numbers[wrong], codes[wrong], expected[wrong]]).toBeNull();
+    }
+  },
+);
 
 test.each<[DType, number]>([
   ['int8', 128],

@@ -160,7 +160,7 @@ TEST("simt: products with integer weights are exact on small integers, of every 
   int of_kind = 0;
   for (const Kind& kind : kIntegers) {
     int turn = of_kind++;
-    for (const Case& size : kCases) {
+    for (const Case& size : thinned(kCases, 3)) {
       const DType dtype = ++turn % 2 ? DType::float16 : DType::bfloat16;
       CHECK(product_is_right(kind, size, dtype, true, false));
     }
@@ -175,7 +175,7 @@ TEST(
     "simt: products with integer weights stay under 4 eps sqrt(K) sum|a||b|: no weight is rounded to 16 "
     "bits") {
   int turn = 0;
-  for (const Kind& kind : kIntegers)
+  for (const Kind& kind : thinned(kIntegers, 3))
     for (const Case& size : {kCases[3], kCases[5], kCases[7], kCases[11]}) {
       const DType dtype = ++turn % 2 ? DType::bfloat16 : DType::float16;
       CHECK(product_is_right(kind, size, dtype, false, false));
@@ -189,9 +189,9 @@ constexpr Kind kBooks[] = {{4, true, 64, true, ops::Codebook::nf4},
                            {8, true, 32, true, ops::Codebook::dynamic8}};
 
 TEST("simt: products with code books stay under the bound of a table rounded to 16 bits") {
+  const std::vector<Case> sizes{{1, 20, 128}, {17, 66, 256}, {66, 40, 128}, {3, 9, 384}, {11, 65, 128}};
   for (const Kind& kind : kBooks)
-    for (const Case& size :
-         {Case{1, 20, 128}, Case{17, 66, 256}, Case{66, 40, 128}, Case{3, 9, 384}, Case{11, 65, 128}})
+    for (const Case& size : thinned(sizes, 2))
       for (const DType dtype : {DType::float16, DType::bfloat16}) {
         CHECK(product_is_right(kind, size, dtype, false, true));
         CHECK(product_is_right(kind, size, dtype, false, false));
@@ -204,18 +204,10 @@ TEST("simt: products with code books stay under the bound of a table rounded to 
 
 TEST("simt: columns shared out between blocks leave the sums exact, of few rows and of many") {
   int turn = 0;
-  for (const Case& size : {Case{1, 70, 1100},
-                           {7, 33, 1030},
-                           {8, 65, 1152},
-                           {15, 64, 1024},
-                           {17, 66, 800},
-                           {31, 33, 900},
-                           {32, 65, 1000},
-                           {63, 40, 768},
-                           {64, 70, 1100},
-                           {65, 9, 700},
-                           {127, 33, 700},
-                           {129, 65, 650}}) {
+  const std::vector<Case> sizes{{1, 70, 1100},  {7, 33, 1030}, {8, 65, 1152},  {15, 64, 1024},
+                                {17, 66, 800},  {31, 33, 900}, {32, 65, 1000}, {63, 40, 768},
+                                {64, 70, 1100}, {65, 9, 700},  {127, 33, 700}, {129, 65, 650}};
+  for (const Case& size : thinned(sizes, 3)) {
     const Kind& kind = kIntegers[turn % 10];
     const DType dtype = ++turn % 2 ? DType::float16 : DType::bfloat16;
     const auto memory = std::make_shared<GlobalMemory>();

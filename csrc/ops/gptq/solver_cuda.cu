@@ -228,7 +228,7 @@ std::vector<GptqSolver::Pending> GptqSolver::solve_batch(std::span<const Pending
   for (size_t i = 0; i < batch.size(); ++i)
     if (states[i].stopped == 0)
       reports_[batch[i].problem] =
-          report_of(batch[i], states[i], measured.empty() ? errors[i] : measured[i].energy);
+          report_of(batch[i], states[i], measured.empty() ? errors[i] : measured[i].lost);
   return again;
 }
 
