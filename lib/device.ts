@@ -185,7 +185,8 @@ export class Graph implements Disposable {
 /**
  * Notes down what `run` queues on a CUDA device, without doing it: results hold nothing before the graph is launched. Each
  * operation has to have run once before, which brings its code and its weights into place. For timing, as launching a graph
- * costs the host next to nothing: nobody looks whether values are such as an operation refuses.
+ * costs the host next to nothing: nobody looks whether values are such as an operation refuses. The device is the process's: what
+ * other worker threads queue on it meanwhile is noted down as well, and not done.
  * @param run queues operations without waiting for any
  * @throws QuantariaError (as a rejection) `ERR_UNSUPPORTED` on the CPU, or if an operation waits for the device;
  * `ERR_ARGUMENT` if a graph is being captured already
