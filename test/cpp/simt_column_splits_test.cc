@@ -66,4 +66,21 @@ TEST("simt: sums of blocks are added up in the order of blocks, whoever comes la
   require_each_sync(__FILE__, __LINE__, {sums_are_right}, every_order(2, kSplits), {"column_splits.cuh"});
 }
 
+TEST("columns are shared out where tiles leave multiprocessors idle, and nowhere else") {
+  const auto splits = [](int64_t tiles, int64_t steps) {
+    return ops::column_shares<4>(tiles, 1024, steps, 4).splits;  // 432 blocks at once
+  };
+  CHECK_EQ(splits(64, 32), 6);      // 384 blocks
+  CHECK_EQ(splits(216, 64), 2);     // all of them
+  CHECK_EQ(splits(432, 64), 1);     // all of them already
+  CHECK_EQ(splits(448, 64), 4);     // one tile in 28 would otherwise come when all others have gone
+  CHECK_EQ(splits(840, 64), 1);     // hardly any idle at the end
+  CHECK_EQ(splits(1, 1000), 16);    // the most
+  CHECK_EQ(splits(1, 7), 1);        // too short to share
+  CHECK_EQ(splits(1025, 1000), 1);  // more than a device has counters
+  CHECK_EQ(splits(0, 64), 1);
+  CHECK_EQ(ops::column_shares<4>(64, 1024, 32, 4).bytes, int64_t{6 * 64 * 1024 * 4});
+  CHECK_EQ(ops::column_shares<4>(432, 1024, 64, 4).bytes, int64_t{0});
+}
+
 }  // namespace

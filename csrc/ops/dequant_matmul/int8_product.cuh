@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "cuda/grid.h"
 #include "ops/dequant_matmul/int8_group.cuh"
 #include "ops/dequant_matmul/int8_outliers.cuh"
 #include "ops/dequant_matmul/int8_results.cuh"
@@ -133,13 +134,12 @@ using ManyInt8Rows = CodedTile<2, 2, 2, 4, 128, 3, 3>;
 using MostInt8Rows = CodedTile<2, 4, 4, 4, 64, 4, 2>;
 using MostInt8RowsOfGroups = CodedTile<2, 4, 4, 4, 128, 3, 1>;
 
-/// Whether tiles of 64 columns leave some of an A100's 108 multiprocessors without a block.
+/// Whether tiles of 64 columns leave some multiprocessors without a block.
 inline bool is_narrow(const Int8Product& product) {
-  constexpr int64_t kMultiprocessors = 108;
   static_assert(NarrowInt8Rows::kTileRows == ManyInt8Rows::kTileRows);
   const int64_t col_tiles =
       product_col_tiles(product.tiles, product.epilogue.c.cols, ManyInt8Rows::kTileCols);
-  return product.tiles.row_tiles * col_tiles < kMultiprocessors;
+  return product.tiles.row_tiles * col_tiles < cuda::kMultiprocessors;
 }
 
 template <int Bits, class Groups, class T>

@@ -9,10 +9,10 @@ bool is_whole(const Int8Rows& rows) { return rows.groups <= 1 && rows.row_bytes 
 /// Whether a step of every tile is a group.
 bool is_step(const Int8Rows& rows) { return rows.group == ManyInt8Rows::kStep; }
 
-/// The largest tiles serve best, where there are such and they are enough for two blocks on each of an A100's
-/// 108 multiprocessors.
+/// The largest tiles serve best, where there are such and they are enough for two blocks on each
+/// multiprocessor.
 bool fills_largest(const Int8Rows& rows, const CodedMatrix& weight) {
-  constexpr int64_t kWantedBlocks = 216;
+  constexpr int64_t kWantedBlocks = 2 * cuda::kMultiprocessors;
   if ((weight.bits != 4 && weight.bits != 8) || (!is_whole(rows) && !is_step(rows))) return false;
   const int64_t row_tiles = (rows.rows + MostInt8Rows::kTileRows - 1) / MostInt8Rows::kTileRows;
   const int64_t col_tiles = (weight.out + MostInt8Rows::kTileCols - 1) / MostInt8Rows::kTileCols;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/arrivals.h"
+#include "cuda/grid.h"
 #include "simt/simt.h"
 
 /// The columns of the factors of a product with too few tiles for a GPU, shared out between blocks: each
@@ -19,16 +20,30 @@ struct ColumnShares {
   int64_t bytes;
 };
 
-/// As many blocks as an A100's 108 multiprocessors hold at once, BlocksEach a multiprocessor, but none that
-/// makes fewer than `least_steps` steps: it would not fill its stages. By the shape alone, so that the order
-/// of the sums depends on nothing else.
+/// As many shares as make the product take the fewest steps on multiprocessors that hold BlocksEach blocks at
+/// once: a tile a block leaves most of them idle where tiles are few, and again at the end where there are a
+/// few more tiles than fit. Filling its stages costs a block half of `least_steps`, a share's sums as much
+/// again; a share makes no fewer steps than both, and less than a sixth saved is not worth the way through
+/// memory. Of equals the most, as more blocks hide more. By the shape alone, so that the order of the sums
+/// depends on nothing else.
 template <int BlocksEach>
 ColumnShares column_shares(int64_t tiles, int64_t tile_elements, int64_t steps, int64_t least_steps) {
-  constexpr int64_t kBlocks = 108 * BlocksEach;
+  constexpr int64_t kBlocks = cuda::kMultiprocessors * BlocksEach;
   constexpr int64_t kMostSplits = 16;
-  static_assert(kBlocks / 2 <= cuda::kArrivalCounters);
-  const int64_t wanted = std::min(kBlocks / std::max<int64_t>(1, tiles), steps / least_steps);
-  const int64_t splits = std::clamp<int64_t>(wanted, 1, kMostSplits);
+  const auto parts = [](int64_t all, int64_t each) { return (all + each - 1) / each; };
+  const auto half_steps = [&](int64_t splits, int64_t fixed) {
+    return parts(tiles * splits, kBlocks) * (2 * parts(steps, splits) + fixed);
+  };
+  const int64_t most = tiles > cuda::kArrivalCounters ? 1 : std::min(kMostSplits, steps / least_steps);
+  const int64_t alone = half_steps(1, least_steps);
+  int64_t splits = 1;
+  int64_t fewest = alone;
+  for (int64_t s = 2; s <= most; ++s) {
+    const int64_t taken = half_steps(s, 2 * least_steps);
+    if (6 * taken >= 5 * alone || taken > fewest) continue;
+    splits = s;
+    fewest = taken;
+  }
   return {static_cast<int>(splits), splits > 1 ? splits * tiles * tile_elements * int64_t{sizeof(float)} : 0};
 }
 

@@ -239,10 +239,12 @@ void launch_gemm(simt::Stream stream, const DenseProduct& product, int splits, b
                sizeof(Stages<KFirst>), stream, product);
 }
 
-/// A block's share is to be worth the sums that it leaves, which have the bytes of two steps' factors.
+/// A block's share is to be worth the sums that it leaves, which have the bytes of two steps' factors. Where
+/// every multiprocessor has its blocks, tensor cores have enough to do, and sums would only be in their way.
 ColumnShares shares_of(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t kLeastSteps = 8;
   const int64_t tiles = (m + kTile - 1) / kTile * ((n + kTile - 1) / kTile);
+  if (tiles > cuda::kMultiprocessors * kBlocks) return {1, 0};
   return column_shares<kBlocks>(tiles, int64_t{kTile} * kTile, (k + kStep - 1) / kStep, kLeastSteps);
 }
 
