@@ -79,6 +79,8 @@ TEST("columns are shared out where tiles leave multiprocessors idle, and nowhere
   CHECK_EQ(splits(1, 7), 1);        // too short to share
   CHECK_EQ(splits(1025, 1000), 1);  // more than a device has counters
   CHECK_EQ(splits(0, 64), 1);
+  // Two shares at once take as many steps as five, three at once and two after them.
+  CHECK_EQ(ops::column_shares<5>(208, 1, 80, 8).splits, 2);
   CHECK_EQ(ops::column_shares<4>(64, 1024, 32, 4).bytes, int64_t{6 * 64 * 1024 * 4});
   CHECK_EQ(ops::column_shares<4>(432, 1024, 64, 4).bytes, int64_t{0});
 }
