@@ -189,10 +189,13 @@ export class Graph implements Disposable {
  * other worker threads queue on it meanwhile is noted down as well, and not done.
  * @param run queues operations without waiting for any
  * @throws QuantariaError (as a rejection) `ERR_UNSUPPORTED` on the CPU, or if an operation waits for the device;
- * `ERR_ARGUMENT` if a graph is being captured already
+ * `ERR_ARGUMENT` if a graph is being captured already, or `run` is no function
  */
 export async function captureGraph(id: DeviceId, run: () => void): Promise<Graph> {
-  native.captureStart(checkDevice(id));
+  const device = checkDevice(id);
+  if (typeof run !== 'function')
+    throw new QuantariaError('ERR_ARGUMENT', `run: a value of type ${typeof run} came, expected a function`);
+  native.captureStart(device);
   try {
     run();
   } catch (error) {

@@ -13,7 +13,10 @@ const [packageRoot, mode, seed, calls] = [
 const quantaria = require(packageRoot);
 const pool = [];
 const raw = mode === 'raw';
-const binding = require(require('node:path').join(packageRoot, 'build', 'Release', 'quantaria.node'));
+const build = process.env.QUANTARIA_BUILD || 'Release';
+const binding = require(require('node:path').join(packageRoot, 'build', build, 'quantaria.node'));
+const device = process.env.QUANTARIA_TEST_DEVICE || 'cpu';
+quantaria.setDefaultDevice(device);
 const random = values(seed, quantaria, pool, raw ? binding : null);
 
 /** Not for users: whatever they throw, they must not crash. */
@@ -78,11 +81,11 @@ async function main() {
   const all = targets(raw ? binding : quantaria);
   if (raw)
     for (const shape of [[4], [3, 4], [2, 2, 2]])
-      for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape, 'cpu'));
+      for (const dtype of ['float32', 'uint8', 'int32']) pool.push(binding.tensorZeros(dtype, shape, device));
   const writer = new quantaria.SafetensorsWriter('model.safetensors', [
     { name: 'w', dtype: 'F32', shape: [3, 4] },
   ]);
-  await writer.write('w', quantaria.Tensor.zeros([3, 4]));
+  await writer.write('w', quantaria.Tensor.zeros([3, 4], { device: 'cpu' }));
   await writer.finish();
   let rejected = 0;
   for (let i = 0; i < calls; i++) {

@@ -67,6 +67,7 @@ function values(seed, quantaria, pool, binding) {
       '',
       'cpu',
       'cuda:0',
+      process.env.QUANTARIA_TEST_DEVICE || 'cpu',
       'cuda:4294967296',
       'nowhere',
       'no/where',
@@ -275,7 +276,11 @@ function values(seed, quantaria, pool, binding) {
     if (kind < 9) return pick([scheme, parts, entries])();
     if (kind < 10) return Array.from({ length: below(4) }, () => any(depth + 1));
     if (kind < 11)
-      return { [text()]: any(depth + 1), dtype: pick([any(depth + 1), pick(DTYPES)]), device: 'cpu' };
+      return {
+        [text()]: any(depth + 1),
+        dtype: pick([any(depth + 1), pick(DTYPES)]),
+        device: pick(['cpu', process.env.QUANTARIA_TEST_DEVICE || 'cpu']),
+      };
     return tensor();
   }
   /** What each function would take; the fuzzer replaces some of it. */
