@@ -9,21 +9,30 @@ const ON_ANY_DEVICE = [
   'test/reference/*.test.ts',
 ];
 /** Whole jobs by the dozen, minutes on the emulator: in its whole sweep. */
-const IN_THE_SWEEP = ['test/pipeline/{recipes,shards}.test.ts'];
-/** Those whose models are too large for the emulator: `on_device` has what they do of smaller ones. */
-const ON_A_GPU = ['test/pipeline/{calibration_settings,target_bits}.test.ts'];
+const IN_THE_SWEEP = ['test/pipeline/{calibration_settings,recipes,shards,target_bits}.test.ts'];
+/** What touches a device at its edges only: in the same sweep, and nowhere else. */
+const AT_THE_EDGES = [
+  'test/{cli,formats,models,recipe}/*.test.ts',
+  'test/checkpoint/{hostile,layout}.test.ts', // the third one writes tensors, which it takes from the CPU
+  'test/core/{fuzz,workers}.test.ts',
+  'test/pipeline/{convert,determinism,faults,report_page,resume,run}.test.ts',
+];
 /** Suites that hold a CUDA device against the CPU: tensors are made on the CPU there. */
 const AGAINST_CPU = ['test/core/{cuda_emulated*,devices}.test.ts', 'test/pipeline/on_device.test.ts'];
 
 const device = process.env.QUANTARIA_TEST_DEVICE;
 const emulated = device === 'cuda-emulated';
-const swept = !emulated || process.env.QUANTARIA_SWEEP === 'full';
+const sweep = process.env.QUANTARIA_SWEEP === 'full';
 const projects: TestProjectConfiguration[] = [
   {
     extends: true,
     test: {
       name: `on ${device}`,
-      include: [...ON_ANY_DEVICE, ...(swept ? IN_THE_SWEEP : []), ...(emulated ? [] : ON_A_GPU)],
+      include: [
+        ...ON_ANY_DEVICE,
+        ...(!emulated || sweep ? IN_THE_SWEEP : []),
+        ...(emulated && sweep ? AT_THE_EDGES : []),
+      ],
       setupFiles: ['test/device_setup.ts'],
     },
   },

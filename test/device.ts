@@ -16,6 +16,19 @@ export const SWEEP = process.env.QUANTARIA_SWEEP === 'full';
 /** On the emulator, but in the whole sweep: a part of the tests that covers the rest. */
 export const SUBSET = EMULATED && !SWEEP;
 
+/** So many rows of a text for a whole job; on the emulator half as many, of half the length. */
+export const rowsOf = (samples: number): { samples: number; seqLen: number } =>
+  EMULATED ? { samples: Math.ceil(samples / 2), seqLen: 128 } : { samples, seqLen: 256 };
+
+/** How many ids those are. */
+export function idsOf(samples: number): number {
+  const rows = rowsOf(samples);
+  return rows.samples * rows.seqLen;
+}
+
+/** How long a test of whole jobs may take, in ms. */
+export const JOB_TIMEOUT = EMULATED ? 600_000 : 120_000;
+
 /** All of them, or of a subset each `step`-th: a step that no period of the list divides. */
 export const some = <T>(all: readonly T[], step: number): readonly T[] =>
   SUBSET ? all.filter((_, i) => i % step === 0) : all;

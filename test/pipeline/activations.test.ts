@@ -10,22 +10,20 @@ import type { Report } from '../../lib/pipeline/report';
 import { readRows } from '../../lib/pipeline/rows';
 import { verifyModel } from '../../lib/pipeline/verify';
 import { rejectsCode } from '../core/errors';
-import { EMULATED } from '../device';
+import { JOB_TIMEOUT, rowsOf, SUBSET } from '../device';
 import { EXAMPLE, floatsOf, readJson, readTensors, temporaryDirectory, writeSafetensors } from './helpers';
 
 /** Whole models are quantized and run. */
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: JOB_TIMEOUT, hookTimeout: JOB_TIMEOUT });
 
 const work = temporaryDirectory();
 const at = (...names: string[]) => path.join(work, ...names);
 const CALIB = path.join(EXAMPLE, 'calib.txt');
-/** One short row on the emulator. */
-const ROWS = EMULATED ? { samples: 1, seqLen: 64 } : { samples: 12 };
-const EVAL = { text: path.join(EXAMPLE, 'eval.txt'), ...ROWS, baseline: EXAMPLE };
+const EVAL = { text: path.join(EXAMPLE, 'eval.txt'), ...rowsOf(12), baseline: EXAMPLE };
 const Q = 'language_model.model.layers.0.self_attn.q_proj';
 
 async function quantized(name: string, options: Partial<QuantizeOptions>): Promise<Report> {
-  await quantizeCheckpoint(EXAMPLE, { bits: 8, text: CALIB, samples: 6, ...options, out: at(name) });
+  await quantizeCheckpoint(EXAMPLE, { bits: 8, text: CALIB, ...rowsOf(10), ...options, out: at(name) });
   return readJson<Report>(at(name), 'report.json');
 }
 
@@ -42,7 +40,7 @@ function withInputScale(name: string, bits: number): string {
   return at(name);
 }
 
-describe.skipIf(EMULATED)('activations of 8 bits with one scale for all', () => {
+describe.skipIf(SUBSET)('activations of 8 bits with one scale for all', () => {
   let report: Report;
   beforeAll(async () => {
     report = await quantized('static', { activations: 'static', method: 'rtn' });
@@ -50,7 +48,7 @@ describe.skipIf(EMULATED)('activations of 8 bits with one scale for all', () => 
 
   test('the scale of a layer is one of those that hold the largest value or clip it, and changes its input least', async () => {
     using decoder = await Decoder.open(EXAMPLE, 'bfloat16');
-    const rows = await readRows(EXAMPLE, { text: CALIB, samples: 6 });
+    const rows = await readRows(EXAMPLE, { text: CALIB, ...rowsOf(10) });
     using embedded = decoder.embed(rows.ids);
     const layer = await decoder.weights.layer(0);
     using entering = rmsNorm(embedded, layer.norm('input_layernorm.weight'), decoder.shape.eps);
@@ -157,12 +155,13 @@ test('one scale: clipping pays where few values are large, and only there; nothi
 test('activations scaled row by row are what `compute: int8` makes of the same weights', async () => {
   await quantized('dynamic', { activations: 'dynamic' });
   await quantized('weights', {});
+  const evaluation = { ...EVAL, ...rowsOf(2) };
   const [stored, asked] = [
-    await evaluateModel(at('dynamic'), EVAL),
-    await evaluateModel(at('weights'), { ...EVAL, compute: 'int8' }),
+    await evaluateModel(at('dynamic'), evaluation),
+    await evaluateModel(at('weights'), { ...evaluation, compute: 'int8' }),
   ];
   expect(stored.loss).toBe(asked.loss);
-  expect(stored.loss).not.toBe((await evaluateModel(at('weights'), EVAL)).loss);
+  expect(stored.loss).not.toBe((await evaluateModel(at('weights'), evaluation)).loss);
 });
 
 test.each([

@@ -1,6 +1,7 @@
 import * as path from 'node:path';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import type { Report } from '../../lib/pipeline/report';
+import { rowsOf } from '../device';
 import { EXAMPLE, readJson, temporaryDirectory } from './helpers';
 
 export const CALIB = path.join(EXAMPLE, 'calib.txt');
@@ -12,7 +13,7 @@ export const GPTQ: Partial<QuantizeOptions> = {
   bits: 4,
   groupSize: 32,
   text: CALIB,
-  samples: 12,
+  ...rowsOf(12),
 };
 
 /** A directory for the models of one file's tests, gone after them. */

@@ -16,12 +16,12 @@ import { expertUsage } from '../../lib/pipeline/usage';
 import { verifyModel } from '../../lib/pipeline/verify';
 import type { QuantizedTensor } from '../../lib/quantized';
 import { rejectsCode } from '../core/errors';
-import { EMULATED, ON_CPU, some } from '../device';
+import { EMULATED, idsOf, JOB_TIMEOUT, ON_CPU, rowsOf, SUBSET, some } from '../device';
 import { CALIB, calibratedRuns, EVAL, GPTQ } from './calibrated_runs';
 import { cli, EXAMPLE, readSafetensors, readTensors, tree, writeSafetensors } from './helpers';
 
 /** Whole models are quantized and run. */
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: JOB_TIMEOUT, hookTimeout: JOB_TIMEOUT });
 
 const REFERENCE = path.join(__dirname, '..', 'models', 'reference', 'fixtures');
 
@@ -38,10 +38,12 @@ function tokenFile(name: string, ids: readonly number[]): string {
   return at(name);
 }
 
-describe.skipIf(EMULATED)('gptq of a whole model', () => {
+describe.skipIf(SUBSET)('gptq of a whole model', () => {
+  /** The fewest tokens of an expert that are enough: the default, or so that some have them. */
+  const LEAST = EMULATED ? 48 : 256;
   let report: Report;
   beforeAll(async () => {
-    report = await quantized('gptq');
+    report = await quantized('gptq', { ...GPTQ, ...(EMULATED && { minExpertTokens: LEAST }) });
   });
 
   test('every weight that a rule quantizes is calibrated, and its layer changes less than by rounding to nearest', () => {
@@ -55,11 +57,11 @@ describe.skipIf(EMULATED)('gptq of a whole model', () => {
   });
 
   test('the tokens of each expert are those that the router sends, and experts without any say what was done', async () => {
-    const usage = await expertUsage(EXAMPLE, { text: CALIB, samples: 12 });
-    expect(report.usage?.tokens).toBe(12 * 256);
+    const usage = await expertUsage(EXAMPLE, { text: CALIB, ...rowsOf(12) });
+    expect(report.usage?.tokens).toBe(idsOf(12));
     // The first layer is not yet changed by quantization; states of 16 bits may turn a near tie.
     const first = report.usage?.layers[0]?.counts as number[];
-    expect(first.reduce((a, b) => a + b)).toBe(2 * 12 * 256);
+    expect(first.reduce((a, b) => a + b)).toBe(2 * idsOf(12));
     for (const [e, count] of (usage.layers[0] as Layer).counts.entries()) {
       expect(Math.abs((first[e] as number) - count), `${e}`).toBeLessThan(9);
     }
@@ -67,11 +69,11 @@ describe.skipIf(EMULATED)('gptq of a whole model', () => {
       const found = /layers\.(\d+)\..*experts\.(\d+)\./.exec(name);
       const { tokens, hessian } = calibration;
       if (found === null || /shared/.test(name)) {
-        expect({ tokens, hessian }, name).toEqual({ tokens: 12 * 256, hessian: undefined });
+        expect({ tokens, hessian }, name).toEqual({ tokens: idsOf(12), hessian: undefined });
         continue;
       }
       const count = report.usage?.layers[Number(found[1])]?.counts[Number(found[2])] as number;
-      const expected = count === 0 ? 'layer' : count < 256 ? 'blended' : 'own';
+      const expected = count === 0 ? 'layer' : count < LEAST ? 'blended' : 'own';
       expect({ tokens, hessian }, name).toEqual({ tokens: count, hessian: expected });
     }
     const sources = new Set(calibratedOf(report).map(({ calibration }) => calibration.hessian));
@@ -89,7 +91,7 @@ describe.skipIf(EMULATED)('gptq of a whole model', () => {
   test.each([4, 3, 2])('%s bits are nearer to the original than round-to-nearest', async (bits) => {
     await quantized(`gptq-${bits}`, { ...GPTQ, bits });
     await quantized(`rtn-${bits}`, { bits, groupSize: 32 });
-    const options = { text: EVAL, samples: 12, baseline: EXAMPLE };
+    const options = { text: EVAL, ...rowsOf(12), baseline: EXAMPLE };
     const [own, nearest] = await Promise.all(
       ['gptq', 'rtn'].map((method) => evaluateModel(at(`${method}-${bits}`), options)),
     );
@@ -98,8 +100,8 @@ describe.skipIf(EMULATED)('gptq of a whole model', () => {
   });
 });
 
-describe.skipIf(EMULATED)('the same bytes', () => {
-  const SHARDS = { ...GPTQ, samples: 4, maxShardBytes: 100_000 };
+describe.skipIf(SUBSET)('the same bytes', () => {
+  const SHARDS = { ...GPTQ, ...rowsOf(4), maxShardBytes: 100_000 };
   beforeAll(async () => {
     await quantized('undisturbed', SHARDS);
   });
@@ -175,13 +177,13 @@ describe.skipIf(EMULATED)('the same bytes', () => {
   });
 });
 
-test.skipIf(EMULATED).each(['rtn', 'gptq'])(
+test.skipIf(SUBSET).each(['rtn', 'gptq'])(
   'moe-mixed with a text, %s: usage is counted, and the experts used most get more bits',
   async (method) => {
     const name = `moe-mixed-${method}`;
-    const report = await quantized(name, { method, recipe: 'moe-mixed', text: CALIB, samples: 8 });
-    expect(report.notes.join('\n')).toMatch(/usage of experts counted over 2048 calibration ids/);
-    const usage = await expertUsage(EXAMPLE, { text: CALIB, samples: 8 });
+    const report = await quantized(name, { method, recipe: 'moe-mixed', text: CALIB, ...rowsOf(8) });
+    expect(report.notes.join('\n')).toContain(`usage of experts counted over ${idsOf(8)} calibration ids`);
+    const usage = await expertUsage(EXAMPLE, { text: CALIB, ...rowsOf(8) });
     for (const { layer, counts } of usage.layers.slice(1)) {
       const bits = counts.map((_, e) => {
         const tensor = report.tensors.find(
@@ -198,17 +200,17 @@ test.skipIf(EMULATED).each(['rtn', 'gptq'])(
   },
 );
 
-test.skipIf(EMULATED)(
+test.skipIf(SUBSET)(
   'LLM.int8 with a text: the columns of outliers of each layer are counted, and nothing else changes',
   async () => {
-    const report = await quantized('llm.int8', { recipe: 'llm.int8', text: CALIB, samples: 4 });
+    const report = await quantized('llm.int8', { recipe: 'llm.int8', text: CALIB, ...rowsOf(4) });
     await quantized('llm.int8-plain', { recipe: 'llm.int8' });
     for (const [name, { bytes }] of readTensors(at('llm.int8-plain'))) {
       expect(Buffer.compare(readTensors(at('llm.int8')).get(name)?.bytes as Buffer, bytes), name).toBe(0);
     }
     const weights = report.tensors.filter(({ scheme }) => scheme !== null);
     using decoder = await Decoder.open(EXAMPLE, 'bfloat16');
-    const rows = await readRows(EXAMPLE, { text: CALIB, samples: 4 });
+    const rows = await readRows(EXAMPLE, { text: CALIB, ...rowsOf(4) });
     using embedded = decoder.embed(rows.ids);
     const layer = await decoder.weights.layer(0);
     using entering = rmsNorm(embedded, layer.norm('input_layernorm.weight'), decoder.shape.eps);

@@ -6,11 +6,12 @@ import { InputStatistics } from '../../lib/pipeline/calibration/inputs';
 import { RoutedTokens } from '../../lib/pipeline/calibration/routed';
 import { evaluateModel } from '../../lib/pipeline/evaluate';
 import { verifyModel } from '../../lib/pipeline/verify';
+import { idsOf, JOB_TIMEOUT, rowsOf } from '../device';
 import { CALIB, calibratedRuns, EVAL, GPTQ } from './calibrated_runs';
 import { EXAMPLE, readTensors } from './helpers';
 
 /** Whole models are quantized and run. */
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: JOB_TIMEOUT, hookTimeout: JOB_TIMEOUT });
 
 const { at, quantized } = calibratedRuns();
 
@@ -22,7 +23,7 @@ describe('settings', () => {
     'act-order in %s: groups follow the order, and the model computes with them',
     async (format, index) => {
       const name = `act-${format}`;
-      const options = { ...GPTQ, samples: 4, format, staticGroups: false, bits: 8 };
+      const options = { ...GPTQ, ...rowsOf(4), format, staticGroups: false, bits: 8 };
       const report = await quantized(name, options);
       expect(report.calibration).toMatchObject({ actOrder: true, staticGroups: false });
       const moved = [...readTensors(at(name))].filter(([tensor, { bytes }]) => {
@@ -31,19 +32,19 @@ describe('settings', () => {
       });
       expect(moved.length).toBeGreaterThan(100);
       expect((await verifyModel(at(name), EXAMPLE)).problems).toEqual([]);
-      const { baseline } = await evaluateModel(at(name), { text: EVAL, samples: 4, baseline: EXAMPLE });
+      const { baseline } = await evaluateModel(at(name), { text: EVAL, ...rowsOf(4), baseline: EXAMPLE });
       expect(baseline?.logitError).toBeLessThan(0.02);
     },
   );
 
   test('groups that stay whole need no place for them, and lose less than columns as they come', async () => {
-    const plain = { ...GPTQ, bits: 3, samples: 12 };
+    const plain = { ...GPTQ, bits: 3 };
     const report = await quantized('whole', { ...plain, groupAware: true });
     expect(report.calibration).toMatchObject({ actOrder: true, groupAware: true, staticGroups: false });
     expect([...readTensors(at('whole')).keys()].filter((name) => /g_idx/.test(name))).toEqual([]);
     expect((await verifyModel(at('whole'), EXAMPLE)).problems).toEqual([]);
     await quantized('unordered', { ...plain, actOrder: false, staticGroups: false });
-    const options = { text: EVAL, samples: 12, baseline: EXAMPLE };
+    const options = { text: EVAL, ...rowsOf(12), baseline: EXAMPLE };
     const [own, other] = [
       await evaluateModel(at('whole'), options),
       await evaluateModel(at('unordered'), options),
@@ -91,8 +92,8 @@ describe('settings', () => {
 
   test('routing weights change the experts, and the report says so', async () => {
     const [plain, weighted] = [
-      await quantized('by-count', { ...GPTQ, samples: 4 }),
-      await quantized('by-weight', { ...GPTQ, samples: 4, routingWeights: true }),
+      await quantized('by-count', { ...GPTQ, ...rowsOf(4) }),
+      await quantized('by-weight', { ...GPTQ, ...rowsOf(4), routingWeights: true }),
     ];
     expect(weighted.calibration?.routingWeights).toBe(true);
     expect(plain.calibration?.routingWeights).toBe(undefined);
@@ -109,7 +110,7 @@ describe('settings', () => {
   test('act-order in a format without a place for groups: they are static, and that is said', async () => {
     const { calibration, notes } = await quantized('act-awq', {
       ...GPTQ,
-      samples: 4,
+      ...rowsOf(4),
       format: 'awq',
       staticGroups: false,
     });
@@ -140,12 +141,12 @@ describe('settings', () => {
       method: 'gptq',
       recipe: at('mixed.json'),
       text: CALIB,
-      samples: 4,
+      ...rowsOf(4),
     });
     const of = (role: string) =>
       report.tensors.filter((tensor) => tensor.role === role && tensor.scheme !== null);
     for (const { name, calibration } of of('attention')) {
-      expect(calibration, name).toMatchObject({ method: 'rtn', tokens: 4 * 256 });
+      expect(calibration, name).toMatchObject({ method: 'rtn', tokens: idsOf(4) });
       expect(calibration?.outputError).toBe(calibration?.outputErrorRtn);
     }
     for (const { name, calibration } of of('expert')) expect(calibration?.method, name).toBe('gptq');

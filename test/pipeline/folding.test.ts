@@ -19,11 +19,11 @@ import type { Report } from '../../lib/pipeline/report';
 import { openModel } from '../../lib/pipeline/stored_model';
 import { verifyModel } from '../../lib/pipeline/verify';
 import { rejectsCode } from '../core/errors';
-import { EMULATED, some } from '../device';
+import { JOB_TIMEOUT, rowsOf, SUBSET, some } from '../device';
 import { EXAMPLE, random, readJson, readSafetensors, temporaryDirectory, tree } from './helpers';
 
 /** Whole models are quantized and run. */
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+vi.setConfig({ testTimeout: JOB_TIMEOUT, hookTimeout: JOB_TIMEOUT });
 
 const work = temporaryDirectory();
 const at = (...names: string[]) => path.join(work, ...names);
@@ -121,8 +121,8 @@ describe('factors moved between what makes an input and what takes it', () => {
   });
 });
 
-describe.skipIf(EMULATED).each(METHODS)('%s of a whole model', (method) => {
-  const options: Partial<QuantizeOptions> = { method, bits: 3, groupSize: 32, text: CALIB, samples: 6 };
+describe.skipIf(SUBSET).each(METHODS)('%s of a whole model', (method) => {
+  const options: Partial<QuantizeOptions> = { method, bits: 3, groupSize: 32, text: CALIB, ...rowsOf(6) };
   let report: Report;
   beforeAll(async () => {
     await quantizeCheckpoint(EXAMPLE, { ...options, out: at(method), maxShardBytes: 200_000 });
@@ -194,7 +194,7 @@ describe.each(METHODS)('%s of small models', (method) => {
   });
 });
 
-test.skipIf(EMULATED)(
+test.skipIf(SUBSET)(
   'awq: weights lose less of their outputs than by rounding to nearest, and the model is nearer to the original',
   async () => {
     const report = readJson<Report>(at('awq'), 'report.json');
@@ -204,7 +204,7 @@ test.skipIf(EMULATED)(
     );
     expect(better.length).toBeGreaterThan(0.9 * weights.length);
     await quantizeCheckpoint(EXAMPLE, { bits: 3, groupSize: 32, out: at('nearest') });
-    const evaluation = { text: EVAL, samples: 12, baseline: EXAMPLE };
+    const evaluation = { text: EVAL, ...rowsOf(12), baseline: EXAMPLE };
     const [own, nearest] = await Promise.all(
       [at('awq'), at('nearest')].map((model) => evaluateModel(model, evaluation)),
     );
@@ -212,17 +212,17 @@ test.skipIf(EMULATED)(
   },
 );
 
-test.skipIf(EMULATED)(
+test.skipIf(SUBSET)(
   'smoothquant with activations of 8 bits is as near to the original as 8 bits are, and needs them',
   async () => {
     await quantizeCheckpoint(EXAMPLE, {
       method: 'smoothquant',
       bits: 8,
       text: CALIB,
-      samples: 6,
+      ...rowsOf(6),
       out: at('w8a8'),
     });
-    const evaluation = { text: EVAL, samples: 12, baseline: EXAMPLE };
+    const evaluation = { text: EVAL, ...rowsOf(12), baseline: EXAMPLE };
     const weights = await evaluateModel(at('w8a8'), evaluation);
     const both = await evaluateModel(at('w8a8'), { ...evaluation, compute: 'int8' });
     expect(both.perplexity).not.toBe(weights.perplexity);

@@ -4,13 +4,23 @@ import * as path from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { rejectsCode } from '../core/errors';
+import { DEVICE } from '../device';
 import { mixtral } from '../models/checkpoints';
 import { EXAMPLE, endOf, lastLine, ROOT, startCli, temporaryDirectory, tree, writeModel } from './helpers';
 
 const work = temporaryDirectory();
 /** Several shards, a unit at a time: there is something to interrupt. */
 const SMALL: Partial<QuantizeOptions> = { recipe: 'int4', maxShardBytes: 100_000, maxMemoryBytes: 1 };
-const SMALL_FLAGS = ['--recipe', 'int4', '--max-shard-size', '100KB', '--max-memory', '1'];
+const SMALL_FLAGS = [
+  '--recipe',
+  'int4',
+  '--max-shard-size',
+  '100KB',
+  '--max-memory',
+  '1',
+  '--device',
+  DEVICE,
+];
 
 const undisturbed = path.join(work, 'undisturbed');
 const undisturbedSingle = path.join(work, 'undisturbed-single');

@@ -10,6 +10,7 @@ import { planQuantization } from '../../lib/pipeline/quantize_plan';
 import { readRows } from '../../lib/pipeline/rows';
 import { measureWeights } from '../../lib/pipeline/sensitivity';
 import { rejectsCode } from '../core/errors';
+import { EMULATED, idsOf, JOB_TIMEOUT, rowsOf } from '../device';
 import { llama, qwen3Moe } from '../models/checkpoints';
 import { quantizeAndCheck } from './check_output';
 import { groupedAria, toSequential } from './expert_stacks';
@@ -36,7 +37,7 @@ async function planned(options: Partial<QuantizeOptions>, model = EXAMPLE) {
 
 const bitsOf = (scheme: unknown) => (scheme === null ? 16 : (scheme as { bits: number }).bits);
 
-describe('--target-bits', { timeout: 120_000 }, () => {
+describe('--target-bits', { timeout: JOB_TIMEOUT }, () => {
   test.each([2.5, 3, 3.5, 4.25, 6, 10])(
     '%s: planned under it by less than 1 %, and written as planned',
     async (targetBits) => {
@@ -185,10 +186,10 @@ describe('--target-bits', { timeout: 120_000 }, () => {
   });
 
   test('experts are counted on a text where one is given', async () => {
-    const counted = await planned({ targetBits: 3, text, samples: 2 });
-    expect(counted.usage?.tokens).toBe(2 * 256);
+    const counted = await planned({ targetBits: 3, text, ...rowsOf(2) });
+    expect(counted.usage?.tokens).toBe(idsOf(2));
     expect(counted.notes).toEqual(
-      expect.arrayContaining(['usage of experts counted over 512 calibration ids']),
+      expect.arrayContaining([`usage of experts counted over ${idsOf(2)} calibration ids`]),
     );
     expect(counted.notes.join()).not.toMatch(/without usage/);
     expect((await planned({ targetBits: 3 })).notes.join()).toMatch(/without usage or a text/);
@@ -200,7 +201,7 @@ describe('--target-bits', { timeout: 120_000 }, () => {
       const { averageBits } = await quantizeCheckpoint(EXAMPLE, { ...options, out });
       const found = await evaluateModel(out, {
         text: path.join(EXAMPLE, 'eval.txt'),
-        samples: 16,
+        ...rowsOf(16),
         baseline: EXAMPLE,
       });
       return { averageBits, kl: found.baseline?.klDivergence as number };
@@ -301,8 +302,8 @@ test('Aria: the nearest plan that stock loaders take keeps the experts, and is w
   expect(nearest.warnings.join()).not.toMatch(/experts/);
 });
 
-describe('costs measured on a text', { timeout: 120_000 }, () => {
-  const data = { text, samples: 8 };
+describe('costs measured on a text', { timeout: JOB_TIMEOUT }, () => {
+  const data = { text, ...(EMULATED ? { samples: 2, seqLen: 32 } : { samples: 8, seqLen: 256 }) };
 
   test('of a part of a layer: the divergence of the model in which it alone is rounded', async () => {
     const scheme = {
@@ -361,28 +362,27 @@ describe('costs measured on a text', { timeout: 120_000 }, () => {
       out: out.planned,
     });
     expect(mixed.averageBits).toBeLessThanOrEqual(averageBits);
-    const held = { text: path.join(EXAMPLE, 'eval.txt'), samples: 16, baseline: EXAMPLE };
+    const held = { text: path.join(EXAMPLE, 'eval.txt'), ...rowsOf(16), baseline: EXAMPLE };
     const [own, uniform] = [await evaluateModel(out.planned, held), await evaluateModel(out.uniform, held)];
     expect(own.baseline?.klDivergence).toBeLessThan(0.7 * (uniform.baseline?.klDivergence as number));
   });
 
   test('what the plan says of itself and of uniform bits is what they do, on rows that chose nothing', async () => {
-    const target = await planned({ targetBits: 3.5, ...data });
-    const { measured } = target.target as { measured: { chosen: number; uniform: number } };
+    const out = { planned: newOut(), uniform: newOut() };
+    const report = await quantizeCheckpoint(EXAMPLE, { targetBits: 3.5, ...data, out: out.planned });
+    const { measured } = report.target as { measured: { chosen: number; uniform: number } };
     expect(measured.chosen).toBeLessThanOrEqual(measured.uniform);
-    expect(target.notes.join()).toContain(`${measured.chosen.toFixed(4)} nats an id`);
+    expect(report.notes.join()).toContain(`${measured.chosen.toFixed(4)} nats an id`);
     const all = await readRows(EXAMPLE, data);
     const [begin, end] = [all.ids.length / 2, all.ids.length];
     const tokens = path.join(work, 'held.i32');
     fs.writeFileSync(tokens, Buffer.from(all.ids.slice(begin, end).buffer));
-    const out = { planned: newOut(), uniform: newOut() };
-    await quantizeCheckpoint(EXAMPLE, { targetBits: 3.5, ...data, out: out.planned });
     await quantizeCheckpoint(EXAMPLE, { bits: 3, groupSize: 128, out: out.uniform });
     for (const [name, expected] of [
       ['planned', measured.chosen],
       ['uniform', measured.uniform],
     ] as const) {
-      const { baseline } = await evaluateModel(out[name], { tokens, baseline: EXAMPLE });
+      const { baseline } = await evaluateModel(out[name], { tokens, seqLen: data.seqLen, baseline: EXAMPLE });
       // The same weights; sums differ in their order.
       expect(Math.abs(expected / (baseline?.klDivergence as number) - 1), name).toBeLessThan(1e-3);
     }
