@@ -82,7 +82,10 @@ void Settle::operator()(std::shared_ptr<const Error> failure, Result result) con
 Environment::Environment(Napi::Env env, Napi::Object exports) {
   channel_ = std::make_shared<Channel>(env, this);
   // After the channel's own hooks, so that this one runs before them.
-  env.AddCleanupHook([channel = channel_] { channel->close(); });
+  env.AddCleanupHook([channel = channel_, captures = captures] {
+    abandon_captures(*captures);
+    channel->close();
+  });
   define_tensor(env, exports, *this);
   define_tensor_ops(env, exports);
   define_bits(env, exports);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
@@ -60,6 +61,8 @@ class Environment {
   /// Work noted down on CUDA devices, by the number that JavaScript has of it (addon/graphs.cc).
   std::unordered_map<uint32_t, CapturedGraph> graphs;
   uint32_t next_graph = 1;
+  /// Devices on which it has begun a capture that it has not ended.
+  const std::shared_ptr<std::set<cuda::Device*>> captures = std::make_shared<std::set<cuda::Device*>>();
 
  private:
   friend class Channel;

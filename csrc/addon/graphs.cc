@@ -24,6 +24,7 @@ cuda::Device& to_cuda(Napi::Value value) {
 Napi::Value capture_start(const Napi::CallbackInfo& info) {
   cuda::Device& device = to_cuda(info[0]);
   device.open_capture();
+  Environment::of(info.Env()).captures->insert(&device);
   device.post([&device] {
     // What fails here, captureEnd tells.
     (void)failure_of([&] { device.begin_capture(); });
@@ -34,6 +35,8 @@ Napi::Value capture_start(const Napi::CallbackInfo& info) {
 /// captureEnd(device): a promise of the graph's number
 Napi::Value capture_end(const Napi::CallbackInfo& info) {
   cuda::Device& device = to_cuda(info[0]);
+  if (Environment::of(info.Env()).captures->erase(&device) == 0)
+    fail(ErrorCode::argument, "device: no graph is being captured on ", device.id());
   auto [promise, settle] = Environment::of(info.Env()).promise(info.Env());
   device.post([&device, settle = settle] {
     std::shared_ptr<cuda::Graph> graph;
@@ -68,6 +71,11 @@ Napi::Value graph_dispose(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+void abandon_captures(const std::set<cuda::Device*>& captures) {
+  for (cuda::Device* const device : captures)
+    device->post([device] { (void)failure_of([&] { (void)device->end_capture(); }); });
+}
 
 void define_graphs(Napi::Env env, Napi::Object exports) {
   exports.Set("captureStart", Napi::Function::New<guarded<capture_start>>(env));

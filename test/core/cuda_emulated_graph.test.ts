@@ -1,8 +1,14 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
 import * as q from '../../lib';
 import { DEVICE, hasCuda } from './cuda_device';
 import { rejectsCode, throwsCode } from './errors';
 import { normals } from './random';
+
+/** Workers run plain JavaScript: the compiled package, which loads the same addon. */
+const compiled = join(__dirname, '..', '..', 'dist', 'index.js');
 
 // Operations noted down in CUDA graphs.
 const int4 = { kind: 'int', bits: 4, symmetric: true, granularity: 'group', groupSize: 32 } as const;
@@ -94,6 +100,13 @@ describe.skipIf(!hasCuda)(`graphs on ${DEVICE}`, () => {
     expect(await bitsOf(q.linear(x, weight))).toEqual(wanted);
   });
 
+  test('what is no function is refused before a capture begins', async () => {
+    for (const run of [undefined, null, 3, [], {}])
+      await rejectsCode(q.captureGraph(DEVICE, run as never), 'ERR_ARGUMENT', /^run: .* a function$/);
+    const { x, weight } = operands();
+    expect((await q.linear(x, weight).toFloat32()).every(Number.isFinite)).toBe(true);
+  });
+
   test('two captures of one device at a time are refused', async () => {
     let second: Promise<unknown> = Promise.resolve();
     const first = await q.captureGraph(DEVICE, () => {
@@ -106,6 +119,36 @@ describe.skipIf(!hasCuda)(`graphs on ${DEVICE}`, () => {
     await second;
     first.dispose();
   });
+
+  test.skipIf(!existsSync(compiled))(
+    'a worker that ends within a capture leaves the device to others',
+    async () => {
+      const worker = new Worker(
+        `const q = require(${JSON.stringify(compiled)});
+       q.captureGraph('${DEVICE}', () => {
+         q.Tensor.zeros([4], { device: '${DEVICE}' }).cast('float16');
+         require('node:worker_threads').parentPort.postMessage('within');
+         for (;;);
+       });`,
+        { eval: true },
+      );
+      await new Promise((resolve) => worker.once('message', resolve));
+      await rejectsCode(
+        q.captureGraph(DEVICE, () => {}),
+        'ERR_ARGUMENT',
+      );
+      await worker.terminate();
+      const x = q.Tensor.from([1, 2, 3], [3], { device: DEVICE });
+      expect(await x.cast('float16').toFloat32()).toEqual(Float32Array.of(1, 2, 3));
+      let y = x;
+      const graph = await q.captureGraph(DEVICE, () => {
+        y = x.cast('float16');
+      });
+      graph.launch();
+      expect(await y.toFloat32()).toEqual(Float32Array.of(1, 2, 3));
+      graph.dispose();
+    },
+  );
 });
 
 test('operations of the CPU are not launched from graphs', async () => {
