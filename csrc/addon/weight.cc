@@ -262,8 +262,27 @@ ops::WeightProducts StoredWeight::arrange_tiles() const {
   return weight;
 }
 
+namespace {
+
+/// On the queue of a device: whether any zero point is such that products in 16 bits would round it.
+bool has_far_zeros(const std::vector<Tensor>& constants, int bits) {
+  for (const Tensor& zeros : constants) {
+    if (zeros.dtype != DType::int32) continue;
+    std::vector<int32_t> values(static_cast<size_t>(zeros.elements()));
+    zeros.device->copy_out(zeros.data(), reinterpret_cast<std::byte*>(values.data()), zeros.bytes());
+    if (!ops::zeros_are_near(values, bits)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 const std::shared_ptr<const ops::DeviceWeight>& StoredWeight::on_device() const {
-  if (!made_on_device) made_on_device = std::make_shared<const ops::DeviceWeight>(coded());
+  if (!made_on_device) {
+    ops::DeviceWeight weight = coded();
+    weight.matrix.far_zeros = has_far_zeros(constants, weight.matrix.bits);
+    made_on_device = std::make_shared<const ops::DeviceWeight>(std::move(weight));
+  }
   return made_on_device;
 }
 

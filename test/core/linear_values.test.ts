@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
 import { linear, QuantizedTensor, type QuantScheme, quantize, Tensor } from '../../lib';
+import { ON_CPU } from '../device';
 import { ISAS, withIsa } from './machine';
+import { FLOATS } from './moe_layers';
 import { decoded, sumsOf } from './products';
 import { normals } from './random';
 
@@ -104,5 +106,50 @@ test('subnormal and huge activations stay within the bound', async () => {
         }
       }
     });
+  }
+});
+
+test('zero points far from the codes are taken off exactly', async () => {
+  const [out, depth, group] = [5, 96, 32];
+  const groups = depth / group;
+  // -3 and 20 lie near, the others where float16 or bfloat16 would round a code less them; one row has each kind.
+  const far = [129, 201, 257, 1025, 70_000, -300, -70_000];
+  for (const bits of [2, 3, 4, 8] as const) {
+    const codes = Uint8Array.from({ length: out * depth }, (_, i) => (i * 7) % 2 ** bits);
+    for (const zero of far) {
+      const zeros = Int32Array.from({ length: out * groups }, (_, i) => [zero, -3, 20][i % 3] as number);
+      for (const named of [false, true]) {
+        const index = Int32Array.from({ length: depth }, (_, k) =>
+          named ? k % groups : Math.floor(k / group),
+        );
+        const q = QuantizedTensor.fromParts(
+          { kind: 'int', bits, symmetric: false, granularity: 'group', groupSize: group },
+          [out, depth],
+          {
+            codes: Tensor.from(codes, [out, depth]),
+            scales: Tensor.from(new Float32Array(out * groups).fill(1), [out, groups]),
+            zeros: Tensor.from(zeros, [out, groups]),
+            ...(named ? { groupIndex: Tensor.from(index, [depth]) } : {}),
+          },
+        );
+        // bfloat16 products of the CPU round weights, whatever they are made of.
+        for (const dtype of ON_CPU ? FLOATS.slice(0, 2) : FLOATS) {
+          for (const rows of [1, 18]) {
+            const x = Float32Array.from({ length: rows * depth }, (_, i) => (i % 3) - 1);
+            const expected = Float32Array.from({ length: rows * out }, (_, i) => {
+              const [r, n] = [Math.floor(i / out), i % out];
+              let sum = 0;
+              for (let k = 0; k < depth; k++) {
+                const taken = zeros[n * groups + (index[k] as number)] as number;
+                sum += (x[r * depth + k] as number) * ((codes[n * depth + k] as number) - taken);
+              }
+              return sum;
+            });
+            const y = linear(Tensor.from(x, [rows, depth], { dtype }), q, { outDtype: 'float32' });
+            expect(await y.read(), `${bits} bits, zero ${zero}, ${dtype}, ${rows} rows`).toEqual(expected);
+          }
+        }
+      }
+    }
   }
 });

@@ -228,6 +228,38 @@ test('integers whose gates are far from 0 come out exact, on every instruction s
   }
 });
 
+test('experts some of whose zero points lie far from the codes lie within the bound', async () => {
+  const [E, T, hidden, inter] = [4, 21, 64, 96];
+  const next = random(11);
+  // Scales bring the values of each into -1 .. 1; 16 bits do not hold a code less the last two.
+  const affine = (out: number, depth: number, zero: number) => {
+    const groups = depth / 32;
+    return QuantizedTensor.fromParts(int(4), [out, depth], {
+      codes: Tensor.from(
+        Uint8Array.from({ length: out * depth }, () => Math.floor(next() * 16)),
+        [out, depth],
+      ),
+      scales: Tensor.from(
+        Float32Array.from({ length: out * groups }, (_, i) => (i % 2 ? 1 : -1) / Math.max(zero, 8)),
+        [out, groups],
+      ),
+      zeros: Tensor.from(new Int32Array(out * groups).fill(zero), [out, groups]),
+    });
+  };
+  const experts = [8, 70_000, 0, 1025].map((zero) => ({
+    gate: affine(inter, hidden, zero),
+    up: affine(inter, hidden, zero),
+    down: affine(hidden, inter, zero),
+  }));
+  const known = await decodedExperts(experts);
+  const routing = choose(T, E, 2);
+  for (const dtype of FLOATS) {
+    const x = rows(T, hidden, dtype);
+    for (const compute of ['float32', 'bfloat16'] as const)
+      await check(run(x, experts, routing, compute), x, known, routing, compute, `zero points, ${dtype}`);
+  }
+});
+
 describe('routing', () => {
   const [E, hidden, inter] = [6, 32, 32];
   const experts = make(

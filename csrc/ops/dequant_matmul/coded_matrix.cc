@@ -68,6 +68,14 @@ DeviceWeight coded_int(const IntScheme& s, const ConstIntStored& stored, int64_t
   return w;
 }
 
+/// bfloat16 has all integers up to 256. Up to four bits the zero point is taken off together with 128 at
+/// most; eight go by way of float32.
+bool zeros_are_near(std::span<const int32_t> zeros, int bits) {
+  const int32_t least = bits == 8 ? -1 : -128;
+  const int32_t most = bits == 8 ? 256 : 128;
+  return std::all_of(zeros.begin(), zeros.end(), [=](int32_t zero) { return zero >= least && zero <= most; });
+}
+
 DeviceWeight in_group_order(const DeviceWeight& weight, std::shared_ptr<const GroupOrder> order,
                             const int32_t* left_columns, const uint32_t* words) {
   const auto columns = static_cast<int64_t>(order->columns.size());

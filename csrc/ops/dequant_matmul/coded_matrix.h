@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "ops/dequant_matmul/group_order.h"
 #include "ops/quantize/quantize.h"
@@ -52,6 +53,7 @@ struct CodedMatrix : CodedSource {
   int64_t row_step = 0;
   int64_t group = 1;
   ScaleForm form = ScaleForm::plain;
+  bool far_zeros = false;  // some that 16 bits do not take off a code exactly (zeros_are_near)
   float divisor = 1;
 };
 
@@ -65,6 +67,11 @@ struct DeviceWeight {
   /// The same on the host, where weights that want the same activations are told from others.
   std::shared_ptr<const GroupOrder> order{};
 };
+
+/// Whether a code of so many bits less any of these zero points, and what the decoders of tensor cores
+/// (decoders.cuh) subtract from it to get there, are exact in bfloat16 as in float16. All that lie among the
+/// codes are.
+bool zeros_are_near(std::span<const int32_t> zeros, int bits);
 
 /// The weight whose columns name their groups with its columns in the order of groups: `left_columns` are
 /// order's in device memory, `words` what order_codes_cuda makes of the weight.

@@ -14,10 +14,11 @@ namespace {
 bool one_of_16_bits(DType dtype) { return dtype == DType::float16 || dtype == DType::bfloat16; }
 
 /// Whether the loop of tensor cores reads this weight: whole words a row, scales for whole runs of 32
-/// columns.
+/// columns, no zero point that 16 bits would round.
 bool fits_loop(const CodedMatrix& m) {
   const bool width = m.table_of_integers ? m.bits <= 4 || m.bits == 8 : m.bits == 4 || m.bits == 8;
-  return width && !m.flat && !m.index && m.row_bits % 32 == 0 && (m.group % 32 == 0 || m.group >= m.in);
+  return width && !m.flat && !m.index && !m.far_zeros && m.row_bits % 32 == 0 &&
+         (m.group % 32 == 0 || m.group >= m.in);
 }
 
 ColumnShares shares_of(int64_t rows, const CodedMatrix& m) {

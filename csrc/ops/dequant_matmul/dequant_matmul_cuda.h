@@ -14,8 +14,9 @@ void dequantize_cuda(void* stream, const DeviceWeight& weight, DType dtype, std:
 /// strides. Sums in float32, in an order that depends on the shape alone; one rounding to y's dtype.
 ///
 /// On tensor cores for 16-bit x and weights of whole words a row with scales for whole runs of 32 columns:
-/// integers of 2, 3, 4 and 8 bits, whose products are exact (zero points beyond -256 .. 512 are rounded to 16
-/// bits), and, if `rounded` allows it, code books and small floats, whose table is rounded to x's dtype.
+/// integers of 2, 3, 4 and 8 bits, whose products are exact, unless some zero points lie far from the codes
+/// (CodedMatrix::far_zeros), and, if `rounded` allows it, code books and small floats, whose table is rounded
+/// to x's dtype.
 /// Scales stay in float32 and multiply a group's sum, which overflows for bfloat16 x beyond 2^100. Everything
 /// else by dequant_matmul_float32_cuda.
 ///

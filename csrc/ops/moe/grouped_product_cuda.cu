@@ -93,8 +93,8 @@ bool same_codes(const DeviceWeight& a, const DeviceWeight& b) {
   const bool same = m.out == n.out && m.in == n.in && m.row_bits == n.row_bits && m.bits == n.bits &&
                     m.first == n.first && m.table_of_integers == n.table_of_integers && m.flat == n.flat &&
                     m.row_step == n.row_step && m.group == n.group && m.form == n.form &&
-                    m.divisor == n.divisor && !m.zeros == !n.zeros && !m.index == !n.index &&
-                    !m.row_divisors == !n.row_divisors && !a.order == !b.order;
+                    m.divisor == n.divisor && !m.zeros == !n.zeros && m.far_zeros == n.far_zeros &&
+                    !m.index == !n.index && !m.row_divisors == !n.row_divisors && !a.order == !b.order;
   const size_t entries = m.bits <= 8 ? size_t{1} << m.bits : 0;
   return same && std::memcmp(a.table.values, b.table.values, entries * sizeof(float)) == 0;
 }
