@@ -34,6 +34,8 @@ export interface Fp8Scheme {
   kind: 'fp8';
   format: 'e4m3' | 'e5m2';
   granularity: 'tensor' | 'row';
+  /** Scales are rounded to it before codes are derived. */
+  scaleDtype?: 'float32' | 'float16' | 'bfloat16';
 }
 
 /** OCP Microscaling v1: blocks of 32 along `in` share a power of two. */
@@ -117,7 +119,11 @@ const FIELDS: Record<QuantScheme['kind'], Record<string, Field>> = {
   fp4: codebookFields,
   e3m0: codebookFields,
   dynamic8: { blockSize: positiveInteger },
-  fp8: { format: oneOf('e4m3', 'e5m2'), granularity: oneOf('tensor', 'row') },
+  fp8: {
+    format: oneOf('e4m3', 'e5m2'),
+    granularity: oneOf('tensor', 'row'),
+    scaleDtype: optional(oneOf('float32', 'float16', 'bfloat16')),
+  },
   mx: {
     element: oneOf('e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8'),
     blockSize: optional(oneOf(32), 32),
@@ -280,7 +286,10 @@ export function bitsPerWeight(scheme: QuantScheme, shape: readonly [number, numb
       return codeBits + constantBits / weights;
     }
     case 'fp8':
-      return 8 + (16 * (scheme.granularity === 'row' ? rows : 1)) / weights;
+      return (
+        8 +
+        ((scheme.scaleDtype === 'float32' ? 32 : 16) * (scheme.granularity === 'row' ? rows : 1)) / weights
+      );
     case 'mx':
       return ELEMENT_BITS[scheme.element] + (8 * Math.ceil(width / 32) + (scheme.preScale ? 32 : 0)) / width;
     case 'llm.int8':

@@ -13,6 +13,11 @@ std::string text_or(Napi::Value scheme, const char* name, const char* otherwise)
   return value.IsUndefined() ? otherwise : to_text(value, name);
 }
 
+DType scale_dtype_of(Napi::Value scheme) {
+  const Napi::Value value = field(scheme, "scaleDtype");
+  return value.IsUndefined() ? DType::float32 : to_dtype(value, "scaleDtype");
+}
+
 }  // namespace
 
 ops::IntScheme to_int_scheme(Napi::Value scheme) {
@@ -29,9 +34,7 @@ ops::IntScheme to_int_scheme(Napi::Value scheme) {
                                             {"group", ops::Granularity::group}});
   if (s.granularity == ops::Granularity::group)
     s.group_size = to_integer(field(scheme, "groupSize"), "groupSize", 1);
-  s.scale_dtype = *dtype_from_name("float32");
-  const Napi::Value scale_dtype = field(scheme, "scaleDtype");
-  if (!scale_dtype.IsUndefined()) s.scale_dtype = to_dtype(scale_dtype, "scaleDtype");
+  s.scale_dtype = scale_dtype_of(scheme);
   return s;
 }
 
@@ -52,6 +55,7 @@ ops::Fp8Scheme to_fp8_scheme(Napi::Value scheme) {
   s.format = choice<ops::Float8>(field(scheme, "format"), "format",
                                  {{"e4m3", ops::Float8::e4m3}, {"e5m2", ops::Float8::e5m2}});
   s.per_row = choice<bool>(field(scheme, "granularity"), "granularity", {{"row", true}, {"tensor", false}});
+  s.scale_dtype = scale_dtype_of(scheme);
   return s;
 }
 

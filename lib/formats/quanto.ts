@@ -50,9 +50,12 @@ function qmap(files: Readonly<Record<string, string>>): Record<string, Json | un
 
 function fit(scheme: QuantScheme, [, width]: readonly [number, number], modelDtype: DType): Fit {
   if (scheme.kind === 'fp8') {
-    return scheme.granularity === 'row'
-      ? { scheme, notes: [] }
-      : { scheme: { ...scheme, granularity: 'row' }, notes: ['quanto has one float8 scale per row'] };
+    const notes = scheme.granularity === 'row' ? [] : ['quanto has one float8 scale per row'];
+    return withScales(
+      { scheme: { ...scheme, granularity: 'row' }, notes },
+      scaleDTypeOf(modelDtype),
+      'quanto',
+    );
   }
   if (scheme.kind !== 'int') return refused(`quanto holds integers and float8, not ${scheme.kind}`);
   const { groupSize, ...rest } = scheme;

@@ -49,7 +49,12 @@ function byteModule(source: StoredCheckpoint, module: string): StoredModule {
     scheme:
       data.dtype === 'I8'
         ? { kind: 'int', bits: 8, symmetric: true, range: 'full', granularity: 'row', scaleDtype: scaleType }
-        : { kind: 'fp8', format: data.dtype === 'F8_E4M3' ? 'e4m3' : 'e5m2', granularity: 'row' },
+        : {
+            kind: 'fp8',
+            format: data.dtype === 'F8_E4M3' ? 'e4m3' : 'e5m2',
+            granularity: 'row',
+            scaleDtype: scaleType,
+          },
     shape: [rows, width],
     tensors: tensorsOf(source, module, ENDINGS),
     detail: { scaleType, scalar },

@@ -36,7 +36,7 @@ const wholeRow = (asked: number, width: number) =>
 
 /** The scheme with scales in the dtype that the format stores; a note only if another one was asked for. */
 export function withScales(fit: Fit, dtype: ScaleDType, format: string): Fit {
-  if (fit.scheme === null || fit.scheme.kind !== 'int') return fit;
+  if (fit.scheme === null || (fit.scheme.kind !== 'int' && fit.scheme.kind !== 'fp8')) return fit;
   const asked = fit.scheme.scaleDtype;
   const notes =
     asked !== undefined && asked !== dtype ? [`${format} stores scales in ${dtype}, not in ${asked}`] : [];

@@ -48,6 +48,8 @@ const FLOATS: q.QuantScheme[] = [
   ...(['e4m3', 'e5m2'] as const).flatMap((format) =>
     (['row', 'tensor'] as const).map((granularity) => ({ kind: 'fp8', format, granularity }) as const),
   ),
+  { kind: 'fp8', format: 'e4m3', granularity: 'row', scaleDtype: 'bfloat16' },
+  { kind: 'fp8', format: 'e5m2', granularity: 'tensor', scaleDtype: 'float16' },
   ...(['e4m3', 'e5m2', 'e3m2', 'e2m3', 'e2m1', 'int8'] as const).flatMap((element) =>
     (['even', 'nearest', 'floor'] as const).map(
       (rounding) => ({ kind: 'mx', element, rounding, preScale: rounding === 'even' }) as const,

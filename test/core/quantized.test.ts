@@ -262,18 +262,34 @@ test.each(['nf4', 'fp4', 'e3m0'] as const)(
 // --- small floats -----------------------------------------------------------------------------------------------------
 
 const FP8: Fp8Scheme[] = (['e4m3', 'e5m2'] as const).flatMap((format) =>
-  (['tensor', 'row'] as const).map((granularity): Fp8Scheme => ({ kind: 'fp8', format, granularity })),
+  (['tensor', 'row'] as const).flatMap((granularity) =>
+    ([undefined, 'float16', 'bfloat16'] as const).map(
+      (scaleDtype): Fp8Scheme => ({
+        kind: 'fp8',
+        format,
+        granularity,
+        ...(scaleDtype === undefined ? {} : { scaleDtype }),
+      }),
+    ),
+  ),
 );
 test.each(labelled(FP8))('%s: scale absmax / greatest, codes to nearest even', async (_, scheme) => {
   const format = FORMATS[scheme.format === 'e4m3' ? 'float8_e4m3' : 'float8_e5m2'];
   const greatest = scheme.format === 'e4m3' ? 448 : 57344;
+  // Of the dtype of scales, which are never rounded to 0 nor to infinity.
+  const [smallest, largest] = {
+    float32: [2 ** -149, (2 - 2 ** -23) * 2 ** 127],
+    float16: [2 ** -24, 65504],
+    bfloat16: [2 ** -133, (2 - 2 ** -7) * 2 ** 127],
+  }[scheme.scaleDtype ?? 'float32'] as [number, number];
   for (const item of CASES) {
     const { parts, values } = await run(item, scheme);
     const cols = scheme.granularity === 'row' ? item.shape[1] : item.w.length;
     const rows = reference.groupsOf(item.w.length, cols);
     const scales = rows.map(([from, to]) => {
       const absmax = Math.max(...item.w.subarray(from, to).map(Math.abs));
-      return absmax === 0 ? 1 : f(absmax / greatest);
+      const rounded = reference.storedScale(f(absmax / greatest), scheme.scaleDtype);
+      return absmax === 0 ? 1 : Math.min(Math.max(rounded, smallest), largest);
     });
     expect(difference(parts.scales!, scales)).toBeNull();
     const scaleOf = (i: number) => scales[Math.floor(i / cols)] as number;

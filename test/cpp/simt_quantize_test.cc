@@ -157,7 +157,8 @@ TEST("simt: quantization gives the bytes of the CPU") {
     CHECK(mx_is_right(kFactors, rows, cols));
     CHECK(mx_is_right({ops::MxElement::int8, ops::MxRounding::nearest, false}, rows, cols));
     CHECK(fp8_is_right({ops::Float8::e4m3, false}, rows, cols));
-    CHECK(fp8_is_right({ops::Float8::e5m2, true}, rows, cols));
+    CHECK(fp8_is_right({ops::Float8::e5m2, true, DType::bfloat16}, rows, cols));
+    CHECK(fp8_is_right({ops::Float8::e4m3, false, DType::float16}, rows, cols));
   }
 }
 

@@ -23,11 +23,16 @@ size_t index_of(DType scale_dtype) {
 
 }  // namespace
 
+ScaleLimits scale_limits(DType scale_dtype) {
+  const size_t type = index_of(scale_dtype);
+  return {kLeastScale[type], kLargestScale[type]};
+}
+
 GridRule rule_of(const IntScheme& scheme) {
   const bool half_range = scheme.symmetric && !scheme.full_range;
   const int steps = half_range ? (1 << (scheme.bits - 1)) - 1 : (1 << scheme.bits) - 1;
-  const size_t type = index_of(scheme.scale_dtype);
-  return {static_cast<float>(steps), scheme.full_range, kLeastScale[type], kLargestScale[type]};
+  const ScaleLimits scales = scale_limits(scheme.scale_dtype);
+  return {static_cast<float>(steps), scheme.full_range, scales.least, scales.largest};
 }
 
 void check_scheme(const IntScheme& scheme) {
@@ -35,10 +40,12 @@ void check_scheme(const IntScheme& scheme) {
     fail(ErrorCode::argument, "bits: ", scheme.bits, " given, 2..8 or 16 expected");
   if (scheme.granularity == Granularity::group && scheme.group_size < 1)
     fail(ErrorCode::argument, "groupSize: ", scheme.group_size, " given, at least 1 expected");
-  if (scheme.scale_dtype != DType::float32 && scheme.scale_dtype != DType::float16 &&
-      scheme.scale_dtype != DType::bfloat16)
-    fail(ErrorCode::dtype, "scaleDtype: ", name_of(scheme.scale_dtype),
-         " given, float32, float16 or bfloat16 expected");
+  check_scale_dtype(scheme.scale_dtype);
+}
+
+void check_scale_dtype(DType dtype) {
+  if (dtype != DType::float32 && dtype != DType::float16 && dtype != DType::bfloat16)
+    fail(ErrorCode::dtype, "scaleDtype: ", name_of(dtype), " given, float32, float16 or bfloat16 expected");
 }
 
 IntLimits limits_of(const IntScheme& scheme) {

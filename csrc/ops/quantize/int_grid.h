@@ -14,6 +14,14 @@ struct IntGrid {
 
 /// Throws ERR_ARGUMENT or ERR_DTYPE for bits, group sizes and scale types that do not exist.
 void check_scheme(const IntScheme& scheme);
+void check_scale_dtype(DType dtype);
+
+/// The smallest and the largest positive value of a dtype of scales.
+struct ScaleLimits {
+  float least;
+  float largest;
+};
+ScaleLimits scale_limits(DType scale_dtype);
 
 /// Lowest and highest code (symmetric: signed) and what is added to a code before it is stored.
 IntLimits limits_of(const IntScheme& scheme);

@@ -125,14 +125,15 @@ enum class Float8 : uint8_t { e4m3, e5m2 };
 
 struct Fp8Scheme {
   Float8 format = Float8::e4m3;
-  bool per_row = true;  // else one scale for the tensor
+  bool per_row = true;                 // else one scale for the tensor
+  DType scale_dtype = DType::float32;  // float32, float16, bfloat16: scales are rounded to it first
 };
 
 /// 448 or 57344
 float largest_finite(Float8 format);
 
-/// packed: out bit rows of 8-bit patterns; scales: float32 [out] or [1], absmax / 448 or / 57344
-/// (1 where all is zero).
+/// packed: out bit rows of 8-bit patterns; scales: float32 [out] or [1], absmax / 448 or / 57344 (1 where all
+/// is zero), rounded to the scheme's dtype, never to 0 nor infinity. Codes are those of w / scale.
 void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed,
                   float* scales, ErrorSums* sums = nullptr);
 void dequantize_fp8(ThreadPool& pool, const Fp8Scheme& scheme, const uint8_t* packed, const float* scales,

@@ -3,6 +3,7 @@
 
 #include "numerics/small_float.h"
 #include "ops/bitpack/bitpack.h"
+#include "ops/quantize/float8_rule.h"
 #include "ops/quantize/weight.h"
 
 namespace quantaria::ops {
@@ -13,12 +14,6 @@ float largest_finite(Float8 format) {
 }
 
 namespace {
-
-/// absmax / largest; 1 for zeros, and never 0 for anything else.
-float fp8_scale(float absmax, float largest) {
-  if (absmax == 0) return 1.0f;
-  return std::max(absmax / largest, numerics::float_of(1));
-}
 
 void encode_fp8_row(const Fp8Scheme& scheme, const float* row, int64_t n, float scale, uint8_t* packed,
                     LaneSums* sums) {
@@ -55,16 +50,17 @@ float tensor_absmax(ThreadPool& pool, const ConstMatrix& w, FiniteCheck& check) 
 void quantize_fp8(ThreadPool& pool, const ConstMatrix& w, const Fp8Scheme& scheme, uint8_t* packed,
                   float* scales, ErrorSums* sums) {
   check_weight(w);
+  check_scale_dtype(scheme.scale_dtype);
   const int64_t row_bytes = packed_row_bytes(w.cols, 8);
-  const float largest = largest_finite(scheme.format);
+  const Float8Rule rule = float8_rule_of(scheme);
   FiniteCheck check;
   PartSums parts(sums, w.rows);
-  if (!scheme.per_row) *scales = fp8_scale(tensor_absmax(pool, w, check), largest);
+  if (!scheme.per_row) *scales = float8_scale(rule, tensor_absmax(pool, w, check));
   for_each_strip(pool, w, [&](const Strip& strip, int64_t first) {
     for (int64_t i = 0; i < strip.rows(); ++i) {
       const int64_t r = first + i;
       const float* const row = strip.row(i);
-      if (scheme.per_row) scales[r] = fp8_scale(absmax_of(row, w.cols, check), largest);
+      if (scheme.per_row) scales[r] = float8_scale(rule, absmax_of(row, w.cols, check));
       LaneSums lanes;
       encode_fp8_row(scheme, row, w.cols, scales[scheme.per_row ? r : 0], packed + r * row_bytes,
                      parts.wanted() ? &lanes : nullptr);

@@ -2,6 +2,7 @@
 #include "numerics/small_float.h"
 #include "ops/bitpack/bitpack.h"
 #include "ops/quantize/call_room.h"
+#include "ops/quantize/float8_rule.h"
 #include "ops/quantize/pack_words.cuh"
 #include "ops/quantize/weight.h"
 
@@ -9,15 +10,11 @@
 namespace quantaria::ops {
 namespace {
 
-/// absmax / largest; 1 for zeros, and never 0 for anything else.
 struct FitFp8 {
   float* scales;
-  float largest;
+  Float8Rule rule;
   __device__ void store(int64_t i, float low, float high) const {
-    const float absmax = -low > high ? -low : high;
-    const float scale = absmax / largest;
-    const float least = numerics::float_of(1);
-    simt::store(scales + i, absmax == 0 ? 1.0f : scale < least ? least : scale);
+    simt::store(scales + i, float8_scale(rule, -low > high ? -low : high));
   }
 };
 
@@ -69,11 +66,12 @@ int64_t quantize_rows_workspace(int64_t out, int64_t in) {
 
 void quantize_fp8_cuda(const QuantizeCall& call, const Fp8Scheme& scheme, uint8_t* packed, float* scales) {
   const auto stream = static_cast<simt::Stream>(call.stream);
+  check_scale_dtype(scheme.scale_dtype);
   const CallRoom room(call.workspace);
   const ConstMatrix& w = call.w;
   Walk walk{};
   walk.w = w;
-  const FitFp8 fit{scales, largest_finite(scheme.format)};
+  const FitFp8 fit{scales, float8_rule_of(scheme)};
   if (scheme.per_row)
     launch_fit(stream, rows_of(walk), fit, room.verdict);
   else

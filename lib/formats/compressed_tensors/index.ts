@@ -45,6 +45,8 @@ function fit(scheme: QuantScheme, [, width]: readonly [number, number], modelDty
           : fitGroups(scheme, width, 'compressed-tensors');
       return withScales(grouped, scaleDTypeOf(modelDtype), 'compressed-tensors');
     }
+    case 'fp8':
+      return withScales({ scheme, notes: [] }, scaleDTypeOf(modelDtype), 'compressed-tensors');
     case 'mx':
       if (width % 32 !== 0) return refused(`blocks of 32 must divide the ${width} input features`);
       return scheme.preScale

@@ -187,11 +187,14 @@ async function plainQuantized(source: StoredCheckpoint, module: string): Promise
     }
   }
   requireShape(scaleName, scale, single ? [1] : [rows, 1]);
-  const scheme: QuantScheme = { kind: 'fp8', format: 'e4m3', granularity: single ? 'tensor' : 'row' };
-  return storedModule(source, module, [rows, width], scheme, {
-    layout: 'fp8',
-    scaleType: dtypeOfStored(scale.dtype) as string,
-  });
+  const scaleDtype = dtypeOfStored(scale.dtype) as ScaleDType;
+  const scheme: QuantScheme = {
+    kind: 'fp8',
+    format: 'e4m3',
+    granularity: single ? 'tensor' : 'row',
+    scaleDtype,
+  };
+  return storedModule(source, module, [rows, width], scheme, { layout: 'fp8', scaleType: scaleDtype });
 }
 
 function storedModule(
