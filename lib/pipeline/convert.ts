@@ -1,12 +1,12 @@
 import { layoutShards } from '../checkpoint/layout';
-import { openCheckpoint } from '../checkpoint/reader';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/reader';
 import { QuantariaError } from '../errors';
-import { describeModel, type Layout, layoutTensors } from '../models';
+import { describeModel, type Layout, layoutTensors, type TargetTensor } from '../models';
 import { carriedFiles } from './carry';
 import { isComplete } from './complete';
 import { readConfigText } from './config_file';
 import { copyUnits, pieceUnits } from './copy_units';
-import { fingerprintOf } from './fingerprint';
+import { fingerprintOf, sampleOf } from './fingerprint';
 import { isUnfinished, OutputDirectory, removeWork } from './output';
 import { PeakRss } from './rss';
 import { type Progress, runUnits } from './run';
@@ -75,11 +75,12 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
       !(await isUnfinished(options.out)) &&
       (await isComplete(options.out, shards, files))
     ) {
+      await checkCopies(source, options.out, targets);
       await removeWork(options.out);
       return summary();
     }
     const output = await OutputDirectory.open(options.out, shards, units, {
-      fingerprint: fingerprintOf(source, {
+      fingerprint: await fingerprintOf(source, {
         to: options.to,
         shards: shards.map(({ file, header }) => [file, header.toString()]),
       }),
@@ -99,5 +100,15 @@ export async function convertCheckpoint(model: string, options: ConvertOptions):
     return summary();
   } finally {
     rss.stop();
+  }
+}
+
+/** A complete output has no note of its model, but copies of that model's tensors. @throws QuantariaError `ERR_ARGUMENT` */
+async function checkCopies(source: Checkpoint, out: string, targets: readonly TargetTensor[]): Promise<void> {
+  using output = await openCheckpoint(out);
+  for (const { name, from } of targets) {
+    if (!('copy' in from)) continue;
+    if ((await sampleOf(source, from.copy)).equals(await sampleOf(output, name))) continue;
+    throw new QuantariaError('ERR_ARGUMENT', `--resume: ${out} is complete, but of another model`);
   }
 }

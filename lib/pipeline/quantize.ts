@@ -56,7 +56,7 @@ export async function quantizeCheckpoint(model: string, options: QuantizeOptions
     const plan = await planQuantization(source, options);
     using prepared = await prepareCalibration(source, plan, options);
     const shards = layoutShards(entryGroups(plan.tensors), options.maxShardBytes);
-    const fingerprint = fingerprintOf(source, {
+    const fingerprint = await fingerprintOf(source, {
       tensors: plan.tensors.map(({ name, scheme, entries, reason }) => [name, scheme, entries, reason]),
       recipe: plan.recipe,
       method: plan.method,

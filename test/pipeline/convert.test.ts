@@ -9,7 +9,7 @@ import { verifyModel } from '../../lib/pipeline/verify';
 import { rejectsCode } from '../core/errors';
 import { llama, mixtral, qwen2Moe } from '../models/checkpoints';
 import { fused, groupedAria, mixtralNames, type StackNames, toSequential } from './expert_stacks';
-import { EXAMPLE, readTensors, type Stored, temporaryDirectory, tree, writeModel } from './helpers';
+import { EXAMPLE, negated, readTensors, type Stored, temporaryDirectory, tree, writeModel } from './helpers';
 
 const work = temporaryDirectory();
 const LAYOUTS: readonly Layout[] = ['sequential', 'grouped', 'fused'];
@@ -199,6 +199,15 @@ describe('--resume', () => {
     const other = path.join(work, 'mixtral');
     await rejectsCode(convertCheckpoint(EXAMPLE, { to: 'fused', out, resume: true }), 'ERR_ARGUMENT');
     await rejectsCode(convertCheckpoint(other, { to: 'sequential', out, resume: true }), 'ERR_ARGUMENT');
+    await rejectsCode(
+      convertCheckpoint(negated(EXAMPLE, path.join(work, 'negated')), {
+        to: 'sequential',
+        out,
+        resume: true,
+      }),
+      'ERR_ARGUMENT',
+      /another model/,
+    );
     await rejectsCode(convertCheckpoint(EXAMPLE, { to: 'sequential', out }), 'ERR_ARGUMENT', /not empty/);
     expect(tree(out)).toEqual(files);
   });

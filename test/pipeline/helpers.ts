@@ -54,6 +54,19 @@ export function readTensors(directory: string): Map<string, Stored> {
   return new Map(files.flatMap((name) => [...readSafetensors(path.join(directory, name))]));
 }
 
+/** A copy of a model in 16 bits with the sign of each weight turned: other weights of the same names and shapes. */
+export function negated(model: string, directory: string): string {
+  fs.cpSync(model, directory, { recursive: true });
+  for (const name of fs.readdirSync(directory).filter((file) => /^model.*\.safetensors$/.test(file))) {
+    const file = path.join(directory, name);
+    const content = fs.readFileSync(file);
+    for (let i = 8 + Number(content.readBigUInt64LE(0)) + 1; i < content.length; i += 2)
+      content[i] = (content[i] as number) ^ 0x80;
+    fs.writeFileSync(file, content);
+  }
+  return directory;
+}
+
 export const readJson = <T = Record<string, unknown>>(...parts: string[]): T =>
   JSON.parse(fs.readFileSync(path.join(...parts), 'utf8')) as T;
 

@@ -6,7 +6,17 @@ import { type QuantizeOptions, quantizeCheckpoint } from '../../lib/pipeline/qua
 import { rejectsCode } from '../core/errors';
 import { DEVICE } from '../device';
 import { mixtral } from '../models/checkpoints';
-import { EXAMPLE, endOf, lastLine, ROOT, startCli, temporaryDirectory, tree, writeModel } from './helpers';
+import {
+  EXAMPLE,
+  endOf,
+  lastLine,
+  negated,
+  ROOT,
+  startCli,
+  temporaryDirectory,
+  tree,
+  writeModel,
+} from './helpers';
 
 const work = temporaryDirectory();
 /** Several shards, a unit at a time: there is something to interrupt. */
@@ -253,6 +263,19 @@ describe('--resume', () => {
         quantizeCheckpoint(other, { ...SMALL, out, resume: true }),
         'ERR_ARGUMENT',
         /--resume/,
+      );
+      expect(tree(out)).toEqual(files);
+    }
+  });
+
+  test('of another model of the same shapes fails and changes nothing, complete or not', async () => {
+    const other = negated(EXAMPLE, path.join(work, 'negated'));
+    for (const out of [undisturbed, path.join(work, 'partial')]) {
+      const files = tree(out);
+      await rejectsCode(
+        quantizeCheckpoint(other, { ...SMALL, out, resume: true }),
+        'ERR_ARGUMENT',
+        /--resume.*another model/,
       );
       expect(tree(out)).toEqual(files);
     }

@@ -24,8 +24,8 @@ struct ColumnShares {
 /// once: a tile a block leaves most of them idle where tiles are few, and again at the end where there are a
 /// few more tiles than fit. Filling its stages costs a block half of `least_steps`, a share's sums as much
 /// again; a share makes no fewer steps than both, and less than a sixth saved is not worth the way through
-/// memory. Of equals the most where all run at once, as more blocks hide more, and else the fewest, whose sums
-/// are the least to write. By the shape alone, so that the order of the sums depends on nothing else.
+/// memory. Of equals the most where all run at once, as more blocks hide more, and else the fewest, whose
+/// sums are the least to write. By the shape alone, so that the order of the sums depends on nothing else.
 template <int BlocksEach>
 ColumnShares column_shares(int64_t tiles, int64_t tile_elements, int64_t steps, int64_t least_steps) {
   constexpr int64_t kBlocks = cuda::kMultiprocessors * BlocksEach;
