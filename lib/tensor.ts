@@ -260,7 +260,8 @@ export class Tensor<D extends DType = DType> implements Disposable {
    * @throws QuantariaError `ERR_SHAPE` if the number of values differs
    */
   reshape(shape: number[]): Tensor<D> {
-    const wanted = copyShape('shape', shape);
+    const asked = copyShape('shape', shape);
+    const wanted = [...asked];
     const open = wanted.indexOf(-1);
     if (open >= 0) {
       const rest = checkShape(
@@ -273,7 +274,7 @@ export class Tensor<D extends DType = DType> implements Disposable {
     if (dims.reduce((a, b) => a * b, 1) !== this.size) {
       throw new QuantariaError(
         'ERR_SHAPE',
-        `shape: [${wanted}] came for ${this.size} values of shape [${this.shape}]`,
+        `shape: [${asked}] came for ${this.size} values of shape [${this.shape}]`,
       );
     }
     return new Tensor<D>(native.tensorReshape(this.#live(), dims));

@@ -238,7 +238,8 @@ async function findSingle(directory: string): Promise<string> {
 
 /**
  * Opens a checkpoint: a .safetensors file, or a directory with `model.safetensors.index.json`, else `model.safetensors`, else
- * exactly one .safetensors file. Headers are read and checked, data is not.
+ * exactly one .safetensors file. Headers are read and checked, data is not. Files are mapped and have to stay as they are: one
+ * that is cut short while it is open ends the process at the next read of what is gone (SIGBUS).
  * @throws QuantariaError (as a rejection) `ERR_IO` if it cannot be read, `ERR_FORMAT` if it is malformed
  */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
