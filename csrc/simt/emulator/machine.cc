@@ -39,6 +39,8 @@ std::string name_of(const Fiber& fiber) {
          ") thread (" + std::to_string(t.x) + "," + std::to_string(t.y) + "," + std::to_string(t.z) + ")";
 }
 
+bool comes_after(const Fiber* a, const Fiber* b) { return a->priority < b->priority; }
+
 }  // namespace
 
 Options& options() {
@@ -245,17 +247,17 @@ Fiber*& Machine::slot(size_t i) {
 void Machine::make_ready(Fiber& fiber) {
   fiber.state = State::ready;
   slot(ready_count_++) = &fiber;
+  if (options_.schedule == Schedule::priority)
+    std::push_heap(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(ready_count_), comes_after);
 }
 
 Fiber* Machine::take_ready() {
   if (ready_count_ == 0) return nullptr;
-  size_t chosen = 0;
-  if (options_.schedule == Schedule::random) {
-    chosen = random_() % ready_count_;
-  } else if (options_.schedule == Schedule::priority) {
-    for (size_t i = 1; i < ready_count_; ++i)
-      if (slot(i)->priority > slot(chosen)->priority) chosen = i;
+  if (options_.schedule == Schedule::priority) {
+    std::pop_heap(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(ready_count_), comes_after);
+    return ready_[--ready_count_];
   }
+  const size_t chosen = options_.schedule == Schedule::random ? random_() % ready_count_ : 0;
   std::swap(slot(chosen), slot(0));
   Fiber* const fiber = slot(0);
   head_ = head_ + 1 == ready_.size() ? 0 : head_ + 1;

@@ -139,7 +139,7 @@ class Machine {
   std::mt19937_64 random_;
 
   std::vector<Block*> resident_;
-  std::vector<Fiber*> ready_;  // a ring
+  std::vector<Fiber*> ready_;  // a ring; by priority a heap, which begins at its start
   size_t head_ = 0;
   size_t ready_count_ = 0;
   Fiber* current_ = nullptr;
