@@ -6,7 +6,7 @@ import { quantizeCheckpoint } from '../../lib/pipeline/quantize';
 import { verifyModel } from '../../lib/pipeline/verify';
 import type { FormatName } from '../../lib/recipe';
 import { rejectsCode } from '../core/errors';
-import { some } from '../device';
+import { SUBSET, some } from '../device';
 import {
   aria,
   type Checkpoint,
@@ -226,7 +226,7 @@ describe('other dtypes', () => {
 
 describe('models beside the repository', () => {
   const folders = fs.existsSync(SHARED_MODELS) ? fs.readdirSync(SHARED_MODELS) : [];
-  test.skipIf(folders.length === 0).each(folders.length === 0 ? ['none'] : folders)(
+  test.skipIf(SUBSET || folders.length === 0).each(folders.length === 0 ? ['none'] : folders)(
     '%s: quantized by default and as NF4, verify passes',
     async (folder) => {
       const model = path.join(SHARED_MODELS, folder);

@@ -74,22 +74,26 @@ describe("float8, whose scales are stored in the model's 16 bits, is measured as
       { match: {}, scheme: null },
     ],
   });
-  test.each([
+  const cases = [
     ['compressed-tensors', 'row', 'rtn'],
     ['compressed-tensors', 'tensor', 'rtn'],
     ['quanto', 'row', 'rtn'],
     ['compressed-tensors', 'row', 'gptq'],
     ['compressed-tensors', 'row', 'awq'],
-  ] as const)('%s, a scale by %s, %s', async (format, granularity, method) => {
-    const name = `float8-${format}-${granularity}-${method}`;
-    const recipe = path.join(work, `${name}.json`);
-    fs.writeFileSync(recipe, JSON.stringify(rule(granularity)));
-    const out = path.join(work, name);
-    const text = path.join(EXAMPLE, 'calib.txt');
-    await quantizeCheckpoint(EXAMPLE, { out, recipe, format, method, text, samples: 4 });
-    const { ok, problems } = await verifyModel(out, EXAMPLE);
-    expect({ ok, problems }).toEqual({ ok: true, problems: [] });
-  });
+  ] as const;
+  test.each(SUBSET ? cases.slice(0, 3) : cases)(
+    '%s, a scale by %s, %s',
+    async (format, granularity, method) => {
+      const name = `float8-${format}-${granularity}-${method}`;
+      const recipe = path.join(work, `${name}.json`);
+      fs.writeFileSync(recipe, JSON.stringify(rule(granularity)));
+      const out = path.join(work, name);
+      const text = path.join(EXAMPLE, 'calib.txt');
+      await quantizeCheckpoint(EXAMPLE, { out, recipe, format, method, text, samples: 4 });
+      const { ok, problems } = await verifyModel(out, EXAMPLE);
+      expect({ ok, problems }).toEqual({ ok: true, problems: [] });
+    },
+  );
 });
 
 describe('what is as it was written passes', () => {
