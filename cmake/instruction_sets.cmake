@@ -11,12 +11,12 @@ set(flags_avx512bf16 ${flags_avx512vnni} -mavx512bf16)
 
 # No fused or reordered arithmetic but what a file spells out: every instruction set gives the same bits.
 set(kernel_flags -fno-math-errno -fno-trapping-math)
-if(QUANTARIA_SANITIZE)
-  # Unrolled, they would take minutes to compile. The flag is what clears the upper halves of vectors at a function's end;
-  # where they are left as they are, whatever uses SSE after it takes four times as long.
+if(NOT QUANTARIA_SANITIZE)
+  list(APPEND kernel_flags -O3) # instrumented, unrolled kernels would take minutes to compile
+elseif(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # Clears the upper halves of vectors at a function's end, which g++ leaves out at -O1: SSE code after it takes four times
+  # as long.
   list(APPEND kernel_flags -fexpensive-optimizations)
-else()
-  list(APPEND kernel_flags -O3)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   # g++ 12 takes the undefined upper halves inside its own intrinsics for our mistake.
